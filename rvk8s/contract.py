@@ -1,0 +1,139 @@
+"""What the engines, the stages and the client agree on. Standard library only.
+
+Engines start a stage as the command `rvk8s-stage NAME` and tell it everything else through the
+environment (`Env`). A stage answers with an exit code (`ExitCode`) and with files in the run's
+folder (`RunLayout`). Whoever changes the meaning of anything here raises CONTRACT_VERSION.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import IntEnum, StrEnum
+from typing import Any
+
+CONTRACT_VERSION = 1
+API_VERSION = "rvk8s/v1"
+
+CONFIGURE = "configure"
+#: Every stage there can be, in the order in which they run. `configure` is ours, the others are
+#: Raster Vision's commands. A pipeline has a subset; the configure stage reports which.
+STAGES = (CONFIGURE, "analyze", "chip", "train", "predict", "eval", "bundle")
+#: The stages that Raster Vision can split over scenes.
+SPLITTABLE = ("chip", "predict")
+#: The stages that ask for GPUs.
+GPU_STAGES = ("train", "predict")
+
+
+class Env(StrEnum):
+    """Names of the environment variables that an engine sets for a stage."""
+
+    CONTRACT = "RVK8S_CONTRACT"  #: CONTRACT_VERSION of the engine; a stage of another one refuses
+    RUN_ID = "RVK8S_RUN_ID"
+    RUN_URI = "RVK8S_RUN_URI"  #: <rootUri>/<run id>, local path or s3://
+    SPLITS = "RVK8S_SPLITS"  #: how many splits this stage has; default 1
+    SPLIT_INDEX = "RVK8S_SPLIT_INDEX"  #: 0-based; JOB_COMPLETION_INDEX is read when this is unset
+    JOB_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"  #: set by Kubernetes for Indexed Jobs
+    IMAGE_DIGEST = "RVK8S_IMAGE_DIGEST"  #: part of the hash of a stage's inputs; empty locally
+    RERUN = "RVK8S_RERUN"  #: "1": do the work even if the done-marker says that it is done
+    PROGRESS_FILE = "RVK8S_PROGRESS_FILE"  #: set by rvk8s-stage for the code that it calls
+    GPUS = "RVK8S_GPUS"  #: GPUs of this process's node; "0" hides them
+    THREADS = "RVK8S_THREADS"  #: CPU threads that this process may use; unset: all
+
+
+class ExitCode(IntEnum):
+    """What a stage's exit status means.
+
+    Codes below 128 are final: the same stage would fail again. Codes from 128 on may be tried
+    again; the training operator's restartPolicy ExitCode draws the line at the same number.
+    """
+
+    OK = 0
+    FAILED = 1  #: an error that no other code describes; the traceback is in the stage's log
+    BAD_INPUT = 2  #: the user's configuration or data; one line says what and how to mend it
+    OUT_OF_MEMORY = 12  #: ENOMEM: host or GPU memory
+    DISK_FULL = 28  #: ENOSPC: disk, quota or bucket
+    DEADLINE = 124  #: as timeout(1)
+    INTERRUPTED = 130  #: SIGINT
+    KILLED = 137  #: SIGKILL; nobody can tell the kernel's OOM killer from another
+    RETRYABLE = 138  #: a passing fault: storage or network away
+    PREEMPTED = 143  #: SIGTERM: the node goes away; a restart goes on from the last checkpoint
+
+
+class State(StrEnum):
+    """State of a run, or of one of its stages."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"  #: not part of this pipeline, or found done
+    CANCELLED = "Cancelled"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Where things lie below a run's URI. Every URI is built here and nowhere else."""
+
+    run_uri: str
+
+    @property
+    def run_json(self) -> str:
+        """What was asked (the plan, versions, image digest) and how it went."""
+        return self.at("run.json")
+
+    @property
+    def config_uri(self) -> str:
+        """The serialized pipeline config, written by the configure stage; Raster Vision's name."""
+        return self.at("pipeline-config.json")
+
+    def at(self, *parts: str) -> str:
+        return posixpath.join(self.run_uri, *parts)
+
+    def stage_dir(self, stage: str, split: int | None = None) -> str:
+        """The folder of a stage's marker files; split is None where the stage is not split."""
+        return self.at(".rvk8s", stage if split is None else f"{stage}-{split}")
+
+    def done(self, stage: str, split: int | None = None) -> str:
+        return posixpath.join(self.stage_dir(stage, split), "done.json")
+
+    def failed(self, stage: str, split: int | None = None) -> str:
+        """{"exitCode", "message", "at"}: the one line that says why, for status and explain."""
+        return posixpath.join(self.stage_dir(stage, split), "failed.json")
+
+    def heartbeat(self, stage: str, split: int | None = None) -> str:
+        return posixpath.join(self.stage_dir(stage, split), "heartbeat.json")
+
+    def progress(self, stage: str, split: int | None = None) -> str:
+        return posixpath.join(self.stage_dir(stage, split), "progress.json")
+
+    def log(self, stage: str, split: int | None = None) -> str:
+        return posixpath.join(self.stage_dir(stage, split), "log.txt")
+
+    @property
+    def scores(self) -> str:
+        """Per-class and overall scores over all scenes, written by the eval stage."""
+        return self.at("eval", "scores.json")
+
+    @property
+    def pictures(self) -> str:
+        """One PNG per scene: image, truth, prediction, errors; written by the eval stage."""
+        return self.at("eval", "pictures")
+
+
+def split_of(splits: int, index: int) -> int | None:
+    """The split as RunLayout takes it: None for a stage that is not split."""
+    return index if splits > 1 else None
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """The one form in which we write JSON files: keys in the order given, one newline at the end."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def now() -> str:
+    """The present in UTC, to the second, as Kubernetes writes it: 2026-11-23T13:15:01Z."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,70 @@
+"""Every error that a user may see.
+
+    Rvk8sError                exit 1
+    |-- InputError            exit 2    the user's file, argument or data: says where, what, the fix
+    |   `-- InputErrors       exit 2    several of them, reported together
+    |-- OutOfMemory           exit 12   host or GPU memory
+    |-- DiskFull              exit 28   disk, quota or bucket
+    |-- StorageUnavailable    exit 138  storage did not answer; the same call may work later
+    |-- Interrupted           exit 130  Ctrl-C
+    `-- Preempted             exit 143  SIGTERM: the node goes away
+
+The message of each is one line that a user can act on; a traceback is for errors that are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rvk8s.contract import ExitCode
+
+
+class Rvk8sError(Exception):
+    """Base of all errors that we raise on purpose."""
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+class InputError(Rvk8sError):
+    """Something the user wrote or pointed to is wrong.
+
+    Args:
+        what: what is wrong, naming the value: "batch_sz is -1".
+        where: the file (with :line), key or option that holds it.
+        fix: what to do: "give a positive number".
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__((f"{where}: " if where else "") + what + (f"; {fix}" if fix else ""))
+
+
+class InputErrors(InputError):
+    """Several mistakes of one file, reported at once, a line each."""
+
+    def __init__(self, errors: Sequence[InputError]):
+        self.errors = tuple(errors)
+        Rvk8sError.__init__(self, "\n".join(str(e) for e in errors))
+        self.what, self.where, self.fix = str(self), None, None
+
+
+class OutOfMemory(Rvk8sError):
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class DiskFull(Rvk8sError):
+    exit_code = ExitCode.DISK_FULL
+
+
+class StorageUnavailable(Rvk8sError):
+    exit_code = ExitCode.RETRYABLE
+
+
+class Interrupted(Rvk8sError):
+    exit_code = ExitCode.INTERRUPTED
+
+
+class Preempted(Rvk8sError):
+    exit_code = ExitCode.PREEMPTED
