@@ -1,0 +1,37 @@
+# Every target sets itself up: `make test` on a fresh checkout needs Python 3.11 or 3.12 and make.
+VENV ?= .venv
+BIN := $(VENV)/bin
+export VENV PYTHON
+export NO_ALBUMENTATIONS_UPDATE = 1
+
+.PHONY: help setup test lint format lock demo clean
+help: ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready ## the virtual environment with the locked dependencies
+$(VENV)/.ready: requirements.lock pyproject.toml scripts/setup
+	scripts/setup
+
+test: setup ## all tests that need no cluster
+	$(BIN)/python -m pytest -q
+
+lint: setup ## style, types, layers, lengths
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_file_length.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup ## train, predict and score a model in ten minutes on two cores
+	$(BIN)/python examples/demo.py
+
+lock: setup ## resolve the dependencies anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--extra stage --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
