@@ -1,0 +1,193 @@
+"""What a training reads: chips and their classes, whatever stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from rvk8s.errors import InputError
+
+#: Pixel types that chips may have.
+DTYPES = ("uint8", "uint16", "int16", "float32")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a task, in the order of their ids.
+
+    Args:
+        names: the name of each class; its position is its id in labels and predictions.
+        colors: a CSS name or #rrggbb for each class.
+        null_id: the class of pixels without data or label, where there is one. The network has an
+            output for it; whether loss and metrics ignore it is `solver.ignore_class_index`.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[str, ...]
+    null_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.colors):
+            raise InputError(f"{len(self.names)} class names but {len(self.colors)} colors")
+        if len(self.names) > 255:
+            raise InputError(f"{len(self.names)} classes; at most 255 are possible")
+        if self.null_id is not None and not 0 <= self.null_id < len(self.names):
+            raise InputError(f"null class {self.null_id} is not one of {len(self.names)} classes")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@runtime_checkable
+class ChipSource(Protocol):
+    """Labelled chips of one size, read in batches.
+
+    Attributes:
+        size: width and height of a chip, pixels.
+        channels: bands of a chip.
+        dtype: pixel type of the images, one of DTYPES.
+    """
+
+    size: int
+    channels: int
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        """How many chips there are in an epoch."""
+        ...
+
+    def read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read the chips at the given positions, in the order given; positions may repeat.
+
+        Args:
+            indices: (N,) integers in [0, len).
+            epoch: sources that draw windows at random draw those of (epoch, index), so that the
+                same call gives the same chips again; stored chips don't depend on it.
+
+        Returns:
+            Images (N, size, size, channels) of `dtype` and labels (N, size, size) uint8.
+        """
+        ...
+
+    def class_pixels(self) -> np.ndarray | None:
+        """Labelled pixels by chip and class, (len, classes) int64; None where that isn't known.
+
+        Oversampling and balanced class weights read this, so they don't read every chip.
+        """
+        ...
+
+
+class ArrayChips:
+    """Chips in memory (or in memory-mapped arrays).
+
+    Args:
+        images: (N, size, size, channels), one of DTYPES.
+        labels: (N, size, size) uint8.
+        num_classes: how many classes `class_pixels` counts.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, num_classes: int):
+        if images.shape[:3] != labels.shape or images.shape[1] != images.shape[2]:
+            raise InputError(f"images {images.shape} and labels {labels.shape} don't fit")
+        self.images, self.labels, self.num_classes = images, labels, num_classes
+        self.size, self.channels = images.shape[1], images.shape[3]
+        self.dtype = images.dtype
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.images[indices], self.labels[indices]
+
+    def class_pixels(self) -> np.ndarray:
+        return count_classes(self.labels, self.num_classes)
+
+
+class SubsetChips:
+    """Some of the chips of another source, by position."""
+
+    def __init__(self, source: ChipSource, indices: np.ndarray):
+        self.source, self.indices = source, indices
+        self.size, self.channels, self.dtype = source.size, source.channels, source.dtype
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.source.read(self.indices[indices], epoch)
+
+    def class_pixels(self) -> np.ndarray | None:
+        counts = self.source.class_pixels()
+        return None if counts is None else counts[self.indices]
+
+
+def count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Pixels of each class in each chip.
+
+    Args:
+        labels: (N, height, width) uint8.
+        num_classes: ids from this number on are counted for no class.
+
+    Returns:
+        (N, num_classes) int64.
+    """
+    counts = [np.bincount(chip.ravel(), minlength=256)[:num_classes] for chip in labels]
+    return np.stack(counts).astype(np.int64) if counts else np.zeros((0, num_classes), np.int64)
+
+
+def class_pixels(source: ChipSource, num_classes: int, batch: int = 64) -> np.ndarray:
+    """`source.class_pixels()`, or the same counted by reading every chip of epoch 0 once."""
+    counts = source.class_pixels()
+    if counts is not None:
+        return counts
+    parts: Sequence[np.ndarray] = [
+        count_classes(source.read(indices, 0)[1], num_classes)
+        for indices in _batches(np.arange(len(source)), batch)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, num_classes), np.int64)
+
+
+def band_statistics(
+    source: ChipSource, max_chips: int = 1000, batch: int = 16
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each band over the chips, in the bands' own units.
+
+    Pixels whose bands are all 0 (no data, by Raster Vision's convention) and such that aren't
+    finite are left out. Chips beyond `max_chips` aren't read: evenly spaced ones stand for all.
+
+    Returns:
+        (means, deviations), a number for each band. A band without any variation gets 1 as its
+        deviation, so that dividing by it is harmless.
+    """
+    n = len(source)
+    chosen = np.unique(np.linspace(0, n - 1, min(n, max_chips)).round().astype(np.int64))
+    count = 0
+    total = np.zeros(source.channels)
+    squares = np.zeros(source.channels)
+    for indices in _batches(chosen, batch):
+        pixels = source.read(indices, 0)[0].reshape(-1, source.channels)
+        keep = pixels.any(axis=1) & np.isfinite(pixels).all(axis=1)
+        pixels = pixels[keep].astype(np.float64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += np.einsum("pc,pc->c", pixels, pixels)
+    if count == 0:
+        raise InputError(
+            "every pixel of the training chips is 0", fix="check the scenes' rasters and bands"
+        )
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    deviation[deviation <= 1e-6 * np.maximum(1, np.abs(mean))] = 1.0
+    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def scale_of(dtype: np.dtype) -> float:
+    """The value that stands for full brightness: the type's maximum, 1 for floats."""
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
+
+
+def _batches(indices: np.ndarray, batch: int) -> list[np.ndarray]:
+    return [indices[i : i + batch] for i in range(0, len(indices), batch)]
