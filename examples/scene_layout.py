@@ -352,7 +352,7 @@ def _crossing(out: Layout, frame: Frame, u: float, reach: float) -> None:
 
     def clear(centre: tuple[float, float], radius: float) -> bool:
         along = float((back @ (np.array(centre) - np.array(frame.origin)))[0])
-        return abs(along - u) > edge + radius
+        return abs(along - u) > edge + radius * 0.8
 
     out.boxes = [b for b in out.boxes if clear(b.centre, float(np.hypot(*b.size)) / 2)]
     out.cars = [c for c in out.cars if clear(c.centre, 2.0)]

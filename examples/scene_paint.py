@@ -21,10 +21,10 @@ GROUND: dict[str, tuple[tuple[int, int, int, int], tuple[float, float, float], i
     "paving": ((158, 150, 141, 146), (0.06, 0.05, 0.05), IMPERVIOUS),
     "gravel": ((170, 158, 138, 156), (0.12, 0.05, 0.05), IMPERVIOUS),
     "paint": ((215, 215, 212, 200), (0.05, 0.08, 0.05), IMPERVIOUS),
-    "lawn": ((94, 114, 70, 168), (0.08, 0.12, 0.16), LOW_VEGETATION),
-    "meadow": ((128, 126, 86, 160), (0.10, 0.16, 0.18), LOW_VEGETATION),
-    "bed": ((98, 92, 66, 128), (0.12, 0.24, 0.10), LOW_VEGETATION),
-    "soil": ((152, 128, 100, 148), (0.07, 0.10, 0.14), CLUTTER),
+    "lawn": ((94, 114, 70, 168), (0.09, 0.05, 0.14), LOW_VEGETATION),
+    "meadow": ((122, 124, 82, 162), (0.12, 0.08, 0.18), LOW_VEGETATION),
+    "bed": ((98, 92, 66, 128), (0.12, 0.20, 0.10), LOW_VEGETATION),
+    "soil": ((152, 128, 100, 148), (0.08, 0.06, 0.14), CLUTTER),
     "sand": ((198, 180, 148, 184), (0.06, 0.07, 0.08), CLUTTER),
     "heap": ((120, 106, 92, 118), (0.16, 0.30, 0.10), CLUTTER),
     "pool": ((84, 156, 178, 28), (0.03, 0.10, 0.04), CLUTTER),
@@ -82,7 +82,7 @@ class Painter:
         self.rng, self.size, self.scale = rng, size, scale
         self.image = np.zeros((size, size, 4), np.float32)
         self.labels = np.full((size, size), LOW_VEGETATION, np.uint8)
-        self.shadow = np.zeros((size, size), np.float32)
+        self.shadow = np.zeros((size, size), np.float32)  #: of all that is higher than a car
         turn, steep = rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1.15)
         self.sun = np.array([np.cos(turn), np.sin(turn)])  #: unit vector towards the sun
         self.throw = float(1 / np.tan(steep)) * 0.75  #: length of a shadow per metre of height
@@ -120,6 +120,11 @@ class Painter:
         cv2.fillPoly(out, [np.round(shifted * 16).astype(np.int32)], 1, shift=4)
         return out.astype(bool)
 
+    def vary(self, base: tuple[int, int, int, int], bright: float) -> np.ndarray:
+        """(4,) a colour like `base`: brighter or darker, and of slightly another hue."""
+        factor = self.rng.normal(1, bright) * self.rng.normal(1, 0.025, 4)
+        return np.array(base, np.float32) * factor.clip(0.7, 1.3).astype(np.float32)
+
     def texture(self, roi: ROI, amplitudes: tuple[float, float, float]) -> np.ndarray:
         """(h, w, 1) factors around 1."""
         fine, medium, coarse = amplitudes
@@ -139,8 +144,7 @@ class Painter:
             return
         base, amplitudes, label = GROUND[patch.material]
         inside = self.mask(patch.corners, roi)
-        tint = self.rng.normal(1, 0.05) * (1 + self.rng.normal(0, 0.015, 4))
-        colour = np.array(base, np.float32) * tint.astype(np.float32)
+        colour = self.vary(base, 0.05)
         self.image[roi][inside] = (colour * self.texture(roi, amplitudes))[inside]
         if patch.material == "paving":
             self._joints(roi, inside)
@@ -152,17 +156,18 @@ class Painter:
         lines = (np.minimum(x % 0.6, y % 0.6) < 0.06) & inside
         self.image[roi][lines] *= 0.88
 
-    def cast(self, corners: Points, height: float) -> None:
-        """Shadow of a prism on the ground."""
+    def cast(self, corners: Points, height: float, onto: np.ndarray) -> None:
+        """Add the shadow of a prism to a map of shadows."""
         away = -self.sun * self.throw * height
         hull = cv2.convexHull(np.concatenate([corners, corners + away]).astype(np.float32))[:, 0]
         roi = self.area(hull)
         if roi is not None:
-            self.shadow[roi][self.mask(hull, roi)] = 1
+            onto[roi][self.mask(hull, roi)] = 1
 
-    def apply_shadows(self) -> None:
-        soft = cv2.GaussianBlur(self.shadow, (0, 0), 0.10 * self.scale)[..., None]
-        self.image *= 1 - soft * (1 - SHADE)
+    def light(self, shadow: np.ndarray) -> np.ndarray:
+        """(h, w, 4) what is left of the sunlight, with soft edges."""
+        soft = cv2.GaussianBlur(shadow, (0, 0), 0.10 * self.scale)[..., None]
+        return 1 - soft * (1 - SHADE)
 
     def box(self, box: Box) -> None:
         corners = box.corners()
@@ -190,8 +195,7 @@ class Painter:
         self, box: Box, roi: ROI, along: np.ndarray, across: np.ndarray, inside: np.ndarray
     ) -> None:
         length, width = box.size
-        base = np.array(ROOFS[box.style], np.float32)
-        colour = base * self.rng.normal(1, 0.08, 4).astype(np.float32).clip(0.8, 1.2)
+        colour = self.vary(ROOFS[box.style], 0.10)
         light = np.ones_like(along)
         facing = self.sun @ np.array([-np.sin(box.angle), np.cos(box.angle)])
         if box.style.startswith("flat"):
@@ -237,15 +241,13 @@ class Painter:
         body = a**6 + b**6 < 1
         glass = ((a > 0.12) & (a < 0.40) | (a < -0.50) & (a > -0.72)) & (abs(b) < 0.82)
         sides = (abs(b) > 0.78) & (a > -0.7) & (a < 0.4)
-        paint = np.array(CARS[box.style], np.float32) * np.float32(self.rng.normal(1, 0.06))
+        paint = self.vary(CARS[box.style], 0.06)
         facing = self.sun @ np.array([-np.sin(box.angle), np.cos(box.angle)])
         light = 1 + 0.10 * facing * b - 0.12 * (abs(a) > 0.88)
-        shade = 1 - cv2.GaussianBlur(self.shadow[roi], (0, 0), 0.1 * self.scale)[..., None] * (
-            1 - SHADE
-        )
         colour = paint * light[..., None]
         colour[glass | sides] = np.float32([38, 44, 50, 36])
-        self.image[roi][body] = (colour * shade * self.texture(roi, (0.03, 0.03, 0)))[body]
+        lit = colour * self.light(self.shadow[roi]) * self.texture(roi, (0.03, 0.03, 0))
+        self.image[roi][body] = lit[body]
         self.labels[roi][body] = CAR
 
     def tree(self, tree: Tree) -> None:
@@ -264,8 +266,7 @@ class Painter:
         dome = np.sqrt((1 - outline**2).clip(0, 1))
         slope = (dx * self.sun[0] + dy * self.sun[1]) / tree.radius
         light = 0.62 + 0.30 * dome + 0.30 * slope + 0.17 * self.relief[roi]
-        base = np.array(CANOPIES[tree.style], np.float32)
-        colour = base * self.rng.normal(1, 0.07, 4).astype(np.float32).clip(0.8, 1.2)
+        colour = self.vary(CANOPIES[tree.style], 0.09)
         paint = colour * (light.clip(0.25, 1.6)[..., None] * self.texture(roi, (0.06, 0.05, 0.04)))
         self.image[roi][ragged] = paint[ragged]
         low = tree.style == "hedge-low"
@@ -274,9 +275,13 @@ class Painter:
     def sense(self) -> np.ndarray:
         """(size, size, 4) uint8: what the camera makes of it, never 0 (which means no data)."""
         y, x = np.mgrid[-1 : 1 : self.size * 1j, -1 : 1 : self.size * 1j]
-        gain = self.rng.normal(1, 0.05, 4) * (1 - 0.05 * (x * x + y * y))[..., None]
+        gain = (
+            self.rng.normal(1, 0.06)
+            * self.rng.normal(1, 0.02, 4)
+            * (1 - 0.05 * (x * x + y * y))[..., None]
+        )
         blurred = cv2.GaussianBlur(self.image * gain.astype(np.float32), (0, 0), 0.7)
-        noisy = blurred + self.rng.normal(0, 3.0, blurred.shape) + self.rng.normal(4, 3, 4)
+        noisy = blurred + self.rng.normal(0, 3.0, blurred.shape) + self.rng.normal(4, 2)
         return np.rint(noisy).clip(1, 255).astype(np.uint8)
 
 
@@ -304,11 +309,14 @@ def paint(
     out.ground(Patch("lawn", np.array([(0, 0), (side, 0), (side, side), (0, side)], float)))
     for patch in layout.grounds + layout.markings:
         out.ground(patch)
-    for box in layout.boxes + layout.cars:
-        out.cast(box.corners(), box.height)
+    for box in layout.boxes:
+        out.cast(box.corners(), box.height, out.shadow)
     for tree in layout.trees:
-        out.cast(_round(tree), tree.height * 0.8)
-    out.apply_shadows()
+        out.cast(_round(tree), tree.height * 0.8, out.shadow)
+    on_ground = out.shadow.copy()
+    for car in layout.cars:
+        out.cast(car.corners(), car.height, on_ground)
+    out.image *= out.light(on_ground)
     for car in layout.cars:
         out.car(car)
     for box in sorted(layout.boxes, key=lambda b: b.height):
