@@ -1,0 +1,308 @@
+"""The chip store: chips of many scenes in a few memory-mapped files.
+
+A chip job writes one part for each group of scenes (train, valid): a folder with
+
+    index.json        what it holds; written last, so a part without it does not count
+    images.raw        (N, size, size, channels) in the images' own pixel type
+    labels.raw        (N, size, size) uint8 class ids
+    class_pixels.npy  (N, classes) int64, pixels of each class in each chip
+    windows.npy       (N, 4) int32, ymin, xmin, ymax, xmax in the scene's pixels
+
+A part's name says which scenes of the group it covers: `train-0000-0010-of-0020`. So a job that is
+started again replaces its own part, another number of splits replaces the parts that it overlaps,
+and a reader can tell whether all scenes are there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from rastervision.fastai_backend.chips import DTYPES, count_classes
+
+from rvk8s.contract import to_json
+from rvk8s.errors import InputError
+
+_INDEX = "index.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scenes [start, stop) of the `total` scenes of a group."""
+
+    group: str
+    start: int
+    stop: int
+    total: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}-{self.start:04d}-{self.stop:04d}-of-{self.total:04d}"
+
+    @classmethod
+    def parse(cls, name: str) -> Part | None:
+        """The part of a folder's name; None if it is no part's."""
+        m = re.fullmatch(r"([a-z]+)-(\d{4,})-(\d{4,})-of-(\d{4,})", name)
+        return cls(m[1], int(m[2]), int(m[3]), int(m[4])) if m else None
+
+    def replaces(self, other: Part) -> bool:
+        """Whether `other` holds chips of the same scenes, or of another list of scenes."""
+        if self.group != other.group or self == other:
+            return False
+        return self.total != other.total or (self.start < other.stop and other.start < self.stop)
+
+
+@dataclass(frozen=True)
+class ChipFormat:
+    """What all chips of a store have in common.
+
+    Args:
+        size: width and height, pixels.
+        channels: bands.
+        dtype: pixel type, one of chips.DTYPES.
+        num_classes: ids of labels lie below.
+    """
+
+    size: int
+    channels: int
+    dtype: str
+    num_classes: int
+
+
+class ChipWriter:
+    """Writes one part, whole or not at all.
+
+    A context manager: chips go to a temporary folder beside the part, which takes the part's place
+    when the block ends, and is removed when it ends with an error.
+
+    Args:
+        store: local folder of the store; made if missing.
+        part: which scenes are written.
+        chips: format of the chips.
+    """
+
+    def __init__(self, store: Path, part: Part, chips: ChipFormat):
+        if chips.dtype not in DTYPES:
+            raise InputError(
+                f"pixel type {chips.dtype}; chips can be {', '.join(DTYPES)}",
+                fix="add a CastTransformerConfig to the raster source",
+            )
+        self.part, self.format = part, chips
+        self.folder = store / part.name
+        self._temporary = store / f".{part.name}.partial"
+        self._scenes: list[dict[str, Any]] = []
+        self._class_pixels: list[np.ndarray] = []
+        self._windows: list[np.ndarray] = []
+        self.count = 0
+
+    def __enter__(self) -> ChipWriter:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True)
+        self._images: BinaryIO = (self._temporary / "images.raw").open("wb")
+        self._labels: BinaryIO = (self._temporary / "labels.raw").open("wb")
+        return self
+
+    def start_scene(self, scene_id: str) -> None:
+        """The chips that follow are this scene's."""
+        self._scenes.append({"id": scene_id, "first": self.count, "count": 0})
+
+    def add(self, image: np.ndarray, label: np.ndarray, window: Sequence[int]) -> None:
+        """Append a chip.
+
+        Args:
+            image: (size, size, channels) of the store's pixel type.
+            label: (size, size) uint8.
+            window: ymin, xmin, ymax, xmax of the chip in the scene, pixels.
+
+        Raises:
+            InputError: the label holds a class id that no class has.
+        """
+        f = self.format
+        if image.shape != (f.size, f.size, f.channels) or image.dtype != f.dtype:
+            raise ValueError(f"chip is {image.shape} {image.dtype}, the store's are {f}")
+        if label.shape != (f.size, f.size) or label.dtype != np.uint8:
+            raise ValueError(f"label is {label.shape} {label.dtype}, the store's are {f}")
+        if (highest := int(label.max())) >= f.num_classes:
+            raise InputError(
+                f"scene {self._scenes[-1]['id']} has the label id {highest}, "
+                f"but there are only {f.num_classes} classes",
+                fix="add the class to class_config, or map the ids with a transformer",
+            )
+        self._images.write(np.ascontiguousarray(image).data)
+        self._labels.write(np.ascontiguousarray(label).data)
+        self._class_pixels.append(count_classes(label[None], f.num_classes))
+        self._windows.append(np.asarray(window, np.int32)[None])
+        self._scenes[-1]["count"] += 1
+        self.count += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._images.close()
+        self._labels.close()
+        if kind is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            return
+        self._commit()
+
+    def _commit(self) -> None:
+        no_pixels = np.zeros((0, self.format.num_classes), np.int64)
+        no_windows = np.zeros((0, 4), np.int32)
+        np.save(
+            self._temporary / "class_pixels.npy", np.concatenate([no_pixels, *self._class_pixels])
+        )
+        np.save(self._temporary / "windows.npy", np.concatenate([no_windows, *self._windows]))
+        index = {
+            "format": _FORMAT,
+            "group": self.part.group,
+            "count": self.count,
+            "size": self.format.size,
+            "channels": self.format.channels,
+            "dtype": self.format.dtype,
+            "numClasses": self.format.num_classes,
+            "scenes": self._scenes,
+        }
+        (self._temporary / _INDEX).write_bytes(to_json(index))
+        for other in self.folder.parent.iterdir():
+            old = Part.parse(other.name)
+            if old is not None and (old == self.part or self.part.replaces(old)):
+                shutil.rmtree(other)
+        os.replace(self._temporary, self.folder)
+
+
+class StoredChips:
+    """All chips of a group of scenes: a ChipSource that maps the parts' files into memory.
+
+    Args:
+        store: local folder of the store.
+        group: "train" or "valid".
+        scene_ids: the group's scenes, in the order of the pipeline config.
+
+    Raises:
+        InputError: chips of a scene are missing, files are damaged, or parts don't fit together.
+    """
+
+    def __init__(self, store: Path, group: str, scene_ids: Sequence[str]):
+        folders = part_folders(store, group, len(scene_ids))
+        indexes = [_read_index(folder) for folder in folders]
+        found = [scene["id"] for index in indexes for scene in index["scenes"]]
+        if found != list(scene_ids):
+            raise _incomplete(store, group, sorted(set(scene_ids) - set(found)))
+        formats = {_format(index) for index in indexes}
+        if len(formats) != 1:
+            raise InputError(
+                f"the parts of {group} hold chips of different formats: "
+                + "; ".join(sorted(map(str, formats))),
+                where=str(store),
+                fix="run the chip stage again for all scenes",
+            )
+        self.format = formats.pop()
+        self.size, self.channels = self.format.size, self.format.channels
+        self.dtype = np.dtype(self.format.dtype)
+        self._ends = np.cumsum([index["count"] for index in indexes])
+        self._images, self._labels, pixels = [], [], []
+        for folder, index in zip(folders, indexes, strict=True):
+            images, labels, counts = _map(folder, index, self.format)
+            self._images.append(images)
+            self._labels.append(labels)
+            pixels.append(counts)
+        self._class_pixels = np.concatenate(pixels)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The chips at `indices`: images (N, size, size, channels), labels (N, size, size) uint8.
+
+        One copy of each chip, from the mapped file into the batch.
+        """
+        n, size = len(indices), self.size
+        images = np.empty((n, size, size, self.channels), self.dtype)
+        labels = np.empty((n, size, size), np.uint8)
+        parts = np.searchsorted(self._ends, indices, side="right")
+        starts = np.concatenate([[0], self._ends[:-1]])
+        for k, (part, index) in enumerate(zip(parts, indices - starts[parts], strict=True)):
+            images[k] = self._images[part][index]
+            labels[k] = self._labels[part][index]
+        return images, labels
+
+    def class_pixels(self) -> np.ndarray:
+        """(len, classes) int64, counted when the chips were written."""
+        return self._class_pixels
+
+
+def part_folders(store: Path, group: str, total: int) -> list[Path]:
+    """The parts' folders that cover all `total` scenes of a group, in the scenes' order.
+
+    Raises:
+        InputError: there is no such set of parts.
+    """
+    names = sorted(p.name for p in store.iterdir()) if store.is_dir() else []
+    parts = [part for name in names if (part := Part.parse(name)) is not None]
+    parts = sorted(
+        (p for p in parts if p.group == group and p.total == total), key=lambda p: p.start
+    )
+    edges = [0, *(p.stop for p in parts)]
+    if [p.start for p in parts] != edges[:-1] or edges[-1] != total or not total:
+        raise _incomplete(store, group, [])
+    return [store / p.name for p in parts]
+
+
+def _incomplete(store: Path, group: str, missing: list[str]) -> InputError:
+    which = f"of scenes {', '.join(missing)} " if missing else ""
+    return InputError(
+        f"the {group} chips {which}in {store} are missing or belong to other scenes",
+        fix="run the chip stage again (rvk8s run … --rerun chip)",
+    )
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        index = json.loads((folder / _INDEX).read_bytes())
+        if index["format"] != _FORMAT:
+            raise _damaged(folder, f"format {index['format']}, this version reads {_FORMAT}")
+        return index
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise _damaged(folder, "index.json can't be read") from e
+
+
+def _format(index: dict[str, Any]) -> ChipFormat:
+    return ChipFormat(index["size"], index["channels"], index["dtype"], index["numClasses"])
+
+
+def _map(
+    folder: Path, index: dict[str, Any], chips: ChipFormat
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images and labels, memory-mapped, and class_pixels of a part."""
+    n, size = index["count"], chips.size
+    pixels = np.load(folder / "class_pixels.npy")
+    images = _memmap(folder / "images.raw", chips.dtype, (n, size, size, chips.channels))
+    labels = _memmap(folder / "labels.raw", "uint8", (n, size, size))
+    return images, labels, pixels
+
+
+def _memmap(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    wanted = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    size = path.stat().st_size if path.exists() else -1
+    if size != wanted:
+        raise _damaged(path.parent, f"{path.name} has {max(size, 0)} bytes, not {wanted}")
+    if wanted == 0:  # the system maps no empty file
+        return np.zeros(shape, dtype)
+    # Plain ndarrays: slices of numpy's memmap class cost 10 times more to make.
+    return np.asarray(np.memmap(path, dtype, "r", shape=shape)).view(np.ndarray)
+
+
+def _damaged(folder: Path, what: str) -> InputError:
+    return InputError(f"damaged chips: {what}", where=str(folder), fix="run the chip stage again")
