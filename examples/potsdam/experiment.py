@@ -164,6 +164,8 @@ def _ids(given: str | list[str] | None, standard: tuple[str, ...]) -> list[str]:
     if given is None:
         return list(standard)
     parts = given.split(",") if isinstance(given, str) else given
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"scene ids {parts} are no text; quote them (YAML reads 2_10 as 210)")
     return [part.strip().replace("-", "_") for part in parts]
 
 
