@@ -182,7 +182,7 @@ def _body(spec: ModelSpec, pretrained: bool) -> nn.Sequential:
 
 def _cut(network: nn.Module) -> nn.Sequential:
     """The layers before the classifier: `features` where torchvision named them so, else all up to
-    the last one that neither pools the whole image nor holds a linear layer.
+    the last one that holds a convolution.
 
     fastai's own rule (up to the last pooling layer) finds no cut in, or too early a one, where the
     last pooling is a function call: mobilenet_v2, mnasnet, shufflenet.
@@ -190,15 +190,17 @@ def _cut(network: nn.Module) -> nn.Sequential:
     if isinstance(features := getattr(network, "features", None), nn.Sequential):
         return features
     layers = list(network.children())
-    while layers and any(
-        isinstance(m, (nn.Linear, nn.AdaptiveAvgPool2d, nn.Dropout)) for m in layers[-1].modules()
-    ):
+    while layers and not _has_convolution(layers[-1]):
         layers.pop()
     body = nn.Sequential(*layers)
     # A transformer's blocks hold linear layers: nearly nothing would be left of it.
     if _size(body) < _size(network) / 2:
         raise _uncuttable(type(network).__name__)
     return body
+
+
+def _has_convolution(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) for m in module.modules())
 
 
 def _size(module: nn.Module) -> int:

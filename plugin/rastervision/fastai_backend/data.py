@@ -1,0 +1,122 @@
+"""fastai's data loader over chips: whole batches are read, turned into floats on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from rastervision.fastai_backend.augment import Augment
+from rastervision.fastai_backend.chips import ChipSource
+from rastervision.fastai_backend.models import ModelSpec, normalize
+from torch.nn import functional as F
+
+from rvk8s.errors import InputError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class ChipLoader(DataLoader):
+    """Batches of a ChipSource: one read a batch, no work in Python for each chip.
+
+    Set `epoch` before iterating; `first_batch` skips batches that were seen before an interruption.
+    A batch is a function of (epoch, its position), so that a resumed epoch goes on with what an
+    uninterrupted one would have shown.
+
+    Args:
+        source: the chips.
+        bs: chips in a batch.
+        spec: how to normalise, and the size to which images are resized.
+        order: epoch -> the positions that it draws, in order; None: all chips in their order.
+        augment: None: none.
+        drop_last: leave out a last batch that isn't full.
+        num_workers: processes that read ahead; 0: none.
+    """
+
+    def __init__(
+        self,
+        source: ChipSource,
+        bs: int,
+        spec: ModelSpec,
+        *,
+        device: torch.device,
+        order: Callable[[int], np.ndarray] | None = None,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            source,
+            bs=bs,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            indexed=True,
+            device=device,
+            pin_memory=device.type == "cuda",
+        )
+        self.spec, self.order, self.augment = spec, order, augment
+        self.epoch, self.first_batch, self.position = 0, 0, 0
+
+    def before_iter(self) -> None:
+        self.position = self.first_batch
+
+    def get_idxs(self) -> list[int]:
+        positions = np.arange(self.n) if self.order is None else self.order(self.epoch)
+        return positions[self.first_batch * self.bs :].tolist()
+
+    def create_batches(self, samps: Iterable[int]) -> Iterator[Batch]:
+        """Read batch by batch the positions given; in a worker these are the worker's own."""
+        it = iter(samps)
+        while chunk := list(islice(it, self.bs)):
+            if len(chunk) == self.bs or not self.drop_last:
+                images, labels = self.dataset.read(np.asarray(chunk), self.epoch)
+                yield as_tensor(images), torch.from_numpy(np.ascontiguousarray(labels))
+
+    def after_batch(self, batch: Batch) -> Batch:
+        """(N, S, S, C) pixels and (N, S, S) uint8 labels -> (N, C, img_sz, img_sz) float32 in
+        channels_last and (N, img_sz, img_sz) int64, on the device."""
+        images, labels = batch
+        if self.augment is not None:
+            images, labels = self.augment.turn(images, labels, self.epoch, self.position)
+        x = normalize(self.spec, images)
+        if self.augment is not None:
+            x = self.augment.light(x, self.epoch, self.position)
+        self.position += 1
+        return resize(x, labels, self.spec.img_sz)
+
+
+def resize(x: torch.Tensor, labels: torch.Tensor, size: int) -> Batch:
+    """Resize images (N, C, H, W; bilinear, antialiased) and labels (N, H, W; nearest) to `size`
+    pixels; labels become int64."""
+    if x.shape[-1] != size:
+        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+        x = x.contiguous(memory_format=torch.channels_last)
+        labels = F.interpolate(labels[:, None], size=(size, size), mode="nearest-exact")[:, 0]
+    return x, labels.long()
+
+
+def as_tensor(images: np.ndarray) -> torch.Tensor:
+    """(N, S, S, C) as a tensor; uint16 as int32, since torch can do little with uint16."""
+    if images.dtype == np.uint16:
+        return torch.from_numpy(images.astype(np.int32))
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def check_sources(train: ChipSource, valid: ChipSource) -> None:
+    """Raise InputError where training and validation chips don't fit each other."""
+    if len(valid) == 0:
+        raise InputError(
+            "there are no validation chips", fix="check the validation scenes and the chip options"
+        )
+    for what in ("channels", "dtype", "size"):
+        a, b = getattr(train, what), getattr(valid, what)
+        if a != b:
+            raise InputError(f"training chips have {what} {a}, validation chips {b}")
+
+
+def loaders(train: ChipLoader, valid: ChipLoader, device: torch.device) -> DataLoaders:
+    """Both as fastai's Learner takes them."""
+    return DataLoaders(train, valid, device=device)

@@ -1,0 +1,220 @@
+"""Semantic segmentation: the loss, and scores from one confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.learner import Learner, Metric
+from fastai.losses import CrossEntropyLossFlat
+from rastervision.fastai_backend.chips import ChipSource, Classes, class_pixels
+from rastervision.fastai_backend.options import SolverOptions
+
+from rvk8s.errors import InputError
+
+
+class PixelCrossEntropy(CrossEntropyLossFlat):
+    """fastai's cross entropy over pixels; 0, not NaN, for a batch that has only ignored ones.
+
+    Args:
+        weight: (classes,) a weight for each class, or None.
+        ignore: a class that adds nothing, or None.
+        label_smoothing: share of the target that is spread over all classes.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor | None, ignore: int | None, label_smoothing: float
+    ) -> None:
+        super().__init__(
+            axis=1,
+            weight=weight,
+            ignore_index=-100 if ignore is None else ignore,
+            label_smoothing=label_smoothing,
+            reduction="mean" if ignore is None else "sum",
+        )
+        self.ignore = ignore
+
+    def __call__(self, inp: torch.Tensor, targ: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Logits (N, classes, H, W) float and class ids (N, H, W) int64 -> the mean, a scalar."""
+        loss = super().__call__(inp, targ, **kwargs)
+        if self.ignore is None:
+            return loss
+        counted = targ != self.ignore
+        if self.func.weight is None:
+            total = counted.sum()
+        else:
+            total = (self.func.weight[targ] * counted).sum()
+        return loss / total.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> PixelCrossEntropy:
+    """The loss that the options ask for.
+
+    Raises:
+        InputError: the ignored class is unknown, or weights aren't one for each class.
+    """
+    ignore = check_ignored(solver.ignore_class_index, classes)
+    weights = solver.class_weights
+    if weights == "balanced":
+        weights = balanced_weights(class_pixels(train, len(classes)).sum(axis=0), ignore)
+    if weights is not None and len(weights) != len(classes):
+        raise InputError(
+            f"{len(weights)} weights for {len(classes)} classes ({', '.join(classes.names)})",
+            where="solver.class_weights",
+            fix="give one for each class, in the order of their ids",
+        )
+    if weights is not None and (min(weights) < 0 or max(weights) == 0):
+        raise InputError(
+            f"{weights} has a negative weight or no positive one", where="solver.class_weights"
+        )
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+    return PixelCrossEntropy(weight, ignore, solver.label_smoothing)
+
+
+def check_ignored(ignore: int | None, classes: Classes) -> int | None:
+    if ignore is not None and not 0 <= ignore < len(classes):
+        raise InputError(
+            f"{ignore} is not a class id",
+            where="solver.ignore_class_index",
+            fix=f"use 0 to {len(classes) - 1}",
+        )
+    return ignore
+
+
+def balanced_weights(pixels: np.ndarray, ignore: int | None) -> list[float]:
+    """Weights inverse to the classes' pixels, scaled so that an average pixel weighs 1.
+
+    weight = all pixels / (classes present * pixels of the class), as scikit-learn's "balanced";
+    1 for classes without pixels, which never count.
+
+    Args:
+        pixels: (classes,) labelled pixels of each.
+        ignore: class that is left out.
+    """
+    counts = pixels.astype(np.float64).copy()
+    if ignore is not None:
+        counts[ignore] = 0
+    present = counts > 0
+    if not present.any():
+        raise InputError("the training chips have no labelled pixel")
+    weights = np.ones(len(counts))
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return weights.tolist()
+
+
+class PixelScores(Metric):
+    """fastai metric: gathers the confusion matrix of an epoch; its value is the macro F-beta."""
+
+    def __init__(self, classes: Classes, ignore: int | None, beta: float) -> None:
+        self.classes, self.ignore, self.beta = classes, ignore, beta
+        self.reset()
+
+    def reset(self) -> None:
+        n = len(self.classes)
+        self.confusion = torch.zeros(n, n, dtype=torch.int64)
+
+    def accumulate(self, learn: Learner) -> None:
+        self.confusion = self.confusion.to(learn.pred.device)
+        self.confusion += confusion_matrix(
+            learn.pred.argmax(dim=1), learn.yb[0], len(self.classes), self.ignore
+        )
+
+    @property
+    def value(self) -> float:
+        return self.scores().f_beta
+
+    @property
+    def name(self) -> str:
+        return "f_beta"
+
+    def scores(self) -> Scores:
+        return Scores.of(self.confusion.cpu().numpy(), self.ignore, self.beta)
+
+
+def confusion_matrix(
+    predicted: torch.Tensor, truth: torch.Tensor, num_classes: int, ignore: int | None
+) -> torch.Tensor:
+    """Pixels by (true class, predicted class).
+
+    Args:
+        predicted, truth: class ids of one shape. Pixels whose truth is `ignore`, or no class at
+            all, are left out.
+
+    Returns:
+        (num_classes, num_classes) int64, a row for each true class.
+    """
+    keep = truth < num_classes
+    if ignore is not None:
+        keep &= truth != ignore
+    codes = truth[keep].long() * num_classes + predicted[keep].long()
+    return torch.bincount(codes, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a confusion matrix; van Rijsbergen 1979 for F, Jaccard for IoU.
+
+    With tp, fp, fn of a class: precision = tp/(tp+fp), recall = tp/(tp+fn), F-beta = (1+b²) tp /
+    ((1+b²) tp + b² fn + fp), IoU = tp/(tp+fp+fn); 0 where nothing is to divide by. Means (macro)
+    are over the classes that occur in the truth, with equal weight.
+
+    Args:
+        precision, recall, f1, iou, support: one for each class; support in pixels.
+        accuracy: share of the pixels that are right.
+    """
+
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
+    iou: tuple[float, ...]
+    support: tuple[int, ...]
+    accuracy: float
+    mean_iou: float
+    macro_f1: float
+    f_beta: float
+
+    @classmethod
+    def of(cls, confusion: np.ndarray, ignore: int | None = None, beta: float = 1.0) -> Scores:
+        """Scores of (classes, classes) pixels by (truth, prediction); `ignore` has no truth."""
+        matrix = confusion.astype(np.float64)
+        if ignore is not None:
+            matrix[ignore] = 0
+        tp = np.diag(matrix)
+        fp, fn = matrix.sum(axis=0) - tp, matrix.sum(axis=1) - tp
+        support = matrix.sum(axis=1)
+        present = support > 0
+        f_beta = _ratio((1 + beta**2) * tp, (1 + beta**2) * tp + beta**2 * fn + fp)
+        f1, iou = _ratio(2 * tp, 2 * tp + fn + fp), _ratio(tp, tp + fp + fn)
+        return cls(
+            precision=_floats(_ratio(tp, tp + fp)),
+            recall=_floats(_ratio(tp, tp + fn)),
+            f1=_floats(f1),
+            iou=_floats(iou),
+            support=tuple(int(s) for s in support),
+            accuracy=float(_ratio(tp.sum(), matrix.sum())),
+            mean_iou=_mean(iou, present),
+            macro_f1=_mean(f1, present),
+            f_beta=_mean(f_beta, present),
+        )
+
+
+def _ratio(above: np.ndarray | float, below: np.ndarray | float) -> np.ndarray:
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _mean(values: np.ndarray, chosen: np.ndarray) -> float:
+    return float(values[chosen].mean()) if chosen.any() else 0.0
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)
+
+
+def decode(logits: torch.Tensor) -> torch.Tensor:
+    """Logits (N, classes, H, W) -> class ids (N, H, W) int64."""
+    return logits.argmax(dim=1)
+
+
