@@ -213,7 +213,7 @@ def make_plan(experiment: Experiment, options: RunOptions | None = None) -> Plan
         image=experiment.image,
         rerun=_rerun(options.rerun),
         from_stage=options.from_stage,
-        go_on=_go_on(experiment, options, run_id),
+        go_on=_go_on(experiment, options, run_id, root_uri),
     )
 
 
@@ -343,7 +343,7 @@ def _rerun(stage: str | None) -> tuple[str, ...]:
     return STAGES if stage == ALL_STAGES else STAGES[STAGES.index(stage) :]
 
 
-def _go_on(experiment: Experiment, options: RunOptions, run_id: str) -> str:
+def _go_on(experiment: Experiment, options: RunOptions, run_id: str, root_uri: str) -> str:
     words = ["rvk8s", "run", experiment.name]
     if options.file:
         words += ["-f", options.file]
@@ -356,5 +356,5 @@ def _go_on(experiment: Experiment, options: RunOptions, run_id: str) -> str:
     if options.gpus is not None:
         words += ["--gpus", str(options.gpus)]
     if options.root_uri:
-        words += ["--root-uri", options.root_uri]
+        words += ["--root-uri", root_uri]
     return shlex.join([*words, "--run-id", run_id])

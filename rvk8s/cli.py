@@ -1,0 +1,110 @@
+"""The command line: parse, call, print. Decisions are made elsewhere.
+
+A command's module is imported when that command runs, and what it needs when it needs it, so that
+`rvk8s --help` imports click and nothing else of size (tests/unit/test_cli_start.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from rvk8s import __version__
+from rvk8s.contract import ExitCode
+from rvk8s.errors import Rvk8sError
+
+#: Command -> (module below rvk8s.commands, its line in `rvk8s --help`), in the order of the help.
+COMMANDS = {
+    "init": ("init", "Write an rvk8s.yaml and an experiment to start from."),
+    "experiments": ("experiments", "Show what rvk8s.yaml has."),
+    "plan": ("plan", "Show what a run would do."),
+    "run": ("run", "Run an experiment on this machine."),
+    "list": ("runs", "Show the runs below a root URI."),
+    "status": ("runs", "Show how a run is doing."),
+    "logs": ("runs", "Show what the stages of a run wrote."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called; see COMMANDS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"rvk8s.commands.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from rvk8s.signature import nearest
+
+            fix = nearest(args[0], list(COMMANDS), "there are")
+            raise click.UsageError(f"no command {args[0]}; {fix}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="rvk8s", message="%(prog)s %(version)s")
+def rvk8s() -> None:
+    """Raster Vision experiments with fastai, on one machine or on a Kubernetes cluster.
+
+    Start with `rvk8s init` in a new folder, or with `rvk8s experiments` in one that has an
+    rvk8s.yaml.
+    """
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """The program: every error is one line on stderr, and its exit code."""
+    try:
+        code = rvk8s.main(args=args, prog_name="rvk8s", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        code = ExitCode.BAD_INPUT
+    except click.ClickException as error:
+        _print_error(error.format_message())
+        code = error.exit_code
+    except Rvk8sError as error:
+        for line in str(error).splitlines():
+            _print_error(line)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _print_error("interrupted")
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader is gone (`rvk8s list | head`); Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.FAILED
+    except Exception as error:
+        if os.environ.get("RVK8S_DEBUG"):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        _print_error(f"{what}; this is a fault of rvk8s: RVK8S_DEBUG=1 shows where it is")
+        code = ExitCode.FAILED
+    sys.exit(int(code or 0))
+
+
+def _print_error(line: str) -> None:
+    # click drops the colour where stderr is not a terminal.
+    click.echo(f"{click.style('error:', fg='red')} {line}", err=True)
+
+
+if __name__ == "__main__":
+    main()

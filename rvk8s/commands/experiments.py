@@ -1,0 +1,28 @@
+"""rvk8s experiments."""
+
+from __future__ import annotations
+
+import click
+
+from rvk8s.commands.options import file_option, load_project, output_option, print_json
+
+
+@click.command("experiments")
+@file_option
+@output_option
+def experiments_command(file: str | None, output: str | None) -> None:
+    """Show the experiments and variants of rvk8s.yaml, and the arguments that each is given."""
+    project = load_project(file)
+    if output:
+        keys = ("name", "module", "args", "variant_of")
+        names = ("name", "module", "args", "variantOf")
+        print_json(
+            [
+                {new: getattr(experiment, old) for old, new in zip(keys, names, strict=True)}
+                for experiment in project.experiments
+            ]
+        )
+        return
+    from rvk8s.tables import console, experiments_table
+
+    console().print(experiments_table(project.experiments))

@@ -1,0 +1,146 @@
+"""Options that several commands have, each declared once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rvk8s.contract import STAGES
+
+if TYPE_CHECKING:
+    from rvk8s.plan import Plan
+    from rvk8s.project import Project
+
+Function = Callable[..., Any]
+
+file_option = click.option(
+    "-f",
+    "--file",
+    metavar="FILE",
+    type=click.Path(),
+    help="The rvk8s.yaml; default: the one of this folder or of the nearest one above.",
+)
+root_uri_option = click.option(
+    "--root-uri",
+    metavar="URI",
+    help="The folder or s3://bucket/prefix of the runs; default: rootUri of rvk8s.yaml.",
+)
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["json"]),
+    help="Print JSON on stdout and nothing else.",
+)
+
+_PLAN_OPTIONS = (
+    click.argument("experiment", required=False),
+    click.option(
+        "-m",
+        "--match",
+        metavar="PATTERN",
+        help="All experiments and variants whose names match, such as '*resnet18*'.",
+    ),
+    click.option(
+        "-a",
+        "--arg",
+        "args",
+        type=(str, str),
+        multiple=True,
+        metavar="KEY VALUE",
+        help="An argument of get_config; stronger than those of rvk8s.yaml. Repeatable.",
+    ),
+    click.option("--test", is_flag=True, help="Pass test=True to get_config: a small, fast run."),
+    click.option(
+        "--splits",
+        multiple=True,
+        metavar="N",
+        help="Split chip and predict N times, or by stage: chip=4,predict=2. Repeatable.",
+    ),
+    click.option(
+        "--gpus", type=click.IntRange(min=0), metavar="N", help="GPUs for training, in total."
+    ),
+    root_uri_option,
+    click.option(
+        "--from",
+        "from_stage",
+        type=click.Choice(STAGES),
+        metavar="STAGE",
+        help="With --run-id: start with this stage; those before it have to be done.",
+    ),
+    click.option(
+        "--rerun",
+        is_flag=False,
+        flag_value="all",
+        type=click.Choice(["all", *STAGES]),
+        metavar="[STAGE]",
+        help="With --run-id: do this stage and those after it again; without STAGE, all.",
+    ),
+    click.option("--run-id", metavar="ID", help="Go on with this run."),
+    file_option,
+)
+
+
+def plan_options(function: Function) -> Function:
+    """The argument and the options that make a plan; for make_plans()."""
+    for option in reversed(_PLAN_OPTIONS):
+        function = option(function)
+    return function
+
+
+def load_project(file: str | None) -> Project:
+    """The project of --file, else of the nearest rvk8s.yaml."""
+    from rvk8s import project
+
+    return project.load(Path(file) if file else project.find())
+
+
+def root_uri(given: str | None, file: str | None) -> str:
+    """--root-uri, else the rootUri of rvk8s.yaml; absolute."""
+    from rvk8s import project
+    from rvk8s.errors import InputError
+    from rvk8s.plan import absolute_root
+
+    if given is not None:
+        return absolute_root(given, str(Path.cwd()), "--root-uri")
+    path = Path(file) if file else project.find()
+    found = project.root_uri_of(path)
+    if found is None:
+        fix = "add it or give --root-uri: a folder or s3://bucket/prefix"
+        raise InputError("has no rootUri", where=str(path), fix=fix)
+    return found
+
+
+def make_plans(
+    experiment: str | None,
+    match: str | None,
+    args: tuple[tuple[str, str], ...],
+    splits: tuple[str, ...],
+    file: str | None,
+    **options: Any,
+) -> list[Plan]:
+    """A plan for each experiment that plan_options() select."""
+    from rvk8s import plan
+    from rvk8s.errors import InputError
+    from rvk8s.machine import gpu_count
+
+    run_options = plan.RunOptions(
+        args=dict(args),
+        splits=plan.parse_splits(splits),
+        machine_gpus=gpu_count(),
+        file=file,
+        **options,
+    )
+    experiments = load_project(file).select(experiment, match)
+    if run_options.run_id and len(experiments) > 1:
+        names = ", ".join(e.name for e in experiments)
+        raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
+    return [plan.make_plan(e, run_options) for e in experiments]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

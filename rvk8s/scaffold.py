@@ -1,0 +1,39 @@
+"""`rvk8s init`: the files that a new project starts from."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from rvk8s.errors import InputError, InputErrors
+
+#: Below rvk8s/templates and below the user's folder alike; the experiment is the last one.
+FILES = ("rvk8s.yaml", "experiments/segmentation.py")
+
+
+def write_templates(folder: Path) -> list[Path]:
+    """Write FILES to a folder, which is made where there is none.
+
+    Raises:
+        InputErrors: some of them are there; then nothing is written.
+        InputError: the folder cannot be written.
+    """
+    targets = {name: folder / name for name in FILES}
+    there = [path for path in targets.values() if path.exists() or path.is_symlink()]
+    if there:
+        fix = "nothing was written; give another folder or move it away"
+        raise InputErrors([InputError("is there already", where=str(p), fix=fix) for p in there])
+    written: list[Path] = []
+    try:
+        for name, target in targets.items():
+            text = resources.files("rvk8s").joinpath("templates", name).read_bytes()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                written.append(target)
+                file.write(text)
+    except OSError as error:
+        for path in written:
+            path.unlink()
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(what, where=str(folder), fix="give another folder") from None
+    return written
