@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from rastervision.fastai_backend.backend import FastaiSemanticSegmentation
 
 
-@register_config("fastai_semantic_segmentation_backend")  # type: ignore[call-arg]  # hinted wrongly
-class FastaiSemanticSegmentationConfig(BackendConfig):
+@register_config("fastai_semantic_segmentation_backend")
+class FastaiSemanticSegmentationConfig(  # type: ignore[call-arg]  # the decorator is hinted wrongly
+    BackendConfig
+):
     """Train and predict with fastai. The options are described in fastai_backend.options."""
 
     model: ModelOptions = ModelOptions()
