@@ -1,0 +1,109 @@
+"""The local half of storage.py: files that appear whole or not at all, and errors with a fix."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rvk8s.errors import DiskFull, InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+
+
+@contextmanager
+def errors(path: str | Path) -> Iterator[None]:
+    """Turn the operating system's errors about a path into ours; FileNotFoundError stays.
+
+    Raises:
+        DiskFull, InputError: as storage.py says.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(f"no space left to write {path}; free some and run it again") from error
+        if error.errno in _DENIED:
+            fix = "give a folder that you may write, or change its permissions"
+            raise InputError(f"{error.strerror}", where=str(path), fix=fix) from error
+        if error.errno in _NO_FOLDER:
+            fix = "a file stands where a folder should be, or the other way round"
+            raise InputError(f"{error.strerror}", where=str(path), fix=fix) from error
+        raise
+
+
+def read(path: str) -> bytes:
+    with errors(path):
+        return Path(path).read_bytes()
+
+
+def write(path: str, data: bytes) -> None:
+    with errors(path), _temporary(path) as temporary:
+        Path(temporary).write_bytes(data)
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a file with its modification time."""
+    with errors(target), _temporary(target) as temporary:
+        shutil.copy2(source, temporary)
+
+
+def move(source: Path, target: str) -> None:
+    """Rename a file; copied first where the target is on another file system."""
+    with errors(target):
+        make_dir(Path(target).parent)
+        try:
+            os.replace(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy(str(source), target)
+            source.unlink()
+
+
+def make_dir(path: Path) -> None:
+    with errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def list_dirs(path: str) -> list[str]:
+    try:
+        with errors(path), os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def list_files(path: str) -> dict[str, int]:
+    """Relative path -> size of all files below a folder; temporary ones of ours are left out."""
+    found = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if not name.endswith(_SUFFIX):
+                full = os.path.join(folder, name)
+                found[os.path.relpath(full, path)] = os.stat(full).st_size
+    return dict(sorted(found.items()))
+
+
+#: Ends the names of files that are being written.
+_SUFFIX = ".rvk8s-tmp"
+
+
+@contextmanager
+def _temporary(target: str) -> Iterator[str]:
+    """A name beside the target that is renamed to it at the end, or deleted after an error."""
+    folder, name = os.path.split(os.path.abspath(target))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,247 @@
+"""The S3 half of storage.py. boto3 is imported when a function is called for the first time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rvk8s import local_files
+from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
+from rvk8s.parallel import THREADS
+
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {
+    "AccessDenied",
+    "403",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "AccountProblem",
+    "AllAccessDisabled",
+}
+_FULL = {"QuotaExceeded", "507", "InsufficientStorage", "XMinioStorageFull", "EntityTooLarge"}
+_LOGIN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the pod's role"
+
+_clients: dict[tuple[int, str | None], Any] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object: its size in bytes and when it was last modified, in ns since 1970."""
+
+    size: int
+    modified_ns: int
+
+
+def client() -> Any:
+    """The boto3 client of this process, which threads share.
+
+    Raises:
+        InputError: boto3 is not installed, or the settings of AWS cannot be understood.
+    """
+    key = (os.getpid(), os.environ.get("AWS_ENDPOINT_URL"))
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _new_client()
+        return _clients[key]
+
+
+def _new_client() -> Any:
+    try:
+        import boto3
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        fix = "pip install 'rvk8s[s3]'"
+        raise InputError("an s3:// URI needs boto3, which is not installed", fix=fix) from None
+    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
+    config = Config(
+        signature_version=UNSIGNED if unsigned else None,
+        retries={"max_attempts": 5, "mode": "standard"},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=2 * THREADS,
+        # Other servers than Amazon's do not all know the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    # Requests have to name some region; other servers than Amazon's ignore it.
+    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    region = "us-east-1" if os.environ.get("AWS_ENDPOINT_URL") and not named else named
+    try:
+        return boto3.Session().client("s3", config=config, region_name=region)
+    except (BotoCoreError, ValueError) as error:
+        fix = "look at AWS_PROFILE and AWS_ENDPOINT_URL"
+        raise InputError(f"AWS settings: {error}", fix=fix) from error
+
+
+def translate(error: BaseException, uri: str) -> Rvk8sError | FileNotFoundError | None:
+    """Our error for one of boto3's; None for any other."""
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions as aws
+
+    if isinstance(error, aws.ClientError):
+        return _of_answer(error, uri)
+    if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
+        return InputError("no credentials for S3", where=uri, fix=_LOGIN)
+    if isinstance(error, aws.ParamValidationError):
+        return InputError("is not an S3 URI", where=uri, fix="give s3://bucket/prefix")
+    if isinstance(error, Boto3Error):
+        inner = error.__cause__ or error.__context__
+        found = translate(inner, uri) if inner else None
+        return found or StorageUnavailable(f"{uri}: {error}")
+    if isinstance(error, aws.BotoCoreError):
+        return StorageUnavailable(f"{uri}: storage did not answer: {error}")
+    return None
+
+
+def _of_answer(error: Any, uri: str) -> Rvk8sError | FileNotFoundError:
+    answer = error.response.get("Error", {})
+    code, message = str(answer.get("Code", "")), answer.get("Message") or ""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    bucket = f"s3://{_split(uri)[0]}"
+    if code == "NoSuchBucket":
+        return InputError(f"there is no bucket {bucket}", where=uri, fix="make it, or name another")
+    if code in _DENIED or status in (401, 403):
+        fix = f"give these credentials access to {bucket}, or {_LOGIN}"
+        return InputError(f"access denied ({code})", where=uri, fix=fix)
+    if code in _MISSING or status == 404:
+        return FileNotFoundError(f"{uri} does not exist")
+    if code in _FULL or status == 507:
+        return DiskFull(f"{uri}: no space or quota left ({code})")
+    if status >= 500 or code in ("SlowDown", "Throttling", "RequestTimeout", "TooManyRequests"):
+        return StorageUnavailable(f"{uri}: storage answered {code or status}: {message}")
+    fix = "look at the bucket's settings and AWS_REGION"
+    return InputError(f"S3 answered {code or status}: {message}", where=uri, fix=fix)
+
+
+@contextmanager
+def errors(uri: str) -> Iterator[Any]:
+    """Gives the client; turns its errors into ours.
+
+    Raises:
+        InputError, StorageUnavailable, DiskFull, FileNotFoundError: as storage.py says.
+    """
+    s3 = client()
+    try:
+        yield s3
+    except (Rvk8sError, OSError):
+        raise
+    except Exception as error:
+        found = translate(error, uri)
+        if found is None:
+            raise
+        raise found from error
+
+
+def read(uri: str) -> bytes:
+    bucket, key = _split(uri)
+    with errors(uri) as s3:
+        data: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return data
+
+
+def write(uri: str, data: bytes) -> None:
+    bucket, key = _split(uri)
+    with errors(uri) as s3:
+        s3.put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def upload(path: Path, uri: str) -> None:
+    """Large files go in parts, which S3 shows as one object when all have arrived."""
+    bucket, key = _split(uri)
+    with errors(uri) as s3:
+        s3.upload_file(str(path), bucket, key)
+
+
+def download(uri: str, path: Path) -> None:
+    bucket, key = _split(uri)
+    local_files.make_dir(path.parent)
+    with errors(uri) as s3, local_files.errors(path):
+        # boto3 downloads to a temporary name and renames.
+        s3.download_file(bucket, key, str(path))
+
+
+def copy(source: str, target: str) -> None:
+    bucket, key = _split(target)
+    from_bucket, from_key = _split(source)
+    with errors(source) as s3:
+        s3.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key)
+
+
+def exists(uri: str) -> bool:
+    bucket, key = _split(uri)
+    _, prefix = _folder(uri)
+    with errors(uri) as s3:
+        if s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"):
+            return True
+    if not key or key.endswith("/"):
+        return False
+    try:
+        with errors(uri) as s3:
+            s3.head_object(Bucket=bucket, Key=key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def list_dirs(uri: str) -> list[str]:
+    bucket, prefix = _folder(uri)
+    names = []
+    with errors(uri) as s3:
+        pages = s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, Delimiter="/"
+        )
+        for page in pages:
+            names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
+    return sorted(name[len(prefix) :].rstrip("/") for name in names)
+
+
+def list_objects(uri: str) -> dict[str, Entry]:
+    """Relative key -> Entry of all objects below a folder; its own marker object is left out."""
+    bucket, prefix = _folder(uri)
+    found = {}
+    with errors(uri) as s3:
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                name = entry["Key"][len(prefix) :]
+                if name and not name.endswith("/"):
+                    modified_ns = int(entry["LastModified"].timestamp()) * 1_000_000_000
+                    found[name] = Entry(entry["Size"], modified_ns)
+    return found
+
+
+def delete(uri: str, suffixes: Sequence[str]) -> None:
+    """Delete the objects uri + suffix, a thousand by request.
+
+    Raises:
+        InputError: the server refused one of them.
+    """
+    bucket, key = _split(uri.rstrip("/"))
+    with errors(uri) as s3:
+        for start in range(0, len(suffixes), 1000):
+            objects = [{"Key": key + suffix} for suffix in suffixes[start : start + 1000]]
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            for refused in answer.get("Errors", ()):
+                fix = f"give these credentials the right to delete in s3://{bucket}"
+                what = f"could not be deleted ({refused.get('Code')})"
+                raise InputError(what, where=f"s3://{bucket}/{refused.get('Key')}", fix=fix)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _folder(uri: str) -> tuple[str, str]:
+    bucket, key = _split(uri.rstrip("/"))
+    return bucket, f"{key}/" if key else ""
