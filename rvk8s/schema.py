@@ -47,28 +47,26 @@ def _validator(schema: str) -> Draft202012Validator:
 
 def _translated(document: Document, error: ValidationError) -> Iterator[InputError]:
     path: KeyPath = tuple(error.absolute_path)
-    value, rule, limit = error.instance, error.validator, error.validator_value
+    value: Any = error.instance
+    schema: Any = error.schema  # the part with the rule
+    rule, limit = error.validator, error.validator_value
     if rule == "additionalProperties":
-        known = list(error.schema["properties"])
+        known = list(schema["properties"])
         for key in value:
             if key not in known:
                 fix = nearest(key, known, "known keys are")
                 yield document.error((*path, key), f"unknown key {key}", fix)
     elif rule == "required":
-        yield from _missing(document, error, path)
+        # jsonschema gives one error for each missing key, which only its message names.
+        for key in schema["required"]:
+            if key not in value and repr(key) in error.message:
+                constant = schema["properties"][key].get("const")
+                fix = f"add {key}: {constant}" if constant else "add it"
+                yield document.error(path, f"the key {key} is missing", fix)
     elif error.parent is None and "propertyNames" in error.absolute_schema_path:
         yield _bad_name(document, path, value)
     else:
         yield document.error(path, *_what_and_fix(value, str(rule), limit))
-
-
-def _missing(document: Document, error: ValidationError, path: KeyPath) -> Iterator[InputError]:
-    # jsonschema gives one error for each missing key, which only its message names.
-    for key in error.validator_value:
-        if key not in error.instance and repr(key) in error.message:
-            constant = error.schema["properties"][key].get("const")
-            fix = f"add {key}: {constant}" if constant else "add it"
-            yield document.error(path, f"the key {key} is missing", fix)
 
 
 def _bad_name(document: Document, path: KeyPath, name: str) -> InputError:

@@ -115,6 +115,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             items = enumerate(node.value)
             return [self.read(item, (*path, index), parents) for index, item in items]
+        assert isinstance(node, yaml.ScalarNode)  # the third and last kind of node
         return _scalar(node)
 
     def _mapping(
