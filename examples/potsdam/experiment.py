@@ -155,7 +155,9 @@ def get_config(
         backend=backend,
         chip_options=SemanticSegmentationChipOptions(sampling=sampling),
         predict_options=SemanticSegmentationPredictOptions(
-            chip_sz=int(pred_chip_size), batch_sz=int(batch_sz)
+            chip_sz=int(pred_chip_size),
+            # As many pixels as in a training batch: larger windows, fewer of them.
+            batch_sz=max(1, int(batch_sz) * int(chip_sz) ** 2 // int(pred_chip_size) ** 2),
         ),
     )
 

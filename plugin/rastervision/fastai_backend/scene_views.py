@@ -1,0 +1,108 @@
+"""Reads a scene's image, truth and prediction for a picture, through Raster Vision's own sources.
+
+So every kind of scene works that Raster Vision can evaluate: several files, vector labels, colour
+coded labels, areas of interest. Scenes are read in strips and thinned on the way: a scene of any
+size takes the memory of one strip.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rasterio import Affine
+from rasterio.features import rasterize
+from rastervision.core.box import Box
+from rastervision.core.data import Scene
+from rastervision.pipeline.config import build_config, upgrade_config
+
+#: Pixels of a strip that is read at once.
+STRIP_PIXELS = 8_000_000
+
+
+@dataclass(frozen=True)
+class SceneView:
+    """A thinned scene.
+
+    Attributes:
+        scene_id: the scene.
+        image: (height, width, channels), the source's data type, mean of what was thinned.
+        truth: (height, width) class ids; the null class outside areas of interest.
+        prediction: (height, width) class ids.
+        size: height and width of the scene itself.
+    """
+
+    scene_id: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    size: tuple[int, int]
+
+
+def read_views(
+    pipeline_config: dict[str, Any], scene_ids: set[str], side: int
+) -> Iterator[SceneView]:
+    """Yield the given validation and test scenes, thinned to `side` to 2 * `side` pixels.
+
+    (That is of the longer side. Scenes that are smaller are not thinned.)
+
+    Args:
+        pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
+    """
+    config = build_config(upgrade_config(copy.deepcopy(pipeline_config)))
+    classes = config.dataset.class_config
+    for scene_config in config.dataset.validation_scenes + config.dataset.test_scenes:
+        if scene_config.id in scene_ids:
+            with tempfile.TemporaryDirectory() as tmp:
+                yield _read_view(scene_config.build(classes, tmp), classes.null_class_id, side)
+
+
+def _read_view(scene: Scene, null_id: int, side: int) -> SceneView:
+    height, width = scene.extent.size
+    step = max(1, max(height, width) // side)
+    truth = _thin_labels(scene, scene.label_source.get_label_arr, step)
+    if scene.aoi_polygons_bbox_coords:
+        inside = rasterize(
+            scene.aoi_polygons_bbox_coords, truth.shape, transform=Affine.scale(step)
+        )
+        truth = np.where(inside > 0, truth, null_id).astype(truth.dtype)
+    return SceneView(
+        scene_id=scene.id,
+        image=_thin_image(scene, step),
+        truth=truth,
+        prediction=_thin_labels(scene, scene.label_store.label_source.get_label_arr, step),
+        size=(height, width),
+    )
+
+
+def _strips(scene: Scene, step: int) -> Iterator[Box]:
+    """Windows over the whole width, from top to bottom, of a multiple of `step` rows each."""
+    height, width = scene.extent.size
+    rows = max(1, STRIP_PIXELS // (width * step)) * step
+    for top in range(0, height, rows):
+        yield Box(top, 0, min(top + rows, height), width)
+
+
+def _thin_image(scene: Scene, step: int) -> np.ndarray:
+    """Mean of step x step pixels; what is left over at the right and lower edges is dropped."""
+    parts = []
+    for window in _strips(scene, step):
+        chip = scene.raster_source.get_chip(window)
+        rows, columns = chip.shape[0] // step, chip.shape[1] // step
+        if rows:
+            blocks = chip[: rows * step, : columns * step]
+            blocks = blocks.reshape(rows, step, columns, step, chip.shape[2])
+            parts.append(blocks.mean((1, 3), dtype=np.float32).astype(chip.dtype))
+    return np.concatenate(parts)
+
+
+def _thin_labels(scene: Scene, read: Callable[[Box], np.ndarray], step: int) -> np.ndarray:
+    """The pixel in the middle of step x step pixels: class ids have no mean."""
+    rows, columns = (size // step for size in scene.extent.size)
+    middle = step // 2
+    parts = [read(window)[middle::step, middle::step] for window in _strips(scene, step)]
+    return np.concatenate(parts)[:rows, :columns]
