@@ -211,7 +211,7 @@ def _compose(
     size = (round(size[0] * shrink), round(size[1] * shrink))
     rows = -(-len(panels) // columns)
     width = max(columns * size[0] + (columns + 1) * GAP, 720)
-        per_line = max(1, (width - 2 * GAP) // 250)
+    per_line = max(1, (width - 2 * GAP) // 250)
     lines = -(-len(entries) // per_line)
     top, caption, line = 56, 26, 30
     height = top + rows * (size[1] + caption + GAP) + lines * line + GAP
@@ -242,9 +242,7 @@ def _headline(scores: dict[str, Any]) -> str:
     )
 
 
-def _legend_entries(
-    legend: Legend, scores: dict[str, Any], gaps: bool
-) -> list[tuple[Color, str]]:
+def _legend_entries(legend: Legend, scores: dict[str, Any], gaps: bool) -> list[tuple[Color, str]]:
     entries = [
         (legend.colors[part["id"]], f"{part['name']}  F1 {_show(part['f1'])}")
         for part in scores["classes"]
