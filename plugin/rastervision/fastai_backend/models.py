@@ -96,18 +96,28 @@ def normalize(spec: ModelSpec, images: np.ndarray | torch.Tensor) -> torch.Tenso
     return x.permute(0, 3, 1, 2)
 
 
-def build(spec: ModelSpec, *, pretrained: bool = False) -> nn.Module:
+def build(
+    spec: ModelSpec,
+    *,
+    pretrained: bool = False,
+    backbone_state: Mapping[str, torch.Tensor] | None = None,
+) -> nn.Module:
     """Build the network of a spec, in channels_last memory format and in training mode.
 
     It maps normalised images (N, channels, H, W) float to logits (N, classes, H, W). Weights are
-    random (torch's global generator decides them), the backbone's from ImageNet if `pretrained`.
+    random (torch's global generator decides them).
+
+    Args:
+        pretrained: the backbone's weights are torchvision's, from ImageNet.
+        backbone_state: the backbone's weights are these: state dict of torchvision's classifier,
+            with or without the last layers.
 
     Raises:
         InputError: the backbone is unknown or can't be cut, or its weights can't be had.
     """
     if spec.arch not in ("unet", "deeplabv3"):
         raise InputError(f"arch is {spec.arch!r}", fix="use unet or deeplabv3")
-    body = _body(spec, pretrained)
+    body = _body(spec, pretrained, backbone_state)
     features = _out_channels(spec, body)
     if spec.arch == "unet":
         model = _unet(spec, body)
@@ -160,19 +170,29 @@ def _unet(spec: ModelSpec, body: nn.Sequential) -> nn.Module:
     return model
 
 
-def _body(spec: ModelSpec, pretrained: bool) -> nn.Sequential:
+def backbone_names(model: nn.Module) -> set[str]:
+    """Keys of the state dict that belong to the backbone."""
+    prefix = "body." if isinstance(model, DeepLabV3) else "layers.0."
+    return {name for name in model.state_dict() if name.startswith(prefix)}
+
+
+def classifier_names(spec: ModelSpec) -> set[str]:
+    """Names of the weights in torchvision's classifier of this backbone."""
+    with torch.device("meta"):
+        return {name for name, _ in _classifier(spec, pretrained=False).named_parameters()}
+
+
+def _body(
+    spec: ModelSpec, pretrained: bool, state: Mapping[str, torch.Tensor] | None
+) -> nn.Sequential:
     """The backbone without its classifier, for images of spec.channels bands."""
     from fastai.vision.learner import create_body
-    from torchvision import models
 
-    if spec.backbone not in models.list_models(module=models):
-        raise InputError(
-            f"backbone is {spec.backbone!r}, which torchvision does not have",
-            fix="use one of its classifiers, such as resnet18, resnet50 or efficientnet_b0",
-        )
     network = _classifier(spec, pretrained)
+    if state is not None:
+        _load_classifier(network, state, spec)
     if spec.channels != 3:
-        _adapt_first_convolution(network, spec.channels, pretrained)
+        _adapt_first_convolution(network, spec.channels, pretrained or state is not None)
     body = create_body(network, pretrained=pretrained, cut=_cut)
     # Many backbones keep all layers in one block: the U-Net needs to see inside.
     while len(body) == 1 and isinstance(body[0], nn.Sequential):
@@ -207,9 +227,27 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def _load_classifier(
+    network: nn.Module, state: Mapping[str, torch.Tensor], spec: ModelSpec
+) -> None:
+    own = network.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    # The classifier's last layer may be of other classes; all else has to be there.
+    if len(fitting) < len(own) - 2:
+        raise InputError(
+            f"these weights are not those of {spec.backbone}", where="model.pretrained_uri"
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
 def _classifier(spec: ModelSpec, pretrained: bool) -> nn.Module:
     from torchvision import models
 
+    if spec.backbone not in models.list_models(module=models):
+        raise InputError(
+            f"backbone is {spec.backbone!r}, which torchvision does not have",
+            fix="use one of its classifiers, such as resnet18, resnet50 or efficientnet_b0",
+        )
     kwargs: dict[str, Any] = {}
     dilate = spec.arch == "deeplabv3" and "resne" in spec.backbone
     basic = spec.backbone in ("resnet18", "resnet34")

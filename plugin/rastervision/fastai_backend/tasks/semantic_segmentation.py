@@ -216,5 +216,3 @@ def _floats(values: np.ndarray) -> tuple[float, ...]:
 def decode(logits: torch.Tensor) -> torch.Tensor:
     """Logits (N, classes, H, W) -> class ids (N, H, W) int64."""
     return logits.argmax(dim=1)
-
-

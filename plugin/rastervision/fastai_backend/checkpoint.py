@@ -1,0 +1,198 @@
+"""State of a training on disk: written whole or not at all, and checked when it is read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rastervision.fastai_backend.models import ModelSpec
+
+from rvk8s.errors import DiskFull, InputError
+
+LAST, BEST = "last.pt", "best.pt"
+_FORMAT = 1
+#: Parts of a ModelSpec without which weights have no place in the network.
+_NETWORK = ("arch", "backbone", "channels", "class_names", "dtype", "last_cross")
+
+
+@dataclass
+class Checkpoint:
+    """All that a training needs to go on as if it had not stopped.
+
+    Schedule, order of the chips, augmentation and dropout are functions of seed, epoch and batch,
+    so these two numbers hold the state of all random generators as well.
+
+    Args:
+        spec: the network.
+        options: what decides the course of the training; a checkpoint of others doesn't fit.
+        lr: the learning rate in use, given or found.
+        epoch: epochs that are finished, the frozen ones included.
+        batch: batches of the next epoch that are done.
+        loss_sum, loss_count: sum of the losses of these batches, and how many they are.
+        history: one row of log.csv for each epoch.
+        model: state dict of the network.
+        optimizer: state of fastai's optimizer; empty before the first batch of a phase.
+        scaler: state of the gradient scaler; empty without fp16.
+    """
+
+    spec: ModelSpec
+    options: dict[str, Any]
+    lr: float
+    epoch: int
+    batch: int
+    loss_sum: float
+    loss_count: int
+    history: list[dict[str, Any]]
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write it to `path`; raises DiskFull."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["spec"] = self.spec.to_dict()
+        save_tensors(path, {"format": _FORMAT, **values})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Checkpoint:
+        """Read what save() wrote, tensors onto `device`.
+
+        Raises:
+            InputError: the file is damaged, or of another version.
+        """
+        values = load_tensors(path, device)
+        if values.pop("format", None) != _FORMAT:
+            raise InputError(
+                f"{path} was written by another version of rvk8s",
+                fix="go on with that version, or remove the folder to train anew",
+            )
+        try:
+            return cls(**{**values, "spec": ModelSpec.from_dict(values["spec"])})
+        except (KeyError, TypeError) as e:
+            raise _damaged(path, "parts are missing") from e
+
+    def check_fits(self, path: Path, spec: ModelSpec, options: Mapping[str, Any]) -> None:
+        """Raise InputError if this is of another network or training than the one given."""
+        fix = f"remove {path.parent} to train anew, or use the options that it was written with"
+        for name in _NETWORK:
+            if (old := getattr(self.spec, name)) != (new := getattr(spec, name)):
+                raise InputError(
+                    f"checkpoint {path} is of a network with {name} {_show(old)}, "
+                    f"this one has {_show(new)}",
+                    fix=fix,
+                )
+        check_options(self.options, options, path, fix)
+
+
+def check_options(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, fix: str | None = None
+) -> None:
+    """Raise InputError if a training was started with other options than the present ones."""
+    different = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    if different:
+        changes = ", ".join(f"{k} {old.get(k)} is now {new.get(k)}" for k in different)
+        raise InputError(
+            f"{path} is of a training with other options: {changes}",
+            fix=fix or f"remove {path.parent} to train anew",
+        )
+
+
+def optimizer_state(opt: Any) -> dict[str, Any]:
+    """fastai's optimizer state in plain types, so that it loads without running pickled code."""
+    state = opt.state_dict()
+    return {
+        "state": [dict(s) for s in state["state"]],
+        "hypers": [
+            {k: float(v) if not isinstance(v, bool) else v for k, v in h.items()}
+            for h in state["hypers"]
+        ],
+    }
+
+
+def restore_optimizer(opt: Any, state: Mapping[str, Any]) -> None:
+    """Put back what optimizer_state() gave."""
+    from fastcore.foundation import L
+
+    opt.load_state_dict({"state": state["state"], "hypers": L(state["hypers"])})
+
+
+def save_weights(path: Path, spec: ModelSpec, model: Mapping[str, Any], **about: Any) -> None:
+    """Write a network's weights with its spec and some plain values about them."""
+    save_tensors(path, {"format": _FORMAT, "spec": spec.to_dict(), "model": dict(model), **about})
+
+
+def save_tensors(path: Path, values: Mapping[str, Any]) -> None:
+    """torch.save, whole or not at all; raises DiskFull."""
+    with whole(path) as temporary, open(temporary, "wb") as f:
+        torch.save(dict(values), f)
+
+
+def load_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """torch.load of plain types and tensors; raises InputError for a damaged file."""
+    try:
+        values = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
+        raise _damaged(path, str(e).partition("\n")[0]) from e
+    if not isinstance(values, dict):
+        raise _damaged(path, "it holds no state")
+    return values
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of our JSON files; raises InputError for a damaged one."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as e:
+        raise InputError(f"{path} is damaged: {e}", fix="remove it") from e
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path` and renames it to `path` if all went well.
+
+    Raises:
+        DiskFull: no space is left, or a quota is reached.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as e:
+        temporary.unlink(missing_ok=True)
+        if _is_full(e):
+            raise DiskFull(
+                f"no space left to write {path}; free some or use another root URI"
+            ) from e
+        raise
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error is the disk's; torch wraps the system's own in one of its kind."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(
+        f"checkpoint {path} is damaged: {what}",
+        fix=f"remove {path.name} to train from the start",
+    )
+
+
+def _show(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

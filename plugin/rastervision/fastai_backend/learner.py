@@ -1,0 +1,398 @@
+"""Train a network on chips with a fastai Learner; stop at any moment and go on later."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fastai
+import torch
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.core import Callback, TrainEvalCallback
+from fastai.callback.training import GradientClip
+from fastai.learner import Learner, Recorder
+from fastai.optimizer import Adam
+from rastervision.fastai_backend import (
+    bundle,
+    checkpoint,
+    data,
+    memory,
+    models,
+    precision,
+    sampling,
+    schedule,
+    weights,
+)
+from rastervision.fastai_backend.augment import Augment
+from rastervision.fastai_backend.callbacks import (
+    AccumulateGradients,
+    Course,
+    EpochLog,
+    Place,
+    Saver,
+    write_log,
+)
+from rastervision.fastai_backend.chips import (
+    ChipSource,
+    Classes,
+    band_statistics,
+    scale_of,
+)
+from rastervision.fastai_backend.debug import chips_picture
+from rastervision.fastai_backend.options import TrainSettings
+from rastervision.fastai_backend.ranks import Ranks
+from rastervision.fastai_backend.tasks.semantic_segmentation import (
+    PixelScores,
+    check_ignored,
+    make_loss,
+)
+
+from rvk8s.contract import to_json
+from rvk8s.errors import InputError, Rvk8sError
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.json"
+#: Options that don't change what is learnt: a training may go on with others.
+_FREE = {
+    "data.num_workers",
+    "data.debug",
+    "solver.checkpoint_seconds",
+    "solver.log_tensorboard",
+    "solver.save_all_checkpoints",
+    "solver.sync_interval",
+    "model.pretrained_uri",
+}
+
+
+class ChipLearner(Learner):
+    """fastai's Learner that can begin in the middle: at any epoch, and in it at any batch."""
+
+    start_epoch = 0
+
+    def _do_fit(self) -> None:
+        for epoch in range(self.start_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, "epoch", fastai.learner.CancelEpochException)
+
+    def all_batches(self) -> None:
+        self.n_iter = len(self.dl)
+        for i, batch in enumerate(self.dl, self.dl.first_batch):
+            self.one_batch(i, batch)
+
+
+def train(
+    settings: TrainSettings,
+    train: ChipSource,
+    valid: ChipSource,
+    classes: Classes,
+    output_dir: Path,
+    *,
+    sync: Callable[[], None] | None = None,
+    model_init: Path | None = None,
+) -> Path:
+    """Train, or go on with the training that output_dir holds.
+
+    Into output_dir go last.pt (the state), best.pt, epoch-NNN.pt where asked for, log.csv,
+    tensorboard/, lr_find.png, debug/, metrics.json and at the end model-bundle.zip with the weights
+    of the best epoch. A training that is finished is left as it is.
+
+    Args:
+        settings: what to do.
+        train, valid: chips to learn from, and to score each epoch with.
+        classes: of the labels.
+        output_dir: is made if it isn't there.
+        sync: uploads output_dir; called after the files that solver.sync_interval is about were
+            written, and at the end.
+        model_init: weights to start from: settings.model.pretrained_uri, as a local file.
+
+    Returns:
+        Path of model-bundle.zip.
+
+    Raises:
+        InputError: settings, data or the checkpoint don't fit.
+        OutOfMemory: with the batch size that fits. DiskFull: output_dir can't be written.
+    """
+    return Training(settings, train, valid, classes, output_dir, sync, model_init).run()
+
+
+class Training:
+    """One call of train()."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        train: ChipSource,
+        valid: ChipSource,
+        classes: Classes,
+        folder: Path,
+        sync: Callable[[], None] | None,
+        model_init: Path | None,
+    ):
+        self.settings, self.classes, self.folder, self.sync = settings, classes, folder, sync
+        self.ranks = Ranks.from_env()
+        if self.ranks.world_size > 1:
+            raise InputError("this version trains in one process", where="WORLD_SIZE", fix="use 1")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = precision.choose(settings.solver.precision, self.device)
+        self.ignore = check_ignored(settings.solver.ignore_class_index, classes)
+        uri = settings.model.pretrained_uri
+        self.model_init = model_init or (Path(uri) if uri else None)
+        data.check_sources(train, valid)
+        self.train = sampling.subset(train, settings.data, settings.solver.seed)
+        self.valid = valid
+        self.options = self._options()
+
+    def _options(self) -> dict[str, Any]:
+        """What decides the course of the training, flat and in plain types."""
+        groups = self.settings.model_dump(mode="json", exclude={"predict"})
+        flat = {f"{group}.{k}": v for group, o in groups.items() for k, v in o.items()}
+        options = {k: v for k, v in flat.items() if k not in _FREE}
+        return options | {
+            "training chips": len(self.train),
+            "validation chips": len(self.valid),
+            "precision in use": self.precision,
+        }
+
+    def run(self) -> Path:
+        """See train()."""
+        path = self.folder / bundle.NAME
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".*.partial"):
+            left.unlink()  # of a process that was killed while it wrote
+        if self._is_finished():
+            log.info("the training in %s is finished", self.folder)
+            return path
+        self._say_where()
+        with self._errors() as guard:
+            spec, resumed = self._spec()
+            learn = self._learner(spec, resumed)
+            guard["learn"], guard["spec"] = learn, spec
+            course = self._course(learn, resumed)
+            self._fit(learn, spec, course, resumed)
+            self._finish(learn, spec, course)
+        return path
+
+    def _is_finished(self) -> bool:
+        path = self.folder / METRICS
+        if not path.exists() or not (self.folder / bundle.NAME).exists():
+            return False
+        try:
+            metrics = checkpoint.read_json(path)
+            checkpoint.check_options(metrics["options"], self.options, path)
+        except KeyError as e:
+            raise InputError(f"{path} lacks {e}", fix=f"remove {self.folder}") from e
+        return True
+
+    def _say_where(self) -> None:
+        threads = torch.get_num_threads()
+        if self.device.type == "cuda":
+            log.info("training on %s in %s", torch.cuda.get_device_name(), self.precision)
+        else:
+            log.warning("no GPU: training on the CPU, %d threads, %s", threads, self.precision)
+
+    def _spec(self) -> tuple[models.ModelSpec, checkpoint.Checkpoint | None]:
+        """The network's spec, and the checkpoint to go on with; its statistics are kept."""
+        path = self.folder / checkpoint.LAST
+        resumed = checkpoint.Checkpoint.load(path, self.device) if path.exists() else None
+        m, c = self.settings.model, self.classes
+        bands = self.train.channels
+        if resumed:
+            mean, std = resumed.spec.mean, resumed.spec.std
+        elif self.settings.data.normalize == "data":
+            mean, std = band_statistics(self.train)
+        else:
+            mean, std = (0.0,) * bands, (scale_of(self.train.dtype),) * bands
+        spec = models.ModelSpec(
+            arch=m.arch,
+            backbone=m.backbone,
+            channels=bands,
+            class_names=tuple(c.names),
+            class_colors=tuple(c.colors),
+            null_id=c.null_id,
+            mean=mean,
+            std=std,
+            img_sz=self.settings.data.img_sz or self.train.size,
+            dtype=str(self.train.dtype),
+            last_cross=m.last_cross,
+        )
+        if resumed:
+            resumed.check_fits(path, spec, self.options)
+        return spec, resumed
+
+    def _learner(
+        self, spec: models.ModelSpec, resumed: checkpoint.Checkpoint | None
+    ) -> ChipLearner:
+        s = self.settings.solver
+        torch.manual_seed(s.seed)
+        if resumed:
+            model = models.build(spec)
+            model.load_state_dict(resumed.model)
+        elif self.model_init:
+            model = weights.start(spec, self.model_init)
+        else:
+            model = models.build(spec, pretrained=self.settings.model.pretrained)
+        train, valid = self._loaders(spec)
+        metric = PixelScores(self.classes, self.ignore, s.beta)
+        cbs: list[Callback] = [TrainEvalCallback(), Recorder(add_time=False), ChannelsLast()]
+        if self.precision != "fp32":
+            cbs.append(precision.Precision(self.precision, self.device))
+        if s.grad_accum > 1:
+            cbs.append(AccumulateGradients(train.bs * s.grad_accum))
+        if s.grad_clip is not None:
+            cbs.append(GradientClip(s.grad_clip))
+        learn = ChipLearner(
+            data.loaders(train, valid, self.device),
+            model,
+            loss_func=make_loss(s, self.train, self.classes),
+            opt_func=Adam,
+            splitter=models.parameter_groups,
+            metrics=[metric],
+            path=self.folder,
+            cbs=cbs,
+            default_cbs=False,
+        )
+        learn.logger = _silent
+        return learn
+
+    def _loaders(self, spec: models.ModelSpec) -> tuple[data.ChipLoader, data.ChipLoader]:
+        s, d = self.settings.solver, self.settings.data
+        batch = min(s.batch_sz, len(self.train))
+        if batch < s.batch_sz:
+            log.warning("only %d training chips: that is the batch size, too", batch)
+        train = data.ChipLoader(
+            self.train,
+            batch,
+            spec,
+            device=self.device,
+            order=sampling.epoch_order(self.train, d.oversample, len(self.classes), s.seed),
+            augment=Augment(d, s.seed),
+            drop_last=True,
+            num_workers=d.num_workers,
+        )
+        valid = data.ChipLoader(
+            self.valid, s.batch_sz, spec, device=self.device, num_workers=d.num_workers
+        )
+        return train, valid
+
+    def _course(self, learn: ChipLearner, resumed: checkpoint.Checkpoint | None) -> Course:
+        s = self.settings.solver
+        course = Course(epochs=s.freeze_epochs + s.num_epochs, lr=s.lr or 0.0)
+        if resumed:
+            for name in ("lr", "epoch", "batch", "loss_sum", "loss_count", "history"):
+                setattr(course, name, getattr(resumed, name))
+            log.info("going on after epoch %d, batch %d", course.epoch, course.batch)
+            if course.history:
+                write_log(self.folder / "log.csv", course.history)
+        else:
+            if self.settings.data.debug:
+                self._debug_pictures(learn)
+            if s.lr is None:
+                learn.add_cb(place := Place(course, s.seed))
+                course.lr = schedule.find_lr(learn, schedule.phases(s)[0], self.folder)
+                learn.remove_cb(place)
+        return course
+
+    def _debug_pictures(self, learn: ChipLearner) -> None:
+        for name, loader in (("train", learn.dls.train), ("valid", learn.dls.valid)):
+            images, labels = loader.one_batch()
+            path = self.folder / "debug" / f"{name}-chips.png"
+            chips_picture(
+                path, images, labels, self.classes, f"{name} chips as the network sees them"
+            )
+
+    def _fit(
+        self,
+        learn: ChipLearner,
+        spec: models.ModelSpec,
+        course: Course,
+        resumed: checkpoint.Checkpoint | None,
+    ) -> None:
+        s = self.settings.solver
+        writer = self._tensorboard(course)
+        saver = Saver(course, spec, self.options, s, self.folder, self.sync)
+        cbs = [
+            Place(course, s.seed),
+            EpochLog(course, self.classes, learn.metrics[0], self.folder, writer),
+            saver,
+        ]
+        for phase in schedule.phases(s):
+            if course.epoch >= phase.start + phase.epochs:
+                continue
+            course.phase_start = phase.start
+            schedule.prepare(learn, phase)
+            if resumed and (course.epoch, course.batch) != (phase.start, 0):
+                checkpoint.restore_optimizer(learn.opt, resumed.optimizer)
+                if scaled := learn._grab_cbs(precision.Precision):
+                    scaled[0].state = resumed.scaler
+            resumed = None
+            learn.start_epoch = course.epoch - phase.start
+            schedule.fit(learn, phase, s, course.lr, cbs)
+        if writer is not None:
+            writer.close()
+
+    def _tensorboard(self, course: Course) -> Any:
+        if not self.settings.solver.log_tensorboard:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=course.epoch + 1)
+
+    def _finish(self, learn: ChipLearner, spec: models.ModelSpec, course: Course) -> None:
+        """Write the bundle of the best epoch, then what says that all is done."""
+        best_path = self.folder / checkpoint.BEST
+        best = checkpoint.load_tensors(best_path, self.device)
+        learn.model.load_state_dict(best["model"])
+        bundle.save(self.folder / bundle.NAME, best["model"], spec)
+        row = course.history[best["epoch"] - 1]
+        metrics = {
+            "best": row,
+            "epochs": len(course.history),
+            "lr": course.lr,
+            "device": self.device.type,
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__}
+            | {"fastai": fastai.__version__},
+            "model": spec.to_dict(),
+            "options": self.options,
+            "history": course.history,
+        }
+        with checkpoint.whole(self.folder / METRICS) as temporary:
+            temporary.write_bytes(to_json(metrics))
+        log.info("the best epoch is %d, with macro F1 %.4f", row["epoch"], row["macro_f1"])
+        if self.sync is not None:
+            self.sync()
+
+    @contextmanager
+    def _errors(self) -> Iterator[dict[str, Any]]:
+        """Out of memory becomes advice, and our own errors keep the message that they had."""
+        found: dict[str, Any] = {}
+        try:
+            yield found
+        except Rvk8sError as e:
+            e.args = (_own_message(str(e)),)
+            raise
+        except (RuntimeError, MemoryError) as e:
+            if not memory.is_out_of_memory(e) or "learn" not in found:
+                raise
+            spec = found["spec"]
+            batch = found["learn"].dls.train.bs
+            raise memory.advice(found["learn"], batch, spec.img_sz, spec.channels) from e
+        finally:
+            for callback in found["learn"]._grab_cbs(precision.Precision) if found else ():
+                callback.leave()
+
+
+def _silent(_: object) -> None:
+    """fastai prints a table for a notebook; EpochLog says the same in the log."""
+
+
+def _own_message(text: str) -> str:
+    """A message without the prefix that fastai gives to errors raised within its callbacks."""
+    return re.sub(r"^(Exception occured in `\w+` when calling event `\w+`:\n\t)+", "", text)

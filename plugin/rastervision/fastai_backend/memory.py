@@ -1,0 +1,69 @@
+"""Out of memory: recognise it, and measure which batch would fit."""
+
+from __future__ import annotations
+
+import gc
+import re
+
+import torch
+from fastai.learner import Learner
+
+from rvk8s.errors import OutOfMemory
+
+_CPU_ALLOCATOR = re.compile(r"(DefaultCPUAllocator|not enough memory|can't allocate memory)")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that host or device memory is used up."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_CPU_ALLOCATOR.search(str(error)))
+
+
+def advice(learn: Learner, batch_sz: int, size: int, channels: int) -> OutOfMemory:
+    """The error to raise after an out of memory: it names the batch size that fits.
+
+    Halves of the batch are tried, forward and backward, until one fits.
+
+    Args:
+        batch_sz: what didn't fit.
+        size, channels: of the images.
+    """
+    device = next(learn.model.parameters()).device
+    where = "GPU memory" if device.type == "cuda" else "memory"
+    batch = batch_sz // 2
+    while batch >= 1 and not _fits(learn, batch, size, channels, device):
+        batch //= 2
+    fix = (
+        f"set solver.batch_sz to {batch} (and solver.grad_accum to {-(-batch_sz // batch)} to "
+        "train alike)"
+        if batch
+        else "not even one chip fits: use smaller chips, data.img_sz or another backbone"
+    )
+    return OutOfMemory(
+        f"a batch of {batch_sz} chips of {size} pixels needs too much {where}; {fix}"
+    )
+
+
+def _fits(learn: Learner, batch: int, size: int, channels: int, device: torch.device) -> bool:
+    _release(learn, device)
+    x = torch.zeros(batch, channels, size, size, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    try:
+        learn.model(x).float().mean().backward()
+    except (RuntimeError, MemoryError) as e:
+        if is_out_of_memory(e):
+            return False
+        raise
+    finally:
+        del x
+        _release(learn, device)
+    return True
+
+
+def _release(learn: Learner, device: torch.device) -> None:
+    learn.xb, learn.yb, learn.pred, learn.loss, learn.loss_grad = (), (), None, None, None
+    learn.model.zero_grad(set_to_none=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

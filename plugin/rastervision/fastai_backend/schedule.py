@@ -1,0 +1,96 @@
+"""The course of a training: its phases, and fastai's schedules for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fastai.callback.schedule  # noqa: F401  gives Learner its fit_one_cycle, fit_flat_cos, lr_find
+import numpy as np
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from rastervision.fastai_backend import progress
+from rastervision.fastai_backend.debug import lr_picture
+from rastervision.fastai_backend.options import SolverOptions
+
+from rvk8s.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs [start, start + epochs) with the backbone frozen or not; each phase has a schedule of
+    its own, as in fastai's fine_tune."""
+
+    start: int
+    epochs: int
+    frozen: bool
+
+
+def phases(solver: SolverOptions) -> list[Phase]:
+    """The frozen phase, where there is one, and the one that trains the whole network."""
+    frozen = [Phase(0, solver.freeze_epochs, True)] if solver.freeze_epochs else []
+    return [*frozen, Phase(solver.freeze_epochs, solver.num_epochs, False)]
+
+
+def prepare(learn: Learner, phase: Phase) -> None:
+    """A new optimizer, with the parameters frozen as the phase has it."""
+    learn.create_opt()
+    if phase.frozen:
+        learn.freeze()
+    else:
+        learn.unfreeze()
+
+
+def fit(
+    learn: Learner, phase: Phase, solver: SolverOptions, lr: float, cbs: Sequence[Callback]
+) -> None:
+    """Train one phase with fastai's own schedule.
+
+    one_cycle: cosine from lr/25 up to lr in the first quarter, then down to lr/100,000, momentum
+    the other way (Smith 2018); flat_cos: lr for three quarters, then cosine down; constant: lr.
+    """
+    wd = solver.weight_decay
+    if solver.schedule == "one_cycle":
+        learn.fit_one_cycle(phase.epochs, lr, wd=wd, cbs=cbs)
+    elif solver.schedule == "flat_cos":
+        learn.fit_flat_cos(phase.epochs, lr, wd=wd, cbs=cbs)
+    else:
+        learn.fit(phase.epochs, lr, wd=wd, cbs=cbs)
+
+
+def find_lr(learn: Learner, phase: Phase, folder: Path, steps: int = 100) -> float:
+    """fastai's lr_find ("valley"): a mock training with growing rate; weights are put back.
+
+    Args:
+        folder: gets lr_find.png.
+        steps: batches of the mock training.
+
+    Raises:
+        InputError: the losses show no valley.
+    """
+    log.info("no learning rate is given: looking for one in %d batches", steps)
+    progress.report(flush=True, message="looking for a learning rate")
+    prepare(learn, phase)
+    try:
+        lr = float(learn.lr_find(num_it=steps, show_plot=False).valley)
+    except (IndexError, ValueError, RuntimeError) as e:
+        if "memory" in str(e):
+            raise
+        raise _no_lr(str(e)) from e
+    if not np.isfinite(lr) or lr <= 0:
+        raise _no_lr(f"it suggests {lr}")
+    recorder = learn.recorder
+    losses = [float(loss) for loss in recorder.losses]
+    lr_picture(folder / "lr_find.png", [float(x) for x in recorder.lrs], losses, lr)
+    log.info("lr_find chose a learning rate of %.3g (see %s)", lr, folder / "lr_find.png")
+    return lr
+
+
+def _no_lr(why: str) -> InputError:
+    return InputError(
+        f"lr_find found no learning rate: {why}", where="solver.lr", fix="give one, such as 1e-3"
+    )
