@@ -251,7 +251,7 @@ def parse_splits(values: Sequence[str]) -> dict[str, int]:
         stage, equals, number = part.strip().rpartition("=")
         if equals and stage not in SPLITTABLE:
             fix = f"only {' and '.join(SPLITTABLE)} can be split: --splits chip=4,predict=2"
-            raise InputError(f"{stage or part!r} is no such stage", where="--splits", fix=fix)
+            raise InputError(f"{stage or part} is no such stage", where="--splits", fix=fix)
         if not number.isdecimal() or int(number) < 1:
             fix = "give a number of at least 1: --splits 4 or --splits chip=4,predict=2"
             raise InputError(f"{part!r} is not a number of splits", where="--splits", fix=fix)

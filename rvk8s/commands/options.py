@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
-file_option = click.option(
-    "-f",
-    "--file",
-    metavar="FILE",
-    type=click.Path(),
-    help="The rvk8s.yaml; default: the one of this folder or of the nearest one above.",
-)
+
+def _file_option(*names: str) -> Callable[[Function], Function]:
+    return click.option(
+        *names,
+        metavar="FILE",
+        type=click.Path(),
+        help="The rvk8s.yaml; default: the one of this folder or of the nearest one above.",
+    )
+
+
+file_option = _file_option("-f", "--file")
+#: For `logs`, where -f follows, as in kubectl and tail.
+long_file_option = _file_option("--file")
 root_uri_option = click.option(
     "--root-uri",
     metavar="URI",

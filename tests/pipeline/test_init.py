@@ -1,0 +1,65 @@
+"""The experiment that `rvk8s init` writes is one that Raster Vision takes."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import rasterio
+
+from rvk8s.plan import make_plan
+from rvk8s.project import load
+from rvk8s.scaffold import write_templates
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A new project with three tiny scenes."""
+    write_templates(tmp_path)
+    form = {"driver": "GTiff", "width": 64, "height": 64, "dtype": "uint8", "crs": "EPSG:32633"}
+    form["transform"] = rasterio.Affine(0.5, 0, 370000, 0, -0.5, 5800000)
+    for name in ("scene1", "scene2", "scene3"):
+        for kind, bands in (("images", 3), ("labels", 1)):
+            path = tmp_path / "data" / kind / f"{name}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with rasterio.open(path, "w", count=bands, **form) as file:
+                file.write(np.ones((bands, 64, 64), np.uint8))
+    return tmp_path
+
+
+def scaffold(folder: Path) -> ModuleType:
+    path = folder / "experiments" / "segmentation.py"
+    spec = importlib.util.spec_from_file_location("scaffold", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_config_is_valid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (experiment,) = load(Path("rvk8s.yaml")).select("segmentation-resnet50")
+    plan = make_plan(experiment)
+    config = scaffold(folder).get_config("kubernetes", root_uri=plan.run_uri, **plan.args)
+    config.update()
+    config.recursive_validate_config()
+    assert [scene.id for scene in config.dataset.train_scenes] == ["scene2", "scene3"]
+    assert [scene.id for scene in config.dataset.validation_scenes] == ["scene1"]
+    assert config.backend.model.backbone == "resnet50"
+    assert config.backend.solver.ignore_class_index == config.dataset.class_config.null_class_id
+    image = config.dataset.train_scenes[0].build(config.dataset.class_config)
+    assert image.raster_source.shape == (64, 64, 3)
+    assert image.label_source.get_label_arr().max() == 1
+
+
+def test_arguments_of_the_command_line_are_strings(folder: Path) -> None:
+    arguments = {"validation": "scene1,scene3", "num_epochs": "7", "lr": "0.5", "batch_sz": "2"}
+    get_config = scaffold(folder).get_config
+    config = get_config("kubernetes", "/runs", data_uri=str(folder / "data"), **arguments)
+    assert [scene.id for scene in config.dataset.train_scenes] == ["scene2"]
+    solver = config.backend.solver
+    assert (solver.num_epochs, solver.lr, solver.batch_sz) == (7, 0.5, 2)
+    with pytest.raises(ValueError, match=r"no images of the validation scenes \['scene9'\]"):
+        get_config("kubernetes", "/runs", data_uri=str(folder / "data"), validation="scene9")

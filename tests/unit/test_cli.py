@@ -1,0 +1,199 @@
+"""The commands of a client that has no Raster Vision."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from rvk8s import cli, project
+
+FILE = """\
+apiVersion: rvk8s/v1
+rootUri: runs
+experiments:
+  potsdam:
+    module: exp.py
+    args: {raw_uri: "[a]"}
+    variants:
+      resnet18: {args: {backbone: resnet18}}
+"""
+CODE = "def get_config(runner, root_uri, raw_uri, backbone='resnet50', test=False): ...\n"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Calls the program in a folder with FILE and CODE."""
+    (tmp_path / "rvk8s.yaml").write_text(FILE)
+    (tmp_path / "exp.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RVK8S_DEBUG", raising=False)
+
+    def call(*args: str) -> Result:
+        with pytest.raises(SystemExit) as exited:
+            cli.main(list(args))
+        out, err = capfd.readouterr()
+        assert isinstance(exited.value.code, int)
+        return Result(exited.value.code, out, err)
+
+    return call
+
+
+def test_version(run: Run) -> None:
+    from rvk8s import __version__
+
+    assert run("--version") == (0, f"rvk8s {__version__}\n", "")
+
+
+def test_experiments(run: Run) -> None:
+    shown = run("experiments")
+    assert (shown.code, shown.err) == (0, "")
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["NAME", "MODULE", "ARGS"],
+        ["potsdam", "exp.py", "raw_uri=[a]"],
+        ["potsdam-resnet18", "backbone=resnet18"],
+    ]
+    assert json.loads(run("experiments", "-o", "json").out)[1] == {
+        "name": "potsdam-resnet18",
+        "module": "exp.py",
+        "args": {"raw_uri": "[a]", "backbone": "resnet18"},
+        "variantOf": "potsdam",
+    }
+
+
+def test_plan(run: Run, tmp_path: Path) -> None:
+    shown = run("plan", "potsdam", "--run-id", "r1", "--rerun", "train", "--from", "chip")
+    assert (shown.code, shown.err) == (0, "")
+    assert f"Folder      {tmp_path}/runs/r1" in shown.out
+    assert "raw_uri=[a]" in shown.out
+    rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line.split()}
+    assert rows["analyze"] == ["1", "0", "0", "-", "has", "to", "be", "done"]
+    assert rows["chip"] == ["1", "0", "0", "-"]
+    assert rows["bundle"] == ["1", "0", "0", "-", "again"]
+
+
+def test_dry_run_creates_nothing_and_is_the_plan(run: Run, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    options = ["-m", "*", "-a", "backbone", "x", "--test", "--splits", "chip=3"]
+    dry = run("run", *options, "--dry-run", "-o", "json")
+    assert (dry.code, dry.err) == (0, "")
+    plans = json.loads(dry.out)
+    assert [plan["experiment"] for plan in plans] == ["potsdam", "potsdam-resnet18"]
+    assert plans[1]["args"] == {"raw_uri": "[a]", "backbone": "x", "test": True}
+    assert plans[0]["stages"][2]["splits"] == 3
+    assert sorted(tmp_path.rglob("*")) == before
+    made = json.loads(run("plan", *options, "-o", "json").out)
+    for one, other in zip(plans, made, strict=True):
+        for key in ("runId", "created", "goOn"):
+            del one[key], other[key]
+    assert made == plans
+
+
+def test_the_file_is_found_from_below_and_by_name(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    os.chdir(tmp_path / "below")
+    assert run("plan", "potsdam").code == 0
+    document = json.loads(run("plan", "potsdam", "-f", "../rvk8s.yaml", "-o", "json").out)
+    assert document["projectDir"] == str(tmp_path)
+    assert document["rootUri"] == str(tmp_path / "runs")
+    assert "-f ../rvk8s.yaml" in document["goOn"]
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["plan", "potsdm"], "error: rvk8s.yaml: no experiment potsdm; did you mean potsdam?"),
+        (["run"], "error: no experiment is named; give one of potsdam, potsdam-resnet18"),
+        (["run", "-m", "*", "--run-id", "r"], "error: --run-id: one run, but -m picks potsdam,"),
+        (["run", "potsdam", "--splits", "train=2"], "error: --splits: train is no such stage;"),
+        (["run", "potsdam", "--root-uri", "gs://x"], "error: --root-uri: gs:// is not supported;"),
+        (["run", "potsdam", "--gpus", "-1"], "Error: Invalid value for '--gpus': -1 is not in"),
+        (["run", "potsdam", "--rerun", "x"], "Error: Invalid value for '--rerun': 'x' is not one"),
+        (["plan", "-f", "no.yaml", "x"], "error: no.yaml: cannot be read: No such file"),
+        (["list", "-f", "no.yaml"], "error: no.yaml: cannot be read: No such file"),
+        (["statsu"], "Error: no command statsu; did you mean status?"),
+        (["plan", "--match"], "Error: Option '--match' requires an argument."),
+    ],
+)
+def test_errors_are_one_line_and_code_2(run: Run, args: Sequence[str], line: str) -> None:
+    result = run(*args)
+    assert result.code == 2
+    assert result.out == ""
+    errors = [text for text in result.err.splitlines() if text.lower().startswith("error:")]
+    assert len(errors) == 1
+    assert errors[0].startswith(line)
+    assert "Traceback" not in result.err
+
+
+def test_every_mistake_of_a_file_has_its_line(run: Run) -> None:
+    Path("rvk8s.yaml").write_text(FILE.replace("module", "modul").replace("rootUri", "rootUrl"))
+    result = run("experiments")
+    assert (result.code, result.out) == (2, "")
+    assert [line.split(": ")[:2] for line in result.err.splitlines()] == [
+        ["error", "rvk8s.yaml:2"],
+        ["error", "rvk8s.yaml:4"],
+        ["error", "rvk8s.yaml:5"],
+    ]
+
+
+def test_a_fault_of_ours_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> None:
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(project, "load", broken)
+    result = run("experiments")
+    assert (result.code, result.err) == (
+        1,
+        "error: ValueError: two lines; this is a fault of rvk8s: RVK8S_DEBUG=1 shows where it is\n",
+    )
+    monkeypatch.setenv("RVK8S_DEBUG", "1")
+    with pytest.raises(ValueError, match="two"):
+        cli.main(["experiments"])
+
+
+def test_a_closed_pipe_is_no_error(run: Run) -> None:
+    program = f"{sys.executable} -m rvk8s.cli"
+    for command in ("experiments", "plan potsdam", "plan potsdam -o json"):
+        done = subprocess.run(
+            f"{program} {command} | true", shell=True, capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+
+
+def test_init(run: Run, tmp_path: Path) -> None:
+    result = run("init", "new/one")
+    assert (result.code, result.err) == (0, "")
+    assert "wrote new/one/rvk8s.yaml\nwrote new/one/experiments/segmentation.py\n" in result.out
+    loaded = project.load(tmp_path / "new" / "one" / "rvk8s.yaml")
+    names = [experiment.name for experiment in loaded.experiments]
+    assert names == ["segmentation", "segmentation-resnet50"]
+    os.chdir(tmp_path / "new" / "one")
+    for name in names:
+        assert run("run", name, "--test", "--dry-run").code == 0
+
+
+def test_init_overwrites_nothing(run: Run, tmp_path: Path) -> None:
+    result = run("init")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: rvk8s.yaml: is there already; nothing was written;")
+    assert (tmp_path / "rvk8s.yaml").read_text() == FILE
+    assert not (tmp_path / "experiments").exists()
+    (tmp_path / "file").touch()
+    result = run("init", "file/below")
+    assert result.code == 2
+    assert (
+        result.err == "error: file/below: cannot be written: Not a directory; give another folder\n"
+    )
