@@ -42,7 +42,7 @@ output_option = click.option(
     help="Print JSON on stdout and nothing else.",
 )
 
-_PLAN_OPTIONS = (
+_PLAN_OPTIONS: tuple[Callable[[Function], Function], ...] = (
     click.argument("experiment", required=False),
     click.option(
         "-m",
