@@ -42,6 +42,8 @@ class Env(StrEnum):
     PROGRESS_FILE = "RVK8S_PROGRESS_FILE"  #: set by rvk8s-stage for the code that it calls
     GPUS = "RVK8S_GPUS"  #: GPUs of this process's node; "0" hides them
     THREADS = "RVK8S_THREADS"  #: CPU threads that this process may use; unset: all
+    LOG_FILE = "RVK8S_LOG_FILE"  #: local file in which the engine collects the stage's output
+    WATCH_PARENT = "RVK8S_WATCH_PARENT"  #: "1": stdin is a pipe whose end means: engine is gone
 
 
 class ExitCode(IntEnum):

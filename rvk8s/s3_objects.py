@@ -179,11 +179,16 @@ def copy(source: str, target: str) -> None:
 
 
 def exists(uri: str) -> bool:
-    bucket, key = _split(uri)
-    _, prefix = _folder(uri)
+    """Whether there is such an object, or one below it."""
+    bucket, prefix = _folder(uri)
     with errors(uri) as s3:
         if s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"):
             return True
+    return is_object(uri)
+
+
+def is_object(uri: str) -> bool:
+    bucket, key = _split(uri)
     if not key or key.endswith("/"):
         return False
     try:

@@ -1,0 +1,104 @@
+"""Any exception -> the error of ours that says what happened and which exit code it has.
+
+What is not known here stays as it is: exit code 1, and its traceback in the stage's log.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+
+from rvk8s.errors import DiskFull, InputError, OutOfMemory, Rvk8sError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: What torch's and GDAL's C++ say; they have no class or number of their own for these.
+_MEMORY_TEXTS = ("can't allocate memory", "CUDA out of memory", "std::bad_alloc")
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
+
+
+def explain(error: BaseException, batch_size: tuple[str, int] | None = None) -> Rvk8sError | None:
+    """The error of ours that an exception, or what it was raised from, stands for.
+
+    Args:
+        batch_size: the option that decides how much memory is needed, and its value.
+    """
+    chain = list(_chain(error))
+    for one in chain:
+        if isinstance(one, Rvk8sError):
+            return one
+    for kind in (_memory, _full, _storage, _unreadable):
+        for one in chain:
+            found = kind(one)
+            if isinstance(found, OutOfMemory):
+                return _with_advice(found, batch_size)
+            if found:
+                return found
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The class and message of an exception without line breaks."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _memory(error: BaseException) -> Rvk8sError | None:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    known = isinstance(error, MemoryError) or "OutOfMemoryError" in names
+    if known or any(text in str(error) for text in _MEMORY_TEXTS):
+        gpu = "CUDA" in str(error)
+        return OutOfMemory(f"out of {'GPU ' if gpu else ''}memory")
+    return None
+
+
+def _with_advice(error: OutOfMemory, batch_size: tuple[str, int] | None) -> OutOfMemory:
+    if batch_size is None:
+        return error
+    option, value = batch_size
+    if value > 1:
+        return OutOfMemory(f"{error} with {option} {value}; {value // 2} should fit")
+    return OutOfMemory(f"{error} with {option} 1; use smaller chips or a smaller backbone")
+
+
+def _full(error: BaseException) -> Rvk8sError | None:
+    if (isinstance(error, OSError) and error.errno in _FULL) or any(
+        text in str(error) for text in _FULL_TEXTS
+    ):
+        name = getattr(error, "filename", None)
+        where = f" to write {name}" if name else ""
+        return DiskFull(f"no space left on the disk{where}; free some and run it again")
+    return None
+
+
+def _storage(error: BaseException) -> Rvk8sError | None:
+    if not type(error).__module__.startswith(("botocore", "boto3")):
+        return None
+    from rvk8s import s3_objects
+
+    found = s3_objects.translate(error, "s3")
+    if isinstance(found, FileNotFoundError):
+        return InputError(str(found))
+    return found
+
+
+def _unreadable(error: BaseException) -> Rvk8sError | None:
+    file_system = sys.modules.get("rastervision.pipeline.file_system.file_system")
+    if file_system and isinstance(
+        error, file_system.NotReadableError | file_system.NotWritableError
+    ):
+        fix = "look at the path and at who may read and write it"
+        return InputError(" ".join(str(error).split()), fix=fix)
+    rasterio = sys.modules.get("rasterio.errors")
+    if rasterio and isinstance(error, rasterio.RasterioIOError):
+        fix = "the file is missing, damaged or not an image"
+        return InputError(" ".join(str(error).split()), fix=fix)
+    return None

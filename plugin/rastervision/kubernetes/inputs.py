@@ -1,0 +1,304 @@
+"""Looks at the user's data before anything is computed from it: every mistake at once, a line each.
+
+Files are opened and their last block is read; images and labels are looked at in windows spread
+over the scene, all of it where it is small.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+from rastervision.core.box import Box
+from rastervision.core.data import (
+    ClassConfig,
+    MultiRasterSourceConfig,
+    RasterioSourceConfig,
+    RasterizedSourceConfig,
+    RasterSourceConfig,
+    Scene,
+    SceneConfig,
+    SemanticSegmentationLabelSourceConfig,
+)
+from rastervision.core.rv_pipeline import RVPipelineConfig
+from rastervision.kubernetes.failures import explain, one_line
+from rastervision.pipeline.file_system import NotReadableError, download_if_needed
+
+from rvk8s import storage
+from rvk8s.errors import InputError, Rvk8sError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from rastervision.core.rv_pipeline import WindowSamplingConfig
+    from rastervision.pipeline.pipeline_config import PipelineConfig
+
+log = logging.getLogger(__name__)
+
+#: A scene of at most this many pixels on a side is looked at as a whole.
+_WHOLE = 2048
+#: Windows looked at in a larger scene, and their size in pixels.
+_WINDOWS, _WINDOW = 16, 512
+
+
+def check(config: PipelineConfig) -> tuple[list[InputError], list[str]]:
+    """What is wrong with the data of a pipeline, and what is only strange.
+
+    Raises:
+        StorageUnavailable: the storage that holds the data does not answer.
+    """
+    if not isinstance(config, RVPipelineConfig):
+        return [], []
+    dataset = config.dataset
+    if not dataset.train_scenes:
+        fix = "give dataset.train_scenes at least one scene"
+        return [InputError("there is no training scene", fix=fix)], []
+    checker = _Checker(dataset.class_config)
+    for scene in dataset.train_scenes:
+        checker.check_scene(scene, "train", _sampling(config, scene.id, checker.errors))
+    for scene in dataset.validation_scenes:
+        checker.check_scene(scene, "validation", _sampling(config, scene.id, checker.errors))
+    for scene in dataset.test_scenes:
+        checker.check_scene(scene, "test", None)
+    checker.check_classes()
+    return checker.errors, checker.warnings
+
+
+class _Checker:
+    """Collects errors and warnings over the scenes of a data set."""
+
+    def __init__(self, classes: ClassConfig):
+        self.classes = classes
+        self.errors: list[InputError] = []
+        self.warnings: list[str] = []
+        #: Training pixels by class id, as far as they were looked at; None: not segmentation.
+        self.seen: np.ndarray | None = None
+        self.sampled = False
+
+    def check_scene(
+        self, scene: SceneConfig, group: str, sampling: WindowSamplingConfig | None
+    ) -> None:
+        """Check one scene; group is train, validation or test."""
+        where = f"{group} scene {scene.id}"
+        before = len(self.errors)
+        sizes = [self._check_files(source, where) for source in _sources(scene.raster_source)]
+        label = scene.label_source
+        raster_label = isinstance(label, SemanticSegmentationLabelSourceConfig)
+        if raster_label and not isinstance(label.raster_source, RasterizedSourceConfig):
+            label_sizes = [
+                self._check_files(source, f"label of {where}")
+                for source in _sources(label.raster_source)
+            ]
+            if len(self.errors) == before and label.raster_source.bbox is None:
+                self._compare(sizes[0], label_sizes[0], where)
+        if len(self.errors) > before:
+            return
+        try:
+            built = scene.build(self.classes)
+            self._check_pixels(built, where)
+            if sampling is not None:
+                self._check_windows(built, sampling, where)
+            if raster_label:
+                self._check_labels(built, where, group == "train")
+        except Exception as error:
+            self._add(error, where)
+
+    def check_classes(self) -> None:
+        """Classes that no training label has: all is an error, one is only strange."""
+        if self.seen is None or self.errors:
+            return
+        null = self.classes.null_class_id if self.classes.null_class else None
+        real = [i for i in range(len(self.classes)) if i != null]
+        if not self.seen[real].any():
+            fix = "look at the label files and at the class config's names and colors"
+            what = "no training label has any class but the null class"
+            self.errors.append(InputError(what, fix=fix))
+            return
+        where = "in the parts of the training labels looked at" if self.sampled else "in training"
+        self.warnings += [
+            f"class {self.classes.names[i]} ({i}) does not occur {where}"
+            for i in real
+            if not self.seen[i]
+        ]
+
+    def _check_files(self, source: RasterSourceConfig, where: str) -> tuple[int, int] | None:
+        """Open every file of a raster source.
+
+        Returns:
+            Height and width; None where the source is not files or is more than one.
+        """
+        if not isinstance(source, RasterioSourceConfig):
+            return None
+        uris = [source.uris] if isinstance(source.uris, str) else list(source.uris)
+        sizes = []
+        for uri in uris:
+            try:
+                sizes.append(self._check_file(uri, source, where))
+            except InputError as error:
+                self.errors.append(error)
+        return sizes[0] if len(uris) == 1 and sizes else None
+
+    def _check_file(self, uri: str, source: RasterioSourceConfig, where: str) -> tuple[int, int]:
+        path = _local(uri, where)
+        try:
+            with rasterio.open(path) as image:
+                count, size = image.count, (image.height, image.width)
+                bands = source.channel_order or ()
+                outside = [band for band in bands if not 0 <= band < count]
+                if outside:
+                    fix = f"channel_order may name 0 to {count - 1}"
+                    what = f"{uri} has {count} bands, channel_order names {outside[0]}"
+                    raise InputError(what, where=where, fix=fix)
+                _read_last_block(image)
+        except RasterioError as error:
+            text = " ".join(str(error.__cause__ or error).split())
+            fix = "is it complete, and a GeoTIFF? copy it again"
+            raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
+        return size
+
+    def _compare(
+        self, image: tuple[int, int] | None, label: tuple[int, int] | None, where: str
+    ) -> None:
+        if image and label and image != label:
+            what = (
+                f"the image has {image[1]} x {image[0]} pixels, its label {label[1]} x {label[0]}"
+            )
+            fix = "give the label of this image, or crop one to the other"
+            self.errors.append(InputError(what, where=where, fix=fix))
+
+    def _check_pixels(self, scene: Scene, where: str) -> None:
+        source = scene.raster_source
+        if any(source[window].any() for window in _spread(scene.extent)):
+            return
+        if not any(source[window].any() for window in _tiles(scene.extent)):
+            fix = "leave the scene out, or look at the file and its channel_order"
+            self.errors.append(InputError("all its pixels are nodata (0)", where=where, fix=fix))
+
+    def _check_windows(self, scene: Scene, sampling: WindowSamplingConfig, where: str) -> None:
+        extent, padding = scene.extent, sampling.padding
+        if sampling.method.value == "sliding":
+            size: Any = sampling.size
+            windows = extent.get_windows(size, sampling.stride, padding, sampling.pad_direction)
+            empty = not windows
+        else:
+            limits = (sampling.size_lims,) * 2
+            if sampling.size_lims is None:
+                limits = (sampling.h_lims, sampling.w_lims)
+            size = max(limit[0] for limit in limits)
+            pad = size // 2 if padding is None else max(np.atleast_1d(padding))
+            empty = sampling.max_windows == 0 or min(extent.size) + 2 * pad < size
+        if empty:
+            what = f"no window of {size} pixels fits its {extent.width} x {extent.height}"
+            fix = "use smaller chips, or set sampling.padding"
+            self.errors.append(InputError(what, where=where, fix=fix))
+
+    def _check_labels(self, scene: Scene, where: str, training: bool) -> None:
+        counts = np.zeros(256, dtype=np.int64)
+        windows = list(_spread(scene.extent))
+        for window in windows:
+            labels = scene.label_source.get_label_arr(window)
+            values = np.clip(labels, 0, 255).astype(np.uint8)
+            counts += np.bincount(values.ravel(), minlength=256)
+        known = len(self.classes)
+        outside = np.flatnonzero(counts[known:]) + known
+        if len(outside):
+            ids = ", ".join(str(i) for i in outside[:5]) + (", ..." if len(outside) > 5 else "")
+            fix = "name the classes in the class config, or map the ids with a ReclassTransformer"
+            what = f"its label holds the ids {ids}, the class config has 0 to {known - 1}"
+            self.errors.append(InputError(what, where=where, fix=fix))
+        if training:
+            self.seen = counts[:known] + (0 if self.seen is None else self.seen)
+            self.sampled |= len(windows) > 1
+
+    def _add(self, error: Exception, where: str) -> None:
+        known: Rvk8sError | None = explain(error)
+        if isinstance(known, StorageUnavailable):
+            raise known from error
+        fix = known.fix if isinstance(known, InputError) else "look at the scene's config"
+        text = known.what if isinstance(known, InputError) else one_line(error)
+        self.errors.append(InputError(text, where=where, fix=fix))
+
+
+def _sampling(
+    config: RVPipelineConfig, scene_id: str, errors: list[InputError]
+) -> WindowSamplingConfig | None:
+    """How chips are sampled from a scene; None where the pipeline does not say."""
+    options = config.chip_options
+    sampling = getattr(config.backend, "sampling", None) or (options and options.sampling)
+    if isinstance(sampling, dict):
+        if scene_id not in sampling:
+            fix = f"add {scene_id!r} to the dict"
+            errors.append(InputError(f"sampling has no entry for scene {scene_id}", fix=fix))
+            return None
+        return sampling[scene_id]
+    return sampling
+
+
+def _sources(config: RasterSourceConfig) -> Iterator[RasterSourceConfig]:
+    if isinstance(config, MultiRasterSourceConfig):
+        for part in config.raster_sources:
+            yield from _sources(part)
+    else:
+        yield config
+
+
+def _local(uri: str, where: str) -> str:
+    """The path of a file; a remote one is downloaded to Raster Vision's cache.
+
+    Raises:
+        InputError: it is not there or cannot be read.
+    """
+    fix = "look at the path; relative ones start at the folder of rvk8s.yaml"
+    try:
+        if storage.is_s3(uri) and not storage.exists(uri):
+            raise InputError(f"{uri} does not exist", where=where, fix="look at the URI")
+        if "://" not in uri and not uri.startswith("/vsi") and not os.path.isfile(uri):
+            raise InputError(f"{uri} does not exist", where=where, fix=fix)
+        path: str = download_if_needed(uri)
+        return path
+    except InputError as error:
+        if error.where == where:
+            raise
+        raise InputError(f"{uri}: {error.what}", where=where, fix=error.fix) from error
+    except NotReadableError as error:
+        raise InputError(f"{uri} cannot be read", where=where, fix="look at the URI") from error
+
+
+def _read_last_block(image: rasterio.DatasetReader) -> None:
+    """Read the block that a file that was cut off lacks.
+
+    Raises:
+        RasterioError: it cannot be read.
+    """
+    height, width = image.block_shapes[-1]
+    row = (image.height - 1) // height * height
+    col = (image.width - 1) // width * width
+    window = Window(col, row, image.width - col, image.height - row)
+    image.read(image.count, window=window)
+
+
+def _spread(extent: Box) -> Iterable[Box]:
+    """The whole extent where it is small, else windows on a grid over it."""
+    if max(extent.size) <= _WHOLE:
+        return [Box(0, 0, extent.height, extent.width)]
+    rows = _starts(extent.height, int(_WINDOWS**0.5))
+    cols = _starts(extent.width, int(_WINDOWS**0.5))
+    size = (min(_WINDOW, extent.height), min(_WINDOW, extent.width))
+    return [Box(row, col, row + size[0], col + size[1]) for row in rows for col in cols]
+
+
+def _starts(length: int, count: int) -> list[int]:
+    last = max(length - _WINDOW, 0)
+    return sorted({int(start) for start in np.linspace(0, last, count)})
+
+
+def _tiles(extent: Box) -> Iterator[Box]:
+    """Windows that cover an extent."""
+    for row in range(0, extent.height, _WHOLE):
+        for col in range(0, extent.width, _WHOLE):
+            end_row, end_col = min(row + _WHOLE, extent.height), min(col + _WHOLE, extent.width)
+            yield Box(row, col, end_row, end_col)
