@@ -12,8 +12,9 @@ _OVERALL = (
     ("accuracy", "accuracy"),
     ("meanIoU", "mean IoU"),
     ("macroF1", "macro F1"),
-    ("pixelWeightedF1", "pixel-weighted F1 (Raster Vision's “average F1”)"),
 )
+WEIGHTED = "pixel-weighted F1"
+RASTER_VISION = "Raster Vision's “average F1”"
 
 
 def print_scores(scores: dict[str, Any], console: Console) -> None:
@@ -47,7 +48,17 @@ def _print_table(title: str, scores: dict[str, Any], console: Console) -> None:
     overall = scores["overall"]
     for key, label in _OVERALL:
         console.print(f"  {_show(overall[key])}  {label}", highlight=False)
+    for value, label in _weighted(overall):
+        console.print(f"  {value}  {label}", highlight=False)
     console.print(f"  over {overall['pixels']:,} labelled pixels", highlight=False)
+
+
+def _weighted(overall: dict[str, Any]) -> list[tuple[str, str]]:
+    """One line where both figures agree: they differ where pixels without a label were scored."""
+    ours, theirs = _show(overall["pixelWeightedF1"]), _show(overall.get("rasterVisionAverageF1"))
+    if ours == theirs:
+        return [(ours, f"{WEIGHTED} ({RASTER_VISION})")]
+    return [(ours, WEIGHTED), (theirs, f"{RASTER_VISION}, which scores unlabelled pixels too")]
 
 
 def _show(value: float | None) -> str:

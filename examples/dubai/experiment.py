@@ -33,11 +33,11 @@ from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
 TRAIN_IDS = ("tile1", "tile2", "tile3", "tile4", "tile5")
 VAL_IDS = ("tile6",)
 CLASSES = {
-    "building": "#3c1098",
-    "land": "#c9a26d",
-    "road": "#6ec1e4",
+    "building": "#d1495b",
+    "land": "#d9b88a",
+    "road": "#f4e04d",
     "vegetation": "#5fae3b",
-    "water": "#1f5fbf",
+    "water": "#2f6fd0",
     "unlabelled": "#9b9b9b",
 }
 UNLABELLED = "unlabelled"

@@ -68,8 +68,8 @@ def summarise(matrix: np.ndarray, names: Sequence[str], null_id: int | None) -> 
     Returns:
         classes: a list with name, id, precision, recall, f1, iou, support for each class but null.
         overall: accuracy = share of pixels that are right; meanIoU, macroF1 = plain means over the
-            classes that occur in the truth; pixelWeightedF1 = mean of F1 weighted by support, which
-            is what Raster Vision calls average F1; pixels = how many were scored.
+            classes that occur in the truth; pixelWeightedF1 = mean of F1 weighted by support;
+            pixels = how many were scored.
     """
     matrix = np.array(matrix, dtype=np.float64)
     if null_id is not None:
@@ -105,8 +105,11 @@ def _number(value: float | np.floating) -> Score:
     return None if np.isnan(value) else round(float(value), 6)
 
 
-def read_matrices(eval_json: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The confusion matrix of each scene in a Raster Vision eval.json.
+def read_eval(eval_json: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], Score]:
+    """Read a Raster Vision eval.json.
+
+    Returns:
+        The confusion matrix of each scene, and Raster Vision's own average F1.
 
     Raises:
         InputError: the file is not one of a semantic segmentation with these classes.
@@ -116,6 +119,7 @@ def read_matrices(eval_json: Path, names: Sequence[str]) -> dict[str, np.ndarray
         matrices = {
             scene: np.array(items[-1]["conf_mat"]) for scene, items in report["per_scene"].items()
         }
+        average = _number(float(report["overall"][-1]["metrics"]["f1"]))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(
             "has no confusion matrix for each scene",
@@ -130,7 +134,7 @@ def read_matrices(eval_json: Path, names: Sequence[str]) -> dict[str, np.ndarray
                 where=str(eval_json),
                 fix="run the eval stage again: rvk8s run … --run-id RUN --rerun eval",
             )
-    return matrices
+    return matrices, average
 
 
 def score_scenes(
@@ -152,6 +156,8 @@ def score_scenes(
 def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
     """Write scores.json and pictures/ for what Raster Vision's eval command just evaluated.
 
+    overall has rasterVisionAverageF1 too, the figure of eval.json itself: it equals pixelWeightedF1
+    unless some truth is the null class, which Raster Vision counts as a class like any other.
     scores.json is about the validation scenes; test scenes, if there are any with labels, have the
     same under the key "test".
 
@@ -172,7 +178,9 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
     for group in (VALIDATION, TEST):
         path = _find_eval(pipeline_config, out_dir, group)
         if path is not None:
-            groups[group] = score_scenes(read_matrices(path, names), names, null_id)
+            matrices, average = read_eval(path, names)
+            groups[group] = score_scenes(matrices, names, null_id)
+            groups[group]["overall"]["rasterVisionAverageF1"] = average
     if not groups:
         raise InputError(
             "no scene was evaluated: there is no eval.json",

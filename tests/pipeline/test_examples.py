@@ -1,0 +1,242 @@
+"""The examples' pipelines, and scores and pictures of them, with Raster Vision but no training."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rastervision.core.data.label import SemanticSegmentationLabels
+from rastervision.core.rv_pipeline import SemanticSegmentationConfig
+from rastervision.fastai_backend import scores
+from rastervision.fastai_backend.georeference import ensure_transform
+from rastervision.pipeline.config import build_config, save_pipeline_config
+
+from rvk8s.project import load
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = [
+    # Scenes without a CRS are one of the things that the examples are about.
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    # Raster Vision leaves its temporary folders to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
+    # Raster Vision divides 0 by 0 for classes that do not occur.
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+]
+
+
+def _module(name: str) -> ModuleType:
+    path = REPOSITORY / "examples" / name / "experiment.py"
+    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def potsdam() -> ModuleType:
+    return _module("potsdam")
+
+
+@pytest.fixture(scope="module")
+def dubai() -> ModuleType:
+    return _module("dubai")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("raw")
+    draw = [sys.executable, str(REPOSITORY / "examples/synthetic.py"), str(out), "--gsd", "0.1"]
+    subprocess.run([*draw, "--scenes", "6_10", "2_12", "--size", "700"], check=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def dubai_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six scenes in the data set's format: no CRS; class ids with an unlabelled corner."""
+    out = tmp_path_factory.mktemp("dubai-raw")
+    rng = np.random.default_rng(0)
+    profile = {"driver": "GTiff", "width": 140, "height": 120, "dtype": "uint8"}
+    for number in range(1, 7):
+        with rasterio.open(out / f"tile{number}_image.tif", "w", count=3, **profile) as image:
+            image.write(rng.integers(1, 255, (3, 120, 140), np.uint8))
+        labels = np.repeat(np.arange(5, dtype=np.uint8), 24)[:, None].repeat(140, 1)
+        labels[:10, :10] = 5
+        with rasterio.open(out / f"tile{number}_label.tif", "w", count=1, **profile) as label:
+            label.write(labels, 1)
+    return out
+
+
+def _updated(config: SemanticSegmentationConfig) -> SemanticSegmentationConfig:
+    config.update()
+    config.recursive_validate_config()
+    return config
+
+
+def _saved(config: SemanticSegmentationConfig, path: Path) -> dict:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_pipeline_config(config, str(path))
+    return json.loads(path.read_text())
+
+
+def test_potsdam_uses_all_labelled_scenes(potsdam: ModuleType) -> None:
+    # The data set's own list: the 24 scenes that come with labels for participants.
+    labelled = {f"{row}_{column}" for row in range(2, 8) for column in (10, 11, 12)}
+    labelled |= {f"{row}_{column}" for row in (6, 7) for column in (7, 8, 9)}
+    assert len(labelled) == 24
+    assert len(potsdam.TRAIN_IDS) == 20
+    assert set(potsdam.TRAIN_IDS) | set(potsdam.VAL_IDS) == labelled
+    assert not set(potsdam.TRAIN_IDS) & set(potsdam.VAL_IDS)
+
+
+def test_potsdam_is_the_2019_experiment(potsdam: ModuleType, tmp_path: Path) -> None:
+    config = _updated(potsdam.get_config("local", "s3://b/raw", str(tmp_path)))
+    scene = config.dataset.train_scenes[0]
+    assert scene.raster_source.uris == ["s3://b/raw/4_Ortho_RGBIR/top_potsdam_2_10_RGBIR.tif"]
+    assert scene.raster_source.channel_order == [3, 0, 1]
+    assert config.chip_options.sampling.size == config.chip_options.sampling.stride == 300
+    backend = config.backend
+    assert (backend.solver.batch_sz, backend.solver.num_epochs, backend.solver.lr) == (8, 5, 1e-4)
+    assert (backend.solver.schedule, backend.solver.sync_interval) == ("constant", 10)
+    assert (backend.model.arch, backend.model.backbone) == ("unet", "resnet18")
+    saved = _saved(config, tmp_path / "pipeline-config.json")
+    again = build_config(saved)
+    assert again.backend.model_dump() == backend.model_dump()
+
+
+def test_every_experiment_of_rvk8s_yaml_is_accepted(
+    potsdam: ModuleType, dubai: ModuleType, dubai_raw: Path, tmp_path: Path
+) -> None:
+    experiments = load(REPOSITORY / "rvk8s.yaml").select(match="*")
+    assert {"potsdam", "potsdam-resnet18", "potsdam-resnet50", "dubai"} <= {
+        e.name for e in experiments
+    }
+    for experiment in experiments:
+        module = dubai if experiment.name.startswith("dubai") else potsdam
+        args = dict(experiment.args)
+        if module is dubai:
+            args["raw_uri"] = str(dubai_raw)
+        _updated(module.get_config("local", root_uri=str(tmp_path), **args))
+
+
+def test_values_may_be_strings(potsdam: ModuleType, dubai: ModuleType, tmp_path: Path) -> None:
+    config = potsdam.get_config(
+        "local", "raw", str(tmp_path), lr="0.01", num_epochs="2", val_ids="6-10, 7_10"
+    )
+    assert config.backend.solver.lr == 0.01
+    assert [s.id for s in config.dataset.validation_scenes] == ["6_10", "7_10"]
+    assert Path(config.dataset.train_scenes[0].raster_source.uris[0]).is_absolute()
+    found = dubai.get_config("local", str(tmp_path), raw_uri="raw", lr="find", val_ids="tile1")
+    assert found.backend.solver.lr is None
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"channels": "rgbx"}, "give one of irrg, rgb, rgbir"),
+        ({"train_ids": [210]}, "quote them"),
+    ],
+)
+def test_potsdam_refuses(potsdam: ModuleType, tmp_path: Path, args: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        potsdam.get_config("local", "raw", str(tmp_path), **args)
+
+
+def test_dubai_says_where_it_looked(
+    dubai: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RVK8S_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="set RVK8S_DATA or give -a raw_uri FOLDER"):
+        dubai.get_config("local", str(tmp_path))
+
+
+def test_dubai_finds_its_data(
+    dubai: ModuleType, dubai_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dubai").symlink_to(dubai_raw)
+    for folder in (tmp_path, dubai_raw):
+        monkeypatch.setenv("RVK8S_DATA", str(folder))
+        config = dubai.get_config("local", str(tmp_path))
+        (image,) = config.dataset.validation_scenes[0].raster_source.uris
+        assert image == str(dubai_raw / "tile6_image.tif")
+    assert config.dataset.class_config.null_class_id == 5
+    assert config.backend.solver.ignore_class_index == 5
+
+
+def test_potsdam_test_takes_a_crop(potsdam: ModuleType, raw: Path, tmp_path: Path) -> None:
+    config = potsdam.get_config(
+        "local", str(raw), str(tmp_path), train_ids="6_10", val_ids="2_12", test=True
+    )
+    (image,) = config.dataset.train_scenes[0].raster_source.uris
+    assert image == str(tmp_path / "processed/crops/top_potsdam_6_10_RGBIR.tif")
+    with rasterio.open(image) as crop, rasterio.open(raw / "4_Ortho_RGBIR" / crop.name) as whole:
+        assert crop.shape == (600, 600)
+        assert (crop.crs, crop.transform) == (whole.crs, whole.transform)
+        assert crop.colorinterp == whole.colorinterp
+        np.testing.assert_array_equal(crop.read(), whole.read()[:, :600, :600])
+    assert config.backend.solver.num_epochs == 1
+    assert config.backend.data.debug
+
+
+def _predict_shifted(config: SemanticSegmentationConfig, pixels: int) -> None:
+    """Save as prediction what the truth is some pixels further up."""
+    classes = config.dataset.class_config
+    for scene_config in config.dataset.validation_scenes:
+        scene = scene_config.build(classes)
+        labels = SemanticSegmentationLabels.make_empty(scene.extent, num_classes=len(classes))
+        labels[scene.extent] = np.roll(scene.label_source.get_label_arr(), pixels, 0)
+        ensure_transform(scene)
+        scene.label_store.save(labels)
+
+
+def test_scores_and_pictures_of_potsdam(potsdam: ModuleType, raw: Path, tmp_path: Path) -> None:
+    config = _updated(
+        potsdam.get_config("local", str(raw), str(tmp_path), train_ids="6_10", val_ids="2_12")
+    )
+    saved = _saved(config, tmp_path / "pipeline-config.json")
+    _predict_shifted(config, 4)
+    config.build(str(tmp_path)).eval()
+    found = scores.write(saved, tmp_path / "eval")
+    assert json.loads((tmp_path / "eval/scores.json").read_text()) == found
+    assert [entry["name"] for entry in found["classes"]] == list(potsdam.CLASSES)
+    overall = found["overall"]
+    assert overall["pixels"] == 700 * 700
+    assert 0.6 < overall["macroF1"] < 1
+    # Nothing is unlabelled here, so ours and Raster Vision's own figure are one.
+    assert overall["pixelWeightedF1"] == pytest.approx(overall["rasterVisionAverageF1"], abs=1e-5)
+    report = json.loads((tmp_path / "eval/validation_scenes/eval.json").read_text())
+    for entry, theirs in zip(found["classes"], report["overall"], strict=False):
+        assert entry["name"] == theirs["class_name"]
+        assert entry["f1"] == pytest.approx(theirs["metrics"]["f1"], abs=1e-5)
+    assert sorted(p.name for p in (tmp_path / "eval/pictures").iterdir()) == ["2_12.png"]
+    with Image.open(tmp_path / "eval/pictures/2_12.png") as picture:
+        assert 1200 < picture.width <= 1600
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    # The errors panel shows wrong pixels in the pure colours of the classes.
+    assert {(255, 255, 0), (0, 0, 255), (0, 255, 0)} <= colours
+
+
+def test_scores_of_scenes_without_crs_and_with_unlabelled_pixels(
+    dubai: ModuleType, dubai_raw: Path, tmp_path: Path
+) -> None:
+    config = _updated(dubai.get_config("local", str(tmp_path), raw_uri=str(dubai_raw)))
+    saved = _saved(config, tmp_path / "pipeline-config.json")
+    _predict_shifted(config, 6)
+    config.build(str(tmp_path)).eval()
+    found = scores.write(saved, tmp_path / "eval")
+    assert [entry["name"] for entry in found["classes"]] == list(dubai.CLASSES)[:5]
+    assert found["overall"]["pixels"] == 140 * 120 - 100
+    # 6 of 24 rows of each class are the class above's, and the corner's shadow is no class at all.
+    assert found["classes"][2]["recall"] == pytest.approx(18 / 24)
+    assert found["classes"][0]["recall"] < 18 / 24
+    assert (tmp_path / "eval/pictures/tile6.png").is_file()
+    assert not list(tmp_path.rglob(".*")), "nothing half-written"

@@ -1,0 +1,184 @@
+"""Scores from confusion matrices, the table of them, and the pictures' pixels."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rastervision.fastai_backend import pictures, scores
+from rich.console import Console
+
+from rvk8s.errors import InputError
+from rvk8s.report import print_scores
+
+NAMES = ["car", "tree", "null"]
+#: Of 9 car pixels 6 are hit, of 10 tree pixels 9; 15 pixels have no label.
+MATRIX = np.array([[6, 2, 1], [1, 9, 0], [5, 7, 3]])
+
+
+def test_scores_by_hand() -> None:
+    found = scores.summarise(MATRIX, NAMES, null_id=2)
+    car, tree = found["classes"]
+    assert (car["name"], car["id"], car["support"]) == ("car", 0, 9)
+    assert car["precision"] == pytest.approx(6 / 7, abs=1e-6)
+    assert car["recall"] == pytest.approx(6 / 9, abs=1e-6)
+    assert car["f1"] == pytest.approx(2 * 6 / (9 + 7), abs=1e-6)
+    assert car["iou"] == pytest.approx(6 / 10, abs=1e-6)
+    assert tree["f1"] == pytest.approx(2 * 9 / (10 + 11), abs=1e-6)
+    f1 = np.array([12 / 16, 18 / 21])
+    assert found["overall"] == {
+        "accuracy": pytest.approx(15 / 19, abs=1e-6),
+        "meanIoU": pytest.approx((6 / 10 + 9 / 12) / 2, abs=1e-6),
+        "macroF1": pytest.approx(f1.mean(), abs=1e-6),
+        "pixelWeightedF1": pytest.approx((f1 * [9, 10]).sum() / 19, abs=1e-6),
+        "pixels": 19,
+    }
+
+
+def test_null_truth_is_left_out_and_null_predictions_are_errors() -> None:
+    without = MATRIX.copy()
+    without[2] = 0
+    assert scores.summarise(MATRIX, NAMES, 2) == scores.summarise(without, NAMES, 2)
+    perfect = scores.summarise(np.diag([9, 10, 0]), NAMES, 2)
+    assert perfect["overall"]["macroF1"] == 1
+    missed = scores.summarise(np.array([[8, 0, 1], [0, 10, 0], [0, 0, 0]]), NAMES, 2)
+    assert missed["classes"][0]["recall"] == pytest.approx(8 / 9, abs=1e-6)
+    assert missed["overall"]["accuracy"] == pytest.approx(18 / 19, abs=1e-6)
+
+
+def test_a_class_that_does_not_occur_has_no_scores_and_no_say() -> None:
+    found = scores.summarise(np.diag([5, 0, 7]), ["a", "b", "c"], None)
+    b = found["classes"][1]
+    assert (b["precision"], b["recall"], b["f1"], b["iou"], b["support"]) == (*[None] * 4, 0)
+    assert found["overall"]["macroF1"] == 1
+    nothing = scores.summarise(np.zeros((2, 2)), ["a", "b"], None)["overall"]
+    assert nothing == {
+        "accuracy": None,
+        "meanIoU": None,
+        "macroF1": None,
+        "pixelWeightedF1": None,
+        "pixels": 0,
+    }
+
+
+def test_macro_is_not_weighted_by_pixels() -> None:
+    rare = np.array([[9900, 0], [90, 10]])
+    overall = scores.summarise(rare, ["land", "car"], None)["overall"]
+    assert overall["pixelWeightedF1"] > 0.98
+    assert overall["macroF1"] < 0.6
+
+
+def test_scenes_are_summed_not_averaged() -> None:
+    found = scores.score_scenes({"b": MATRIX, "a": MATRIX * 3}, NAMES, 2)
+    assert found["overall"]["pixels"] == 4 * 19
+    assert list(found["scenes"]) == ["a", "b"]
+    assert found["scenes"]["b"] == scores.summarise(MATRIX, NAMES, 2)
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "has no confusion matrix"),
+        ("[]", "has no confusion matrix"),
+        ('{"per_scene": {"a": [{}]}, "overall": []}', "has no confusion matrix"),
+        (
+            '{"per_scene": {"a": [{"conf_mat": [[1]]}]}, "overall": [{"metrics": {"f1": 1}}]}',
+            "scene a was scored with 1 classes, the pipeline has 3",
+        ),
+    ],
+)
+def test_an_eval_json_that_does_not_fit(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "eval.json"
+    file.write_text(content)
+    with pytest.raises(InputError, match=says) as error:
+        scores.read_eval(file, NAMES)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_was_evaluated(tmp_path: Path) -> None:
+    config = {"dataset": {"class_config": {"names": NAMES, "null_class": "null"}}}
+    with pytest.raises(InputError, match="no scene was evaluated"):
+        scores.write(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def _printed(overall: dict[str, float]) -> str:
+    found = scores.score_scenes({"a": MATRIX}, NAMES, 2)
+    found["classes"][0]["name"] = "[car]"
+    found["overall"] |= overall
+    out = io.StringIO()
+    print_scores(found, Console(file=out, width=100))
+    return out.getvalue()
+
+
+def test_the_table_names_every_figure() -> None:
+    weighted = scores.summarise(MATRIX, NAMES, 2)["overall"]["pixelWeightedF1"]
+    text = _printed({"rasterVisionAverageF1": weighted})
+    for part in ("1 validation scene", "[car]", "0.857", "0.667", "0.750", "0.600", "IoU"):
+        assert part in text
+    lines = [line.strip() for line in text.splitlines()[-5:]]
+    assert lines == [
+        "0.789  accuracy",
+        "0.675  mean IoU",
+        "0.804  macro F1",
+        "0.806  pixel-weighted F1 (Raster Vision's “average F1”)",
+        "over 19 labelled pixels",
+    ]
+
+
+def test_the_table_shows_raster_visions_figure_where_it_differs() -> None:
+    text = _printed({"rasterVisionAverageF1": 0.5})
+    assert "0.806  pixel-weighted F1\n" in text
+    assert "0.500  Raster Vision's “average F1”, which scores unlabelled pixels too" in text
+
+
+LEGEND = pictures.Legend(NAMES, [(200, 0, 0), (0, 200, 0), (0, 0, 0)], null_id=2)
+
+
+def test_colours_of_a_class_config() -> None:
+    config = {"names": NAMES, "colors": ["#ff0000", [0.0, 1.0, 0.0], [1, 2, 3]], "null_class": None}
+    assert pictures.Legend.of(config) == pictures.Legend(
+        NAMES, [(255, 0, 0), (0, 255, 0), (1, 2, 3)], None
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns"), [((60, 80), 2), ((400, 100), 4), ((30, 200), 1), ((900, 900), 2)]
+)
+def test_pictures_have_a_decent_size(shape: tuple[int, int], columns: int) -> None:
+    truth = np.zeros(shape, np.uint8)
+    image = np.full((*shape, 3), 128, np.uint8)
+    picture = pictures.draw("x", image, truth, truth, LEGEND, scores.summarise(MATRIX, NAMES, 2))
+    assert 720 <= picture.width <= 1600
+    panel = (picture.width - (columns + 1) * pictures.GAP) / columns
+    assert panel <= pictures.PANEL
+
+
+def test_errors_are_in_the_colour_of_what_was_said() -> None:
+    truth = np.array([[0, 0, 1, 2]])
+    said = np.array([[0, 1, 0, 1]])
+    grey = np.full((1, 4, 1), 100.0)
+    out = pictures._errors(truth, said, grey, LEGEND, truth == 2)
+    assert out[0, 0].tolist() == [82, 82, 82]
+    assert out[0, 1].tolist() == [0, 200, 0]
+    assert out[0, 2].tolist() == [200, 0, 0]
+    assert tuple(out[0, 3]) == pictures.NO_LABEL
+
+
+def test_what_an_eye_can_look_at() -> None:
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 255, (8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(pictures.to_rgb(rgb), rgb)
+    deep = rng.integers(300, 900, (8, 8, 5)).astype(np.uint16)
+    shown = pictures.to_rgb(deep, bands=[4, 2, 0])
+    assert shown.dtype == np.uint8
+    assert shown.min() == 0
+    assert shown.max() == 255
+    assert pictures.to_rgb(np.full((4, 4, 2), 0.5, np.float32)).shape == (4, 4, 3)
+    assert not pictures.to_rgb(np.zeros((4, 4, 3), np.float32)).any()
+    gaps = np.where(rng.random((8, 8, 3)) < 0.1, np.nan, rng.random((8, 8, 3)))
+    assert pictures.to_rgb(gaps).dtype == np.uint8
