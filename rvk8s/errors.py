@@ -38,7 +38,8 @@ class InputError(Rvk8sError):
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
         self.what, self.where, self.fix = what, where, fix
-        super().__init__((f"{where}: " if where else "") + what + (f"; {fix}" if fix else ""))
+        text = (f"{where}: " if where else "") + what + (f"; {fix}" if fix else "")
+        super().__init__(_one_line(text))
 
 
 class InputErrors(InputError):
@@ -68,3 +69,9 @@ class Interrupted(Rvk8sError):
 
 class Preempted(Rvk8sError):
     exit_code = ExitCode.PREEMPTED
+
+
+def _one_line(text: str) -> str:
+    """Names that a user wrote may hold line ends, and others the terminal's control codes."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -276,9 +276,10 @@ def _line(error: InputError) -> tuple[str, int]:
 def _python_files(folder: Path, module: str) -> list[str]:
     """The sources that a wrong path may mean: those beside it and its namesakes one folder on."""
     near = (folder / module).parent
-    while not near.is_dir():
+    while not os.path.isdir(near):
         near = near.parent
-    found = [*near.glob("*.py"), *near.glob(f"*/{Path(module).name}")]
+    namesakes = (path for path in near.glob("*/*.py") if path.name == Path(module).name)
+    found = [*near.glob("*.py"), *namesakes]
     return sorted(os.path.relpath(path, folder) for path in found)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.machinery
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def find_module(module: str, folder: Path) -> Path | None:
     """
     if module.endswith(".py"):
         path = folder / module
-        return path if path.is_file() else None
+        # Not Path.is_file, which raises for names that no file can have.
+        return path if os.path.isfile(path) else None
     places: Sequence[str] | None = [str(folder), *sys.path]
     origin = None
     for name in module.split("."):
