@@ -117,7 +117,7 @@ class Painter:
         """Which pixels of `roi` a polygon covers, as a boolean array."""
         out = np.zeros((roi[0].stop - roi[0].start, roi[1].stop - roi[1].start), np.uint8)
         shifted = corners * self.scale - np.array([roi[1].start, roi[0].start])
-        cv2.fillPoly(out, [np.round(shifted * 16).astype(np.int32)], 1, shift=4)
+        cv2.fillPoly(out, [np.round(shifted * 16).astype(np.int32)], (1,), shift=4)
         return out.astype(bool)
 
     def vary(self, base: tuple[int, int, int, int], bright: float) -> np.ndarray:
@@ -221,14 +221,12 @@ class Painter:
         for _ in range(self.rng.integers(1, 5)):
             a, b = self.rng.uniform(-0.4, 0.4) * length, self.rng.uniform(-0.38, 0.38) * width
             part = (abs(along - a) < self.rng.uniform(0.3, 0.6)) & (abs(across - b) < 0.45)
-            self.image[roi][part] = np.float32(self.rng.uniform(45, 190)) * np.float32(
-                [1, 1, 1.04, 0.9]
-            )
+            self.image[roi][part] = self.rng.uniform(45, 190) * np.array([1, 1, 1.04, 0.9])
         if self.rng.random() < 0.25:
             side = np.sign(self.rng.normal()) or 1.0
             panel = (abs(along) < length * 0.32) & (abs(across - side * width / 4) < width * 0.15)
             joint = ((along % 1.0) < 0.07) | ((across % 1.6) < 0.07)
-            dark = np.where(joint[..., None], 110, np.float32([42, 50, 74, 52]))
+            dark = np.where(joint[..., None], 110, np.array([42, 50, 74, 52]))
             self.image[roi][panel] = dark[panel]
 
     def car(self, box: Box) -> None:
@@ -245,7 +243,7 @@ class Painter:
         facing = self.sun @ np.array([-np.sin(box.angle), np.cos(box.angle)])
         light = 1 + 0.10 * facing * b - 0.12 * (abs(a) > 0.88)
         colour = paint * light[..., None]
-        colour[glass | sides] = np.float32([38, 44, 50, 36])
+        colour[glass | sides] = np.array([38, 44, 50, 36])
         lit = colour * self.light(self.shadow[roi]) * self.texture(roi, (0.03, 0.03, 0))
         self.image[roi][body] = lit[body]
         self.labels[roi][body] = CAR
@@ -274,7 +272,8 @@ class Painter:
 
     def sense(self) -> np.ndarray:
         """(size, size, 4) uint8: what the camera makes of it, never 0 (which means no data)."""
-        y, x = np.mgrid[-1 : 1 : self.size * 1j, -1 : 1 : self.size * 1j]
+        away = np.linspace(-1, 1, self.size)
+        x, y = away[None, :], away[:, None]
         gain = (
             self.rng.normal(1, 0.06)
             * self.rng.normal(1, 0.02, 4)

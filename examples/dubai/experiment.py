@@ -59,7 +59,7 @@ def get_config(
     pred_chip_size: int = 512,
     num_epochs: int = 12,
     batch_sz: int = 8,
-    lr: float | None = 1e-3,
+    lr: float | str | None = 1e-3,
     schedule: str = "one_cycle",
     weight_decay: float = 1e-2,
     label_smoothing: float = 0.0,
@@ -114,7 +114,7 @@ def get_config(
         solver={
             "num_epochs": int(num_epochs),
             "batch_sz": int(batch_sz),
-            "lr": None if lr in (None, "find") else float(lr),
+            "lr": None if lr is None or lr == "find" else float(lr),
             "schedule": schedule,
             "weight_decay": float(weight_decay),
             "label_smoothing": float(label_smoothing),

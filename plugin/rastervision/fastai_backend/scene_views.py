@@ -53,7 +53,7 @@ def read_views(
     Args:
         pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
     """
-    config = build_config(upgrade_config(copy.deepcopy(pipeline_config)))
+    config: Any = build_config(upgrade_config(copy.deepcopy(pipeline_config)))  # type: ignore[arg-type]  # hinted wrongly
     classes = config.dataset.class_config
     for scene_config in config.dataset.validation_scenes + config.dataset.test_scenes:
         if scene_config.id in scene_ids:
