@@ -1,0 +1,171 @@
+"""Shows how a run goes: a live table on a terminal, else plain lines; both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rvk8s import report, storage
+from rvk8s.contract import State, split_of
+from rvk8s.plan import Plan
+from rvk8s.progress import Progress, duration
+from rvk8s.record import RunRecord, StageRecord
+
+STYLES = {
+    State.PENDING: "dim",
+    State.RUNNING: "bold cyan",
+    State.SUCCEEDED: "green",
+    State.FAILED: "bold red",
+    State.SKIPPED: "dim",
+    State.CANCELLED: "yellow",
+}
+
+
+class Display(Protocol):
+    """Is told the run's record several times a second."""
+
+    def update(self, record: RunRecord) -> None: ...
+
+
+@contextmanager
+def show(plan: Plan, output: Literal["auto", "json"]) -> Iterator[Display]:
+    """The display that fits stderr; with json, plain lines."""
+    console = Console(stderr=True)
+    if output == "json" or not console.is_terminal:
+        yield Lines(plan)
+        return
+    live = LiveTable(plan)
+    with Live(get_renderable=live.render, console=console, refresh_per_second=4):
+        yield live
+
+
+class ProgressReader:
+    """Reads the progress files of a stage's splits, not more often than they change.
+
+    Args:
+        plan: the run; on S3 the files are uploaded every ten seconds.
+    """
+
+    def __init__(self, plan: Plan):
+        self._layout = plan.layout
+        self._interval = 10.0 if storage.is_s3(plan.root_uri) else 0.5
+        self._read_at = float("-inf")
+        self._found: tuple[str, Progress] | None = None
+
+    def read(self, stage: StageRecord) -> Progress:
+        """The progress of a running stage over its splits; empty where there is none yet."""
+        clock = time.monotonic()
+        stale = clock - self._read_at >= self._interval
+        if self._found is None or self._found[0] != stage.name or stale:
+            uris = (
+                self._layout.progress(stage.name, split_of(stage.splits, index))
+                for index in range(stage.splits)
+            )
+            files = [storage.read_json(uri) for uri in uris]
+            self._found = (stage.name, Progress.of_splits(files, stage.started))
+            self._read_at = clock
+        return self._found[1]
+
+
+class Lines:
+    """A line when a stage starts and ends, one for each epoch and each tenth of the pixels."""
+
+    def __init__(self, plan: Plan):
+        self._reader = ProgressReader(plan)
+        self._states: dict[str, State] = {}
+        self._said: dict[str, Any] = {}
+        self._print(f"run {plan.run_id} in {plan.run_uri}")
+
+    def update(self, record: RunRecord) -> None:
+        for stage in record.stages:
+            if self._states.get(stage.name, State.PENDING) != stage.state:
+                self._states[stage.name] = stage.state
+                self._transition(stage)
+            if stage.state == State.RUNNING:
+                self._progress(stage, self._reader.read(stage))
+
+    def _transition(self, stage: StageRecord) -> None:
+        if stage.state == State.RUNNING:
+            splits = f" in {stage.splits} splits" if stage.splits > 1 else ""
+            self._print(f"{stage.name}: started{splits}")
+        elif stage.state == State.SUCCEEDED:
+            self._print(f"{stage.name}: done in {duration(stage.seconds)}")
+        elif stage.state == State.SKIPPED:
+            self._print(f"{stage.name}: skipped, {stage.message}")
+        else:
+            self._print(f"{stage.name}: {str(stage.state).lower()}")
+
+    def _progress(self, stage: StageRecord, progress: Progress) -> None:
+        milestone = progress.milestone()
+        if milestone is not None and self._said.get(stage.name) != milestone:
+            self._said[stage.name] = milestone
+            self._print(f"{stage.name}: {progress.text()}")
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class LiveTable:
+    """A table of the stages that is drawn again several times a second."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+        self._reader = ProgressReader(plan)
+        self._record: RunRecord | None = None
+
+    def update(self, record: RunRecord) -> None:
+        self._record = record
+
+    def render(self) -> Group:
+        head = Text(f"{self._plan.run_id}  {self._plan.run_uri}", style="bold", overflow="fold")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(overflow="fold")
+        for stage in self._record.stages if self._record else ():
+            table.add_row(*self._row(stage))
+        return Group(head, table)
+
+    def _row(self, stage: StageRecord) -> list[Text]:
+        style = STYLES[stage.state]
+        detail = stage.message or ""
+        seconds = stage.seconds
+        if stage.state == State.RUNNING:
+            progress = self._reader.read(stage)
+            detail, seconds = progress.text(), progress.elapsed
+        name = stage.name if stage.splits == 1 else f"{stage.name} x{stage.splits}"
+        cells = [name, str(stage.state), duration(seconds)]
+        return [*(Text(cell, style=style) for cell in cells), Text(detail)]
+
+
+def print_summary(
+    record: RunRecord, scores: Mapping[str, Any] | None, pictures: Sequence[str]
+) -> None:
+    """What a run gave: scores, where everything lies, how long it took; on stdout."""
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    layout = record.plan.layout
+    if scores:
+        report.print_scores(dict(scores), console)
+    times = "  ".join(
+        f"{stage.name} {duration(stage.seconds)}"
+        for stage in record.stages
+        if stage.state == State.SUCCEEDED
+    )
+    lines = [("run", record.plan.run_uri)]
+    if times:
+        lines.append(("times", times))
+    if "bundle" in {s.name for s in record.stages if s.message != "not part of this pipeline"}:
+        lines.append(("model", layout.at("bundle", "model-bundle.zip")))
+    if pictures:
+        lines.append(("pictures", layout.pictures))
+    for name, value in lines:
+        console.print(Text(f"{name:9} {value}"), soft_wrap=True)

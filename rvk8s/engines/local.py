@@ -1,0 +1,183 @@
+"""The engine of one machine: `rvk8s run`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from rvk8s import display, storage
+from rvk8s.contract import CONFIGURE, ExitCode, State, split_of
+from rvk8s.drive import Driver
+from rvk8s.engines.lock import run_lock
+from rvk8s.engines.processes import ProcessLauncher
+from rvk8s.errors import InputError, Interrupted, Rvk8sError
+from rvk8s.plan import Plan
+from rvk8s.record import RunRecord
+
+
+class RunError(Rvk8sError):
+    """A stage failed; exits with its code.
+
+    Attributes:
+        summary: the run, as far as it came.
+    """
+
+    def __init__(self, message: str, code: int, summary: RunSummary):
+        super().__init__(message)
+        self.exit_code = _exit_code(code)
+        self.summary = summary
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run that has ended.
+
+    Attributes:
+        record: what run.json says.
+        scores: what scores.json says; None where the pipeline gives none.
+        pictures: URIs of the pictures, sorted.
+    """
+
+    record: RunRecord
+    scores: dict[str, Any] | None
+    pictures: tuple[str, ...]
+
+    @classmethod
+    def of(cls, record: RunRecord) -> RunSummary:
+        layout = record.plan.layout
+        names = storage.list_files(layout.pictures)
+        pictures = tuple(f"{layout.pictures}/{name}" for name in names)
+        return cls(record, storage.read_json(layout.scores), pictures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types: run.json with runId, runUri, scores and pictures."""
+        plan = self.record.plan
+        return {
+            "runId": plan.run_id,
+            "runUri": plan.run_uri,
+            **self.record.to_dict(),
+            "scores": self.scores,
+            "pictures": list(self.pictures),
+        }
+
+
+def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "auto") -> RunSummary:
+    """Run a plan on this machine, or go on with it.
+
+    Args:
+        plan: what to do.
+        run_id_given: go on with a run that exists.
+        output: auto shows progress on stderr and the scores on stdout; json nothing on stdout: the
+            caller prints the summary.
+
+    Raises:
+        RunError: a stage failed.
+        InputError: the data or configuration is wrong; a new run is then removed again. Or there is
+            no such run, or another process runs it, or the root cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; all processes are gone.
+    """
+    made_root = not storage.is_s3(plan.root_uri) and not os.path.exists(plan.root_uri)
+    if run_id_given:
+        _check_exists(plan)
+    else:
+        storage.check_writable(plan.root_uri)
+    scratch = Path(tempfile.mkdtemp(prefix="rvk8s-"))
+    try:
+        with run_lock(plan), _signals() as cancelled, display.show(plan, output) as shown:
+            driver = Driver(
+                plan,
+                ProcessLauncher(plan, scratch),
+                engine="local",
+                observe=shown.update,
+                cancelled=cancelled.is_set,
+            )
+            record = driver.drive()
+    except Interrupted:
+        how = f"finished stages stay finished, go on with\n  {plan.go_on}"
+        raise Interrupted(f"interrupted; {how}") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if not run_id_given and _refused_at_once(record):
+        _remove(plan, made_root)
+        raise InputError(str(record.stage(CONFIGURE).message))
+    summary = RunSummary.of(record)
+    if record.state == State.FAILED:
+        raise RunError(_failure(record), int(record.exit_code or 1), summary)
+    if output == "auto":
+        display.print_summary(record, summary.scores, summary.pictures)
+    return summary
+
+
+def _check_exists(plan: Plan) -> None:
+    value = storage.read_json(plan.layout.run_json)
+    if value is None:
+        fix = "`rvk8s list` shows the runs"
+        raise InputError(f"no run {plan.run_id} in {plan.root_uri}", where="--run-id", fix=fix)
+    before = Plan.from_dict(value["plan"])
+    if before.experiment != plan.experiment:
+        fix = f"go on with `{before.go_on}`"
+        what = f"{plan.run_id} is a run of {before.experiment}, not of {plan.experiment}"
+        raise InputError(what, where="--run-id", fix=fix)
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event instead of what they do else."""
+    event = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _refused_at_once(record: RunRecord) -> bool:
+    configure = record.stage(CONFIGURE)
+    return configure.state == State.FAILED and configure.exit_code == ExitCode.BAD_INPUT
+
+
+def _remove(plan: Plan, made_root: bool) -> None:
+    """Remove the folder of a run that never began, and the root if it was made for it."""
+    storage.delete_tree(plan.run_uri)
+    if made_root and not os.listdir(plan.root_uri):
+        os.rmdir(plan.root_uri)
+
+
+def _failure(record: RunRecord) -> str:
+    """Which stage failed, why, where its log is and how to go on."""
+    plan = record.plan
+    failed = next((s for s in record.stages if s.state == State.FAILED), None)
+    if failed is None:
+        return record.message or "the run failed"
+    split = split_of(failed.splits, failed.failed_split or 0)
+    lines = [
+        f"stage {failed.name}: {failed.message}",
+        f"  the log: {plan.layout.log(failed.name, split)}",
+        f"  go on:   {plan.go_on}",
+    ]
+    return "\n".join(lines)
+
+
+def _exit_code(code: int) -> ExitCode:
+    try:
+        return ExitCode(code)
+    except ValueError:
+        return ExitCode.RETRYABLE if code >= 128 else ExitCode.FAILED

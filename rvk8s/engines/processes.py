@@ -1,0 +1,171 @@
+"""Stages as processes of this machine: each in a process group of its own, its output in a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rvk8s import storage
+from rvk8s.contract import CONTRACT_VERSION, Env, now, split_of
+from rvk8s.errors import Rvk8sError
+from rvk8s.plan import Plan, Stage
+
+#: Seconds from SIGTERM to SIGKILL; everything is gone within ten.
+GRACE = 8.0
+
+
+def cores() -> int:
+    """CPU cores that a run may use: those that this process may, or RVK8S_THREADS."""
+    given = os.environ.get(Env.THREADS, "")
+    return int(given) if given.isdecimal() and int(given) else len(os.sched_getaffinity(0))
+
+
+class ProcessLauncher:
+    """Starts stages as processes `rvk8s-stage NAME`.
+
+    Args:
+        plan: the run.
+        scratch: a local folder for the processes' temporary files and, where the run is on S3, for
+            their logs.
+    """
+
+    def __init__(self, plan: Plan, scratch: Path):
+        self.plan, self.scratch = plan, scratch
+
+    def start(self, stage: Stage, splits: Sequence[int]) -> ProcessSplits:
+        return ProcessSplits(self, stage, splits)
+
+    def environment(self, stage: Stage, split: int, splits: int, threads: int) -> dict[str, str]:
+        """The environment of a split: this process's and what contract.Env says."""
+        return {
+            **os.environ,
+            Env.CONTRACT: str(CONTRACT_VERSION),
+            Env.RUN_ID: self.plan.run_id,
+            Env.RUN_URI: self.plan.run_uri,
+            Env.SPLITS: str(splits),
+            Env.SPLIT_INDEX: str(split),
+            Env.GPUS: str(stage.gpus),
+            Env.THREADS: str(threads),
+            Env.WATCH_PARENT: "1",
+            Env.LOG_FILE: str(self.log_file(stage.name, split, splits)),
+            "PYTHONHASHSEED": "0",
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.scratch),
+        }
+
+    def log_file(self, stage: str, split: int, splits: int) -> Path:
+        """The local file that collects a split's output."""
+        uri = self.plan.layout.log(stage, split_of(splits, split))
+        if not storage.is_s3(uri):
+            return Path(uri)
+        return self.scratch / f"log-{stage}-{split}.txt"
+
+
+class ProcessSplits:
+    """Splits of one stage: as many processes at once as there are cores, the others wait.
+
+    Args:
+        launcher: what is common to all stages of the run.
+        stage: the stage; its `splits` is how many there are in all.
+        splits: those that are started.
+    """
+
+    def __init__(self, launcher: ProcessLauncher, stage: Stage, splits: Sequence[int]):
+        self._launcher, self._stage = launcher, stage
+        self._waiting = list(splits)
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._codes: dict[int, int] = {}
+        self._at_once = min(len(splits), cores())
+        self._start_more()
+
+    def poll(self) -> Mapping[int, int]:
+        for split, process in list(self._processes.items()):
+            code = _ended(process)
+            if code is not None:
+                del self._processes[split]
+                self._codes[split] = code
+                self._keep_log(split, code)
+        self._start_more()
+        return self._codes
+
+    def stop(self) -> None:
+        """SIGTERM to every process group, SIGKILL to what is left of them after GRACE seconds."""
+        self._waiting.clear()
+        for process in self._processes.values():
+            _signal_group(process, signal.SIGTERM)
+        end = time.monotonic() + GRACE
+        while self._processes and time.monotonic() < end:
+            self.poll()
+            time.sleep(0.05)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to every process group."""
+        self._waiting.clear()
+        for process in self._processes.values():
+            _signal_group(process, signal.SIGKILL)
+        while self._processes:
+            self.poll()
+            time.sleep(0.02)
+
+    def _start_more(self) -> None:
+        while self._waiting and len(self._processes) < self._at_once:
+            split = self._waiting.pop(0)
+            self._processes[split] = self._start(split)
+
+    def _start(self, split: int) -> subprocess.Popen[bytes]:
+        launcher, stage = self._launcher, self._stage
+        log_file = launcher.log_file(stage.name, split, stage.splits)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        threads = max(1, cores() // self._at_once)
+        folder = launcher.plan.project_dir
+        with log_file.open("ab") as log:
+            log.write(f"--- {now()} {stage.name}, split {split + 1} of {stage.splits}\n".encode())
+            log.flush()
+            return subprocess.Popen(
+                # -P: the user's folder must not hide modules that the stage imports.
+                [sys.executable, "-P", "-m", "rastervision.kubernetes.stage", stage.name],
+                env=launcher.environment(stage, split, stage.splits, threads),
+                cwd=folder if os.path.isdir(folder) else None,
+                # The stage ends itself when this pipe closes: when we die, however we die.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _keep_log(self, split: int, code: int) -> None:
+        """Upload the log of a process that was killed before it could do so."""
+        uri = self._launcher.plan.layout.log(self._stage.name, split_of(self._stage.splits, split))
+        if code and storage.is_s3(uri):
+            path = self._launcher.log_file(self._stage.name, split, self._stage.splits)
+            # The stage's own failure is what has to be reported.
+            with suppress(Rvk8sError):
+                storage.copy(str(path), uri)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a process that has ended, 128 + the signal's number after a signal.
+
+    What is left of its group (workers of a data loader) is killed before the process is reaped, as
+    long as nothing else can have its id.
+    """
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    if os.waitid(os.P_PID, process.pid, flags) is None:
+        return None
+    _signal_group(process, signal.SIGKILL)
+    code = process.wait()
+    if process.stdin:
+        process.stdin.close()
+    return code if code >= 0 else 128 - code
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

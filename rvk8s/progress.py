@@ -1,0 +1,90 @@
+"""Progress files of a stage's splits -> one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is, over all its splits.
+
+    Attributes:
+        values: the keys that rastervision.fastai_backend.progress writes; pixels are summed over
+            the splits, the other values are those of the split that wrote last.
+        elapsed: seconds since the stage started.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    elapsed: float = 0.0
+
+    @classmethod
+    def of_splits(cls, files: Sequence[Mapping[str, Any] | None], started: str | None) -> Progress:
+        """Put the progress files of the splits together; None for one that is not there yet."""
+        there = sorted((file for file in files if file), key=lambda file: str(file.get("updated")))
+        values: dict[str, Any] = {key: value for file in there for key, value in file.items()}
+        for key in ("pixelsDone", "pixelsTotal"):
+            numbers = [file[key] for file in there if isinstance(file.get(key), int | float)]
+            if numbers:
+                values[key] = sum(numbers)
+        return cls(values, seconds_since(started))
+
+    @property
+    def share(self) -> float | None:
+        """The share of the pixels that are done, 0 to 1; None where nothing counts pixels."""
+        total = self.values.get("pixelsTotal")
+        return min(self.values.get("pixelsDone", 0) / total, 1.0) if total else None
+
+    def milestone(self) -> tuple[str, int] | None:
+        """Changes when a plain line is due: at each epoch that ended and each tenth of pixels."""
+        if self.share is not None:
+            return ("tenth", int(self.share * 10))
+        epoch = self.values.get("epoch")
+        # The score comes with the end of an epoch.
+        return ("epoch", int(epoch)) if epoch and "macroF1" in self.values else None
+
+    def text(self) -> str:
+        """One line: epoch 3/10  batch 5/40  loss 0.412  61 images/s."""
+        values, parts = self.values, []
+        if values.get("epochs"):
+            parts.append(f"epoch {values.get('epoch', 0)}/{values['epochs']}")
+        if values.get("batches"):
+            parts.append(f"batch {values.get('batch', 0)}/{values['batches']}")
+        if values.get("loss") is not None:
+            parts.append(f"loss {values['loss']:.4f}")
+        if values.get("macroF1") is not None:
+            parts.append(f"macro F1 {values['macroF1']:.3f}")
+        if values.get("imagesPerSecond"):
+            parts.append(f"{values['imagesPerSecond']:.3g} images/s")
+        share = self.share
+        if share is not None:
+            parts.append(f"{share:.0%} of pixels")
+            if 0.02 < share < 1:
+                parts.append(f"{duration(self.elapsed * (1 - share) / share)} left")
+        if values.get("scene"):
+            parts.append(f"scene {values['scene']}")
+        if values.get("message"):
+            parts.append(str(values["message"]))
+        return "  ".join(parts)
+
+
+def duration(seconds: float | None) -> str:
+    """12.3 s, 4:05, 1:02:03; nothing for None."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def seconds_since(time: str | None) -> float:
+    """Seconds since a time as contract.now() writes it; 0 for None."""
+    if time is None:
+        return 0.0
+    then = datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    return max((datetime.now(timezone.utc) - then).total_seconds(), 0.0)

@@ -1,0 +1,146 @@
+"""What run.json says: what was asked, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rvk8s import __version__
+from rvk8s.contract import API_VERSION, CONTRACT_VERSION, ExitCode, State
+from rvk8s.errors import InputError
+from rvk8s.plan import Plan
+
+#: What an exit code means, for stages that could not say it themselves.
+CODE_TEXTS = {
+    ExitCode.FAILED: "failed",
+    ExitCode.BAD_INPUT: "refused its input",
+    ExitCode.OUT_OF_MEMORY: "ran out of memory",
+    ExitCode.DISK_FULL: "found the disk full",
+    ExitCode.DEADLINE: "took longer than its deadline",
+    ExitCode.INTERRUPTED: "was interrupted",
+    ExitCode.KILLED: "was killed (SIGKILL): often by the kernel, for want of memory",
+    ExitCode.RETRYABLE: "met a passing fault",
+    ExitCode.PREEMPTED: "was ended by SIGTERM",
+}
+
+
+def code_text(code: int) -> str:
+    """A few words for an exit code."""
+    known = {int(key): text for key, text in CODE_TEXTS.items()}
+    return known.get(code) or (f"was ended by signal {code - 128}" if code > 128 else "failed")
+
+
+@dataclass
+class StageRecord:
+    """How a stage went.
+
+    Attributes:
+        splits: as it is run: 1 where the pipeline cannot split it.
+        attempts: how often it was started, for the retries.
+        started, ended: UTC, or None.
+        exit_code: of the split that failed, or 0; None before it ended.
+        message: why it failed or was skipped; one line, or one a mistake.
+        failed_split: the split that exit_code and message are of.
+    """
+
+    name: str
+    state: State = State.PENDING
+    splits: int = 1
+    attempts: int = 0
+    started: str | None = None
+    ended: str | None = None
+    seconds: float | None = None
+    exit_code: int | None = None
+    message: str | None = None
+    failed_split: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "state": str(self.state),
+            "splits": self.splits,
+            "attempts": self.attempts,
+            "started": self.started,
+            "ended": self.ended,
+            "seconds": self.seconds,
+            "exitCode": self.exit_code,
+            "message": self.message,
+            "failedSplit": self.failed_split,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> StageRecord:
+        return cls(
+            name=value["name"],
+            state=State(value["state"]),
+            splits=value["splits"],
+            attempts=value["attempts"],
+            started=value["started"],
+            ended=value["ended"],
+            seconds=value["seconds"],
+            exit_code=value["exitCode"],
+            message=value["message"],
+            failed_split=value["failedSplit"],
+        )
+
+
+@dataclass
+class RunRecord:
+    """How a run went; the content of run.json."""
+
+    plan: Plan
+    engine: str
+    state: State = State.PENDING
+    started: str | None = None
+    ended: str | None = None
+    exit_code: int | None = None
+    message: str | None = None
+    version: str = __version__
+    stages: list[StageRecord] = field(default_factory=list)
+
+    @classmethod
+    def of_plan(cls, plan: Plan, engine: str) -> RunRecord:
+        stages = [StageRecord(stage.name, splits=stage.splits) for stage in plan.stages]
+        return cls(plan=plan, engine=engine, stages=stages)
+
+    def stage(self, name: str) -> StageRecord:
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "apiVersion": API_VERSION,
+            "contract": CONTRACT_VERSION,
+            "rvk8s": self.version,
+            "engine": self.engine,
+            "state": str(self.state),
+            "started": self.started,
+            "ended": self.ended,
+            "exitCode": self.exit_code,
+            "message": self.message,
+            "stages": [stage.to_dict() for stage in self.stages],
+            "plan": self.plan.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> RunRecord:
+        """The record of a run.json.
+
+        Raises:
+            InputError: a key is missing or has an unknown value: another version wrote it.
+        """
+        try:
+            return cls(
+                plan=Plan.from_dict(value["plan"]),
+                engine=value["engine"],
+                state=State(value["state"]),
+                started=value["started"],
+                ended=value["ended"],
+                exit_code=value["exitCode"],
+                message=value["message"],
+                version=value["rvk8s"],
+                stages=[StageRecord.from_dict(stage) for stage in value["stages"]],
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            what = f"is not what this version of rvk8s writes ({error})"
+            raise InputError(what, where="run.json", fix="start a new run") from None
