@@ -16,7 +16,6 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Recorder
-from fastai.optimizer import Adam
 from rastervision.fastai_backend import (
     bundle,
     checkpoint,
@@ -44,6 +43,7 @@ from rastervision.fastai_backend.chips import (
     scale_of,
 )
 from rastervision.fastai_backend.debug import chips_picture
+from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.ranks import Ranks
 from rastervision.fastai_backend.tasks.semantic_segmentation import (
@@ -250,7 +250,7 @@ class Training:
             data.loaders(train, valid, self.device),
             model,
             loss_func=make_loss(s, self.train, self.classes),
-            opt_func=Adam,
+            opt_func=FusedAdam,
             splitter=models.parameter_groups,
             metrics=[metric],
             path=self.folder,
