@@ -131,12 +131,7 @@ class ChipWriter:
             raise ValueError(f"chip is {image.shape} {image.dtype}, the store's are {f}")
         if label.shape != (f.size, f.size) or label.dtype != np.uint8:
             raise ValueError(f"label is {label.shape} {label.dtype}, the store's are {f}")
-        if (highest := int(label.max())) >= f.num_classes:
-            raise InputError(
-                f"scene {self._scenes[-1]['id']} has the label id {highest}, "
-                f"but there are only {f.num_classes} classes",
-                fix="add the class to class_config, or map the ids with a transformer",
-            )
+        check_ids(label, f.num_classes, self._scenes[-1]["id"])
         self._images.write(np.ascontiguousarray(image).data)
         self._labels.write(np.ascontiguousarray(label).data)
         self._class_pixels.append(count_classes(label[None], f.num_classes))
@@ -241,6 +236,16 @@ class StoredChips:
     def class_pixels(self) -> np.ndarray:
         """(len, classes) int64, counted when the chips were written."""
         return self._class_pixels
+
+
+def check_ids(labels: np.ndarray, num_classes: int, scene_id: str) -> None:
+    """Raise InputError where labels hold an id that no class has."""
+    if (highest := int(labels.max())) >= num_classes:
+        raise InputError(
+            f"scene {scene_id} has the label id {highest}, but there are only "
+            f"{num_classes} classes",
+            fix="add the class to class_config, or map the ids with a transformer",
+        )
 
 
 def part_folders(store: Path, group: str, total: int) -> list[Path]:

@@ -1,0 +1,195 @@
+"""Raster Vision's scenes, sampling configs and class configs as the training core takes them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from rastervision.core.box import Box
+from rastervision.core.data import (
+    CastTransformer,
+    NanTransformer,
+    RasterioSource,
+    ReclassTransformer,
+    RGBClassTransformer,
+    StatsTransformer,
+)
+from rastervision.core.rv_pipeline.chip_options import WindowSamplingConfig, WindowSamplingMethod
+from rastervision.core.utils.misc import calculate_required_padding, ensure_tuple
+from rastervision.fastai_backend.chips import Classes
+from rastervision.fastai_backend.windows import RandomWindows, Window, chip_dtype
+from shapely.geometry import box
+from shapely.ops import unary_union
+from shapely.prepared import prep
+
+from rvk8s.errors import InputError
+
+if TYPE_CHECKING:
+    from rastervision.core.data import ClassConfig, RasterSource, Scene
+    from rastervision.core.rv_pipeline import ChipOptions, SemanticSegmentationPredictOptions
+
+#: Raster Vision's transformers that look at each pixel by itself. MinMaxTransformer does not.
+_PIXELWISE = (
+    CastTransformer,
+    NanTransformer,
+    ReclassTransformer,
+    RGBClassTransformer,
+    StatsTransformer,
+)
+Keep: TypeAlias = Callable[[np.ndarray, np.ndarray], bool]
+Sampling: TypeAlias = WindowSamplingConfig | dict[str, WindowSamplingConfig]
+
+
+class RasterVisionScene:
+    """A Raster Vision scene as a SceneReader."""
+
+    def __init__(self, scene: Scene):
+        source = scene.raster_source
+        self.scene, self.id = scene, scene.id
+        self.height, self.width = scene.extent.size
+        self.channels, self.dtype = source.num_channels, chip_dtype(source.dtype)
+        self.image_in_strips = _is_pixelwise(source)
+        labels = getattr(scene.label_source, "raster_source", None)
+        self.labels_in_strips = labels is not None and _is_pixelwise(labels)
+
+    def image(self, window: Window) -> np.ndarray:
+        image = self.scene.raster_source.get_chip(Box(*window))
+        if np.issubdtype(image.dtype, np.floating):
+            # No data is 0, as it is for the other pixel types.
+            image = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+        return image.astype(self.dtype, copy=False)
+
+    def labels(self, window: Window) -> np.ndarray:
+        source = self.scene.label_source
+        if source is None:
+            raise InputError(
+                f"scene {self.id} has no label_source", fix="give it one, or leave the scene out"
+            )
+        labels = source.get_label_arr(Box(*window))
+        if labels.dtype != np.uint8 and (labels.min() < 0 or labels.max() > 255):
+            raise InputError(f"scene {self.id} has label ids outside 0 to 255")
+        return labels.astype(np.uint8, copy=False)
+
+
+def _is_pixelwise(source: RasterSource) -> bool:
+    """Whether a pixel of the source is the same in whatever window it is read."""
+    return type(source) is RasterioSource and all(
+        type(t) in _PIXELWISE for t in source.raster_transformers
+    )
+
+
+def prediction_windows(scene: Scene, options: SemanticSegmentationPredictOptions) -> list[Window]:
+    """The windows that Raster Vision's prediction visits, in its order."""
+    chip, stride = (options.chip_sz,) * 2, (options.stride or options.chip_sz,) * 2
+    if options.crop_sz is None:
+        boxes = scene.extent.get_windows(chip, stride)
+    else:
+        padding = calculate_required_padding(
+            scene.extent.size, chip, stride, pad_direction="both", crop_sz=options.crop_sz
+        )
+        boxes = scene.extent.get_windows(chip, stride, padding, pad_direction="both")
+    return _in_aoi(scene, boxes, within=True)
+
+
+def windows_of(
+    scene: Scene, sampling: WindowSamplingConfig, seed: int
+) -> list[Window] | RandomWindows:
+    """The windows that a sampling config asks for."""
+    if sampling.method == WindowSamplingMethod.sliding:
+        boxes = scene.extent.get_windows(
+            sampling.size, sampling.stride, sampling.padding, sampling.pad_direction
+        )
+        return _in_aoi(scene, boxes, within=sampling.within_aoi)
+    heights = sampling.size_lims or sampling.h_lims
+    widths = sampling.size_lims or sampling.w_lims
+    assert heights is not None  # Raster Vision's validator sees to it
+    assert widths is not None
+    padding = sampling.padding
+    if padding is None:  # Raster Vision's default
+        padding = (heights[1] // 2, widths[1] // 2)
+    inside, bounds = _aoi_test(scene, within=sampling.within_aoi)
+    height, width = scene.extent.size
+    return RandomWindows(
+        scene.id,
+        height,
+        width,
+        heights=heights,
+        widths=widths,
+        square=sampling.size_lims is not None,
+        padding=ensure_tuple(padding),
+        count=sampling.max_windows,
+        inside=inside,
+        bounds=bounds,
+        attempts=sampling.max_sample_attempts,
+        seed=seed,
+    )
+
+
+def _aoi_test(
+    scene: Scene, *, within: bool
+) -> tuple[Callable[[Window], bool] | None, Window | None]:
+    """Whether a window may be taken, and the part of the scene where such windows lie."""
+    if not scene.aoi_polygons_bbox_coords:
+        return None, None
+    area = unary_union(scene.aoi_polygons_bbox_coords)
+    prepared = prep(area)
+    test = prepared.contains if within else prepared.intersects
+    left, top, right, bottom = area.bounds
+    bounds = Window(int(top), int(left), int(np.ceil(bottom)), int(np.ceil(right)))
+    return lambda w: bool(test(box(w.xmin, w.ymin, w.xmax, w.ymax))), bounds if within else None
+
+
+def _in_aoi(scene: Scene, boxes: list[Box], *, within: bool) -> list[Window]:
+    if scene.aoi_polygons_bbox_coords:
+        boxes = Box.filter_by_aoi(boxes, scene.aoi_polygons_bbox_coords, within=within)
+    return [Window(*b) for b in boxes]
+
+
+def chip_size(sampling: Sampling, scene_ids: Sequence[str], img_sz: int | None) -> int:
+    """Width and height of the chips: the windows' size; data.img_sz where that is not one.
+
+    Raises:
+        InputError: windows of several sizes, or none that are square, and no img_sz.
+    """
+    if isinstance(sampling, dict):
+        if missing := [i for i in scene_ids if i not in sampling]:
+            raise InputError(f"sampling has no entry for scene {', '.join(missing)}")
+        sizes = {ensure_tuple(sampling[i].size) for i in scene_ids}
+    else:
+        sizes = {ensure_tuple(sampling.size)}
+    if len(sizes) == 1:
+        height, width = next(iter(sizes))
+        if height == width:
+            return int(height)
+    if img_sz is None:
+        listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+        raise InputError(
+            f"chips of {listed} pixels don't go into one batch",
+            where="data.img_sz",
+            fix="set it to the size that all are resized to",
+        )
+    return img_sz
+
+
+def keeper(options: ChipOptions) -> Keep:
+    """chip_options.keep_chip, as a function of the chip: it draws from numpy's global generator,
+    which is seeded with the chip here, so that chipping again gives the same chips."""
+
+    def keep(image: np.ndarray, labels: np.ndarray) -> bool:
+        state = np.random.get_state()
+        seed = zlib.crc32(labels.tobytes(), zlib.crc32(image.tobytes()))
+        np.random.seed(seed)
+        try:
+            return bool(options.keep_chip(image, labels))
+        finally:
+            np.random.set_state(state)
+
+    return keep
+
+
+def classes_of(config: ClassConfig) -> Classes:
+    """Raster Vision's class config as the training core takes it."""
+    colors = ["#" + "".join(f"{round(c * 255):02x}" for c in rgb) for rgb in config.color_triples]
+    return Classes(tuple(config.names), tuple(colors), config.null_class_id)

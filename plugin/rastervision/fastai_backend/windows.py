@@ -1,0 +1,372 @@
+"""Windows of scenes: where they lie, how they are read, and chips read from them without a store.
+
+Nothing here knows Raster Vision: backend.py gives its scenes the face of SceneReader.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from rastervision.fastai_backend.chips import DTYPES, count_classes
+from rastervision.fastai_backend.data import as_tensor
+from rastervision.fastai_backend.store import check_ids
+from torch.nn import functional as F
+
+from rvk8s.errors import InputError
+
+log = logging.getLogger(__name__)
+
+#: Rows of windows are read as one strip of at most this many bytes.
+_STRIP_BYTES = 64 << 20
+_RANDOM_WINDOWS = 7  # first word of the generator's seed, so that it is no other generator's
+
+
+class Window(NamedTuple):
+    """A rectangle of a scene, in pixels; it may reach over the scene's edges."""
+
+    ymin: int
+    xmin: int
+    ymax: int
+    xmax: int
+
+    @property
+    def height(self) -> int:
+        return self.ymax - self.ymin
+
+    @property
+    def width(self) -> int:
+        return self.xmax - self.xmin
+
+
+class SceneReader(Protocol):
+    """An open scene.
+
+    Attributes:
+        id: name of the scene.
+        height, width: pixels.
+        channels: bands of an image.
+        dtype: pixel type of an image, one of chips.DTYPES.
+        image_in_strips, labels_in_strips: whether a pixel has the same value in whatever window
+            it is read, so that several windows may be read as one.
+    """
+
+    id: str
+    height: int
+    width: int
+    channels: int
+    dtype: np.dtype
+    image_in_strips: bool
+    labels_in_strips: bool
+
+    def image(self, window: Window) -> np.ndarray:
+        """(height, width, channels) of `dtype`; 0 beyond the scene's edges."""
+        ...
+
+    def labels(self, window: Window) -> np.ndarray:
+        """(height, width) uint8; the null class beyond the scene's edges."""
+        ...
+
+
+def chip_dtype(dtype: np.dtype) -> np.dtype:
+    """The chips' pixel type for a raster's: itself, or the narrowest of DTYPES that holds it."""
+    if str(dtype) in DTYPES:
+        return np.dtype(dtype)
+    for name in ("uint8", "int16", "uint16"):
+        if np.can_cast(dtype, name):
+            return np.dtype(name)
+    return np.dtype("float32")
+
+
+class RowReader:
+    """Reads windows, a row of them at a time where that gives the same pixels.
+
+    A raster's blocks are decoded once for a row of windows, not once for every window.
+
+    Args:
+        read: reads a window.
+        windows: what will be asked for, in this order.
+        pixel_bytes: size of a pixel with all its bands.
+        in_strips: whether a pixel has the same value in whatever window it is read.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Window], np.ndarray],
+        windows: Sequence[Window],
+        pixel_bytes: int,
+        in_strips: bool,
+    ):
+        self._read, self._windows = read, windows
+        self._pixel_bytes, self._in_strips = pixel_bytes, in_strips
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The windows' pixels, (height, width, ...) each; views of a larger array."""
+        for start, stop in self._runs():
+            run = self._windows[start:stop]
+            left, right = min(w.xmin for w in run), max(w.xmax for w in run)
+            strip = self._read(Window(run[0].ymin, left, run[0].ymax, right))
+            for w in run:
+                yield strip[:, w.xmin - left : w.xmax - left]
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Stretches of windows to read together."""
+        start = 0
+        for i in range(1, len(self._windows) + 1):
+            if i == len(self._windows) or not self._joins(self._windows[start : i + 1]):
+                yield start, i
+                start = i
+
+    def _joins(self, run: Sequence[Window]) -> bool:
+        first, last = run[0], run[-1]
+        width = max(first.xmax, last.xmax) - min(first.xmin, last.xmin)
+        return (
+            self._in_strips
+            and (last.ymin, last.ymax) == (first.ymin, first.ymax)
+            # Windows that lie apart would make us read what nobody wants.
+            and run[-2].xmin < last.xmin <= run[-2].xmax
+            and width * first.height * self._pixel_bytes <= _STRIP_BYTES
+        )
+
+
+def fit(image: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize a chip (height, width, channels; bilinear, antialiased) and its labels (height,
+    width; nearest) to size x size pixels, keeping their types."""
+    if image.shape[:2] == (size, size):
+        return image, labels
+    x = as_tensor(image[None]).permute(0, 3, 1, 2).to(torch.float32)
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    y = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
+    y = F.interpolate(y, size=(size, size), mode="nearest-exact")
+    out = x[0].permute(1, 2, 0).numpy()
+    if np.issubdtype(image.dtype, np.integer):
+        out = out.round()
+    return out.astype(image.dtype), y[0, 0].numpy()
+
+
+@dataclass(frozen=True)
+class RandomWindows:
+    """Windows drawn anywhere in a scene; a function of (seed, scene, epoch, index).
+
+    Args:
+        scene_id: name of the scene.
+        height, width: of the scene, pixels.
+        heights, widths: the windows' sides are drawn from [low, high).
+        square: width and height are one draw, from `heights`.
+        padding: pixels by which windows may reach over the edges: (rows, columns).
+        count: windows in an epoch.
+        inside: whether a window may be taken; None if all may.
+        bounds: the part of the scene to draw from, where that is known to be smaller.
+        attempts: draws until `inside` must have said yes.
+        seed: of the draws.
+    """
+
+    scene_id: str
+    height: int
+    width: int
+    heights: tuple[int, int]
+    widths: tuple[int, int]
+    square: bool
+    padding: tuple[int, int]
+    count: int
+    inside: Callable[[Window], bool] | None = None
+    bounds: Window | None = None
+    attempts: int = 100
+    seed: int = 0
+
+    def draw(self, epoch: int, index: int, redraw: int = 0) -> Window:
+        """The window of an index; `redraw` gives others for the same one.
+
+        Raises:
+            InputError: windows are larger than the scene, or none was found that may be taken.
+        """
+        name = zlib.crc32(self.scene_id.encode())
+        rng = np.random.default_rng([_RANDOM_WINDOWS, self.seed, name, epoch, index, redraw])
+        for _ in range(self.attempts):
+            window = self._any(rng)
+            if self.inside is None or self.inside(window):
+                return window
+        raise InputError(
+            f"no window of scene {self.scene_id} was found in its area of interest "
+            f"in {self.attempts} attempts",
+            fix="use smaller windows, larger areas, or a larger max_sample_attempts",
+        )
+
+    def _any(self, rng: np.random.Generator) -> Window:
+        h = int(rng.integers(*self.heights))
+        w = h if self.square else int(rng.integers(*self.widths))
+        b = self.bounds or Window(
+            -self.padding[0],
+            -self.padding[1],
+            self.height + self.padding[0],
+            self.width + self.padding[1],
+        )
+        if b.height < h or b.width < w:
+            raise InputError(
+                f"windows of {h}x{w} pixels don't fit into scene {self.scene_id} "
+                f"({self.height}x{self.width})",
+                fix="use smaller windows, or set sampling.padding",
+            )
+        y = int(rng.integers(b.ymin, b.ymax - h + 1))
+        x = int(rng.integers(b.xmin, b.xmax - w + 1))
+        return Window(y, x, y + h, x + w)
+
+
+@dataclass(frozen=True)
+class SceneWindows:
+    """A scene and the windows to read from it.
+
+    Args:
+        id: name of the scene.
+        open: opens it; called once in every process that reads.
+        windows: fixed ones, or how they are drawn.
+    """
+
+    id: str
+    open: Callable[[], SceneReader]
+    windows: Sequence[Window] | RandomWindows
+
+    def __len__(self) -> int:
+        return self.windows.count if isinstance(self.windows, RandomWindows) else len(self.windows)
+
+    def window(self, epoch: int, index: int, redraw: int = 0) -> Window:
+        if isinstance(self.windows, RandomWindows):
+            return self.windows.draw(epoch, index, redraw)
+        return self.windows[index]
+
+
+class WindowChips:
+    """A ChipSource that reads windows of scenes when they are asked for.
+
+    Args:
+        scenes: in the order of the chips.
+        size: chips are resized to this many pixels.
+        num_classes: ids of labels lie below.
+        keep: whether a chip (image, labels) is used. Fixed windows are looked at once, when the
+            source is made; random ones are drawn again.
+        fixed: draw the windows of epoch 0 in every epoch (for validation).
+
+    Raises:
+        InputError: scenes have different bands or pixel types, or there is no window.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[SceneWindows],
+        size: int,
+        num_classes: int,
+        *,
+        keep: Callable[[np.ndarray, np.ndarray], bool] | None = None,
+        fixed: bool = False,
+    ):
+        self._readers: dict[str, SceneReader] = {}
+        self._pid = os.getpid()
+        self.size, self.num_classes = size, num_classes
+        self._keep, self._fixed = keep, fixed
+        self._scenes = list(scenes)
+        self.channels, self.dtype = common_format([self._reader(s) for s in scenes])
+        self._counts: np.ndarray | None = None
+        if keep is not None:
+            self._drop_windows(keep)
+        self._ends = np.cumsum([len(s) for s in self._scenes])
+        if not len(self):
+            raise InputError("there is no window to read", fix="check sampling and the scenes")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, size, size, channels) and labels (N, size, size) uint8."""
+        n = len(indices)
+        images = np.empty((n, self.size, self.size, self.channels), self.dtype)
+        labels = np.empty((n, self.size, self.size), np.uint8)
+        for k, index in enumerate(indices):
+            images[k], labels[k] = self._chip(int(index), 0 if self._fixed else epoch)
+        return images, labels
+
+    def class_pixels(self) -> np.ndarray | None:
+        """(len, classes) int64 of fixed windows; None for random ones, which change."""
+        if any(isinstance(s.windows, RandomWindows) for s in self._scenes):
+            return None
+        if self._counts is None:
+            self._counts = np.concatenate([self._count(s) for s in self._scenes])
+        return self._counts
+
+    def _chip(self, index: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        scene = self._scenes[number]
+        local = index - (int(self._ends[number - 1]) if number else 0)
+        reader = self._reader(scene)
+        # Fixed windows were looked at when this was made.
+        keep = self._keep if isinstance(scene.windows, RandomWindows) else None
+        attempts = scene.windows.attempts if isinstance(scene.windows, RandomWindows) else 1
+        for redraw in range(attempts):
+            window = scene.window(epoch, local, redraw)
+            image, labels = reader.image(window), reader.labels(window)
+            if keep is None or keep(image, labels):
+                break
+        else:
+            raise InputError(
+                f"{attempts} windows of scene {scene.id} in a row were dropped for their pixels",
+                fix="raise chip_options.nodata_threshold or leave the scene out",
+            )
+        check_ids(labels, self.num_classes, scene.id)
+        return fit(image, labels, self.size)
+
+    def _reader(self, scene: SceneWindows) -> SceneReader:
+        if self._pid != os.getpid():  # open rasters don't survive a fork
+            self._readers, self._pid = {}, os.getpid()
+        if scene.id not in self._readers:
+            self._readers[scene.id] = scene.open()
+        return self._readers[scene.id]
+
+    def _drop_windows(self, keep: Callable[[np.ndarray, np.ndarray], bool]) -> None:
+        for i, scene in enumerate(self._scenes):
+            if isinstance(scene.windows, RandomWindows):
+                continue
+            chips = read_windows(self._reader(scene), scene.windows)
+            kept = [w for w, image, labels in chips if keep(image, labels)]
+            log.info("scene %s: %d of %d windows are used", scene.id, len(kept), len(scene))
+            self._scenes[i] = SceneWindows(scene.id, scene.open, kept)
+
+    def _count(self, scene: SceneWindows) -> np.ndarray:
+        windows = [scene.window(0, i) for i in range(len(scene))]
+        reader = self._reader(scene)
+        rows = RowReader(reader.labels, windows, 1, reader.labels_in_strips)
+        counts = [count_classes(labels[None], self.num_classes) for labels in rows]
+        return np.concatenate([np.zeros((0, self.num_classes), np.int64), *counts])
+
+
+def read_windows(
+    scene: SceneReader, windows: Sequence[Window]
+) -> Iterator[tuple[Window, np.ndarray, np.ndarray]]:
+    """Each window with its image and its labels."""
+    pixel = scene.channels * scene.dtype.itemsize
+    images = RowReader(scene.image, windows, pixel, scene.image_in_strips)
+    labels = RowReader(scene.labels, windows, 1, scene.labels_in_strips)
+    return zip(windows, images, labels, strict=True)
+
+
+def common_format(scenes: Sequence[SceneReader]) -> tuple[int, np.dtype]:
+    """Bands and pixel type that all scenes have.
+
+    Raises:
+        InputError: they differ; names two scenes.
+    """
+    if not scenes:
+        raise InputError("there is no scene", fix="check the dataset's scenes")
+    first = scenes[0]
+    for s in scenes[1:]:
+        if (s.channels, s.dtype) != (first.channels, first.dtype):
+            raise InputError(
+                f"scene {first.id} has {first.channels} bands of {first.dtype}, "
+                f"scene {s.id} has {s.channels} of {s.dtype}",
+                fix="set channel_order, or add a CastTransformerConfig",
+            )
+    return first.channels, first.dtype
