@@ -36,12 +36,13 @@ class Course:
 
     Args:
         epochs: how many there will be, the frozen ones included.
-        epoch, batch, loss_sum, loss_count, history, lr: as in a Checkpoint.
+        lr, rate, epoch, batch, loss_sum, loss_count, history: as in a Checkpoint.
         phase_start: the first epoch of the present phase (frozen or not).
     """
 
     epochs: int
     lr: float = 0.0
+    rate: float = 0.0
     epoch: int = 0
     batch: int = 0
     loss_sum: torch.Tensor | float = 0.0
@@ -123,6 +124,7 @@ class EpochLog(Callback):
             return
         c = self.course
         c.batch += 1
+        c.rate = float(self.learn.opt.hypers[-1]["lr"])
         c.loss_sum = c.loss_sum + self.learn.loss.detach().double().as_subclass(torch.Tensor)
         c.loss_count += 1
         self.images += find_bs(self.learn.yb)
@@ -152,7 +154,7 @@ class EpochLog(Callback):
         c, scores = self.course, self.metric.scores()
         row: dict[str, Any] = {
             "epoch": c.epoch + 1,
-            "lr": float(self.learn.opt.hypers[-1]["lr"]),
+            "lr": c.rate,
             "train_loss": float(c.loss_sum) / max(1, c.loss_count),
             "valid_loss": float(self.learn.recorder.loss.value),
             "accuracy": scores.accuracy,
@@ -256,6 +258,7 @@ class Saver(Callback):
             spec=self.spec,
             options=self.options,
             lr=c.lr,
+            rate=c.rate,
             epoch=c.epoch,
             batch=c.batch,
             loss_sum=float(c.loss_sum),

@@ -33,7 +33,8 @@ class Checkpoint:
     Args:
         spec: the network.
         options: what decides the course of the training; a checkpoint of others doesn't fit.
-        lr: the learning rate in use, given or found.
+        lr: the learning rate that the schedule scales, given or found.
+        rate: the one of the last batch.
         epoch: epochs that are finished, the frozen ones included.
         batch: batches of the next epoch that are done.
         loss_sum, loss_count: sum of the losses of these batches, and how many they are.
@@ -46,6 +47,7 @@ class Checkpoint:
     spec: ModelSpec
     options: dict[str, Any]
     lr: float
+    rate: float
     epoch: int
     batch: int
     loss_sum: float

@@ -284,7 +284,7 @@ class Training:
         s = self.settings.solver
         course = Course(epochs=s.freeze_epochs + s.num_epochs, lr=s.lr or 0.0)
         if resumed:
-            for name in ("lr", "epoch", "batch", "loss_sum", "loss_count", "history"):
+            for name in ("lr", "rate", "epoch", "batch", "loss_sum", "loss_count", "history"):
                 setattr(course, name, getattr(resumed, name))
             log.info("going on after epoch %d, batch %d", course.epoch, course.batch)
             if course.history:

@@ -213,8 +213,8 @@ def _cut(network: nn.Module) -> nn.Sequential:
     while layers and not _has_convolution(layers[-1]):
         layers.pop()
     body = nn.Sequential(*layers)
-    # A transformer's blocks hold linear layers: nearly nothing would be left of it.
-    if _size(body) < _size(network) / 2:
+    # A transformer's blocks are not convolutions: nearly nothing would be left of it.
+    if _size(body) < _size(network) / 4:
         raise _uncuttable(type(network).__name__)
     return body
 

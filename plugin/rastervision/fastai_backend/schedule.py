@@ -19,6 +19,9 @@ from rvk8s.errors import InputError
 
 log = logging.getLogger(__name__)
 
+#: Length of the mock training of lr_find; fastai's own number.
+LR_FIND_BATCHES = 100
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -62,21 +65,20 @@ def fit(
         learn.fit(phase.epochs, lr, wd=wd, cbs=cbs)
 
 
-def find_lr(learn: Learner, phase: Phase, folder: Path, steps: int = 100) -> float:
+def find_lr(learn: Learner, phase: Phase, folder: Path) -> float:
     """fastai's lr_find ("valley"): a mock training with growing rate; weights are put back.
 
     Args:
         folder: gets lr_find.png.
-        steps: batches of the mock training.
 
     Raises:
         InputError: the losses show no valley.
     """
-    log.info("no learning rate is given: looking for one in %d batches", steps)
+    log.info("no learning rate is given: looking for one in %d batches", LR_FIND_BATCHES)
     progress.report(flush=True, message="looking for a learning rate")
     prepare(learn, phase)
     try:
-        lr = float(learn.lr_find(num_it=steps, show_plot=False).valley)
+        lr = float(learn.lr_find(num_it=LR_FIND_BATCHES, show_plot=False).valley)
     except (IndexError, ValueError, RuntimeError) as e:
         if "memory" in str(e):
             raise

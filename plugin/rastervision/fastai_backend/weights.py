@@ -22,8 +22,8 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     """The weights in a file.
 
     Args:
-        path: model-bundle.zip, one of our checkpoints, or a state dict that torch.save wrote (plain,
-            or under the key "model" or "state_dict").
+        path: model-bundle.zip, one of our checkpoints, or a state dict that torch.save wrote
+            (plain, or under the key "model" or "state_dict").
 
     Raises:
         InputError: there is no such file, or it holds no weights.

@@ -1,0 +1,101 @@
+"""A training that was stopped ends as one that was not."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rastervision.fastai_backend.callbacks import TIMES
+from rastervision.fastai_backend.options import TrainSettings
+
+from rvk8s.errors import Preempted
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def several(settings: Callable[..., TrainSettings]) -> TrainSettings:
+    """All that could depend on the moment: phases, schedule, accumulation, dropout, augmentation.
+
+    Six chips are three batches: with the accumulation an epoch has two steps.
+    """
+    return settings(
+        data={"dihedral": True, "lighting": 0.2},
+        solver={
+            "freeze_epochs": 1,
+            "num_epochs": 2,
+            "grad_accum": 2,
+            "checkpoint_seconds": 1e-6,
+            "save_all_checkpoints": True,
+        },
+    )
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "log.csv", newline="") as f:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(f)]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def same(a: Path, b: Path) -> bool:
+    one, other = weights(a), weights(b)
+    return all(torch.equal(one[k], other[k]) for k in one) and one.keys() == other.keys()
+
+
+def stop_at(moment: int) -> Callable[[], None]:
+    """A sync that is preempted at the given call: right after a checkpoint was written."""
+    calls = iter(range(moment + 1))
+
+    def sync() -> None:
+        if next(calls) == moment:
+            raise Preempted("the node goes away")
+
+    return sync
+
+
+def test_stopped_trainings_end_in_equal_weights_and_logs(
+    train: Train, several: TrainSettings
+) -> None:
+    whole = train(several, "whole")
+    # A checkpoint is synced after each of two steps and at the end, in each of three epochs.
+    for moment in (0, 1, 2, 4, 8):
+        with pytest.raises(Preempted, match=r"^the node goes away$"):
+            train(several, f"at{moment}", sync=stop_at(moment))
+        partial = whole.parent / f"at{moment}" / ".last.pt.partial"
+        partial.write_bytes(b"of a process that was killed")
+        resumed = train(several, f"at{moment}")
+        assert rows(resumed) == rows(whole)
+        assert len(rows(resumed)) == 3
+        assert not partial.exists()
+        for name in ("last.pt", "best.pt", "epoch-003.pt"):
+            assert same(resumed / name, whole / name), (moment, name)
+    assert (whole.parent / "at0/model-bundle.zip").read_bytes() == (
+        whole / "model-bundle.zip"
+    ).read_bytes()
+
+
+def test_a_finished_training_is_left_alone(
+    train: Train, settings: Callable[..., TrainSettings]
+) -> None:
+    folder = train(settings())
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    train(settings(solver={"checkpoint_seconds": 7}))
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_equal_seeds_give_equal_models(
+    train: Train, settings: Callable[..., TrainSettings]
+) -> None:
+    first, again, other = (
+        train(settings(solver={"seed": seed}), name)
+        for seed, name in ((3, "first"), (3, "again"), (4, "other"))
+    )
+    assert same(first / "last.pt", again / "last.pt")
+    assert rows(first) == rows(again)
+    assert not same(first / "last.pt", other / "last.pt")
