@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rvk8s.commands.options import make_plans, output_option, plan_options, print_json
+from rvk8s.errors import InputError, Rvk8sError
+
+if TYPE_CHECKING:
+    from rvk8s.engines.local import RunSummary
+    from rvk8s.plan import Plan
 
 
 @click.command("run")
@@ -17,7 +23,8 @@ def run_command(output: str | None, dry_run: bool, **options: Any) -> None:
     """Run EXPERIMENT on this machine: every stage of its Raster Vision pipeline, one by one.
 
     EXPERIMENT is a name in rvk8s.yaml: `potsdam` is the experiment itself, `potsdam-resnet18` its
-    variant resnet18. Ctrl-C stops everything and prints the command that goes on from there.
+    variant resnet18. With -m, a run that fails does not keep the next one from starting. Ctrl-C
+    stops everything and prints the command that goes on from there.
     """
     if dry_run:
         from rvk8s.commands.plan import print_plans
@@ -25,13 +32,47 @@ def run_command(output: str | None, dry_run: bool, **options: Any) -> None:
         print_plans(output, **options)
         return
     plans = make_plans(**options)
-
-    from rvk8s.engines import local
-
-    given = options["run_id"] is not None
-    summaries = [
-        local.run(plan, run_id_given=given, output="json" if output else "auto") for plan in plans
-    ]
+    summaries, failures = _run_all(plans, options["run_id"] is not None, output)
     if output:
         documents = [summary.to_dict() for summary in summaries]
-        print_json(documents if options["match"] is not None else documents[0])
+        if options["match"] is not None:
+            print_json(documents)
+        elif documents:
+            print_json(documents[0])
+    _raise(failures)
+
+
+def _run_all(
+    plans: Sequence[Plan], run_id_given: bool, output: str | None
+) -> tuple[list[RunSummary], list[tuple[Plan, Rvk8sError]]]:
+    """Run plans one after the other.
+
+    Returns:
+        The runs that have ended, well or not, and what failed.
+    """
+    from rvk8s.engines import local
+
+    summaries: list[RunSummary] = []
+    failures: list[tuple[Plan, Rvk8sError]] = []
+    for plan in plans:
+        try:
+            summary = local.run(
+                plan, run_id_given=run_id_given, output="json" if output else "auto"
+            )
+            summaries.append(summary)
+        except local.RunError as error:
+            summaries.append(error.summary)
+            failures.append((plan, error))
+        except InputError as error:
+            failures.append((plan, error))
+    return summaries, failures
+
+
+def _raise(failures: Sequence[tuple[Plan, Rvk8sError]]) -> None:
+    if len(failures) == 1:
+        raise failures[0][1]
+    if failures:
+        lines = [f"{plan.run_id}: {line}" for plan, e in failures for line in str(e).splitlines()]
+        error = Rvk8sError("\n".join(lines))
+        error.exit_code = failures[0][1].exit_code
+        raise error

@@ -197,3 +197,16 @@ def test_init_overwrites_nothing(run: Run, tmp_path: Path) -> None:
     assert (
         result.err == "error: file/below: cannot be written: Not a directory; give another folder\n"
     )
+
+
+def test_run_with_a_pattern_goes_on_after_a_failure(run: Run, tmp_path: Path) -> None:
+    """Both runs fail, the second is started all the same, and each is named."""
+    (tmp_path / "runs").write_text("a file where the root should be")
+    result = run("run", "-m", "*", "-o", "json")
+    assert result.code == 2
+    assert result.out == "[]\n"
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1].rpartition("-2")[0] for line in errors] == [
+        "potsdam",
+        "potsdam-resnet18",
+    ]
