@@ -10,14 +10,18 @@ from fastai.learner import Learner
 
 from rvk8s.errors import OutOfMemory
 
-_CPU_ALLOCATOR = re.compile(r"(DefaultCPUAllocator|not enough memory|can't allocate memory)")
+#: torch's allocator on the CPU, and oneDNN, which has no word of its own for it.
+_CPU = re.compile(
+    r"DefaultCPUAllocator|not enough memory|can't allocate memory"
+    r"|could not create a (primitive|memory)"
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that host or device memory is used up."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and bool(_CPU_ALLOCATOR.search(str(error)))
+    return isinstance(error, RuntimeError) and bool(_CPU.search(str(error)))
 
 
 def advice(learn: Learner, batch_sz: int, size: int, channels: int) -> OutOfMemory:

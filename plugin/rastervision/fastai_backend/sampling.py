@@ -22,7 +22,7 @@ def subset(source: ChipSource, options: DataOptions, seed: int) -> ChipSource:
     if options.train_count is not None:
         count = min(options.train_count, total)
     else:
-        count = max(1, round(options.train_prop * total)) if options.train_prop > 0 else 0
+        count = min(total, max(1, round(options.train_prop * total)) if options.train_prop else 0)
     if count == 0:
         raise InputError(
             "no training chip is left" if total else "there are no training chips",

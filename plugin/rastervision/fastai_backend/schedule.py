@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +78,16 @@ def find_lr(learn: Learner, phase: Phase, folder: Path) -> float:
     log.info("no learning rate is given: looking for one in %d batches", LR_FIND_BATCHES)
     progress.report(flush=True, message="looking for a learning rate")
     prepare(learn, phase)
+    # fastai keeps the weights to put back in a folder of this name; it shall not stay behind.
+    learn.model_dir = ".lr_find"
     try:
         lr = float(learn.lr_find(num_it=LR_FIND_BATCHES, show_plot=False).valley)
     except (IndexError, ValueError, RuntimeError) as e:
         if "memory" in str(e):
             raise
         raise _no_lr(str(e)) from e
+    finally:
+        shutil.rmtree(folder / learn.model_dir, ignore_errors=True)
     if not np.isfinite(lr) or lr <= 0:
         raise _no_lr(f"it suggests {lr}")
     recorder = learn.recorder

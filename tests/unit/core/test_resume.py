@@ -64,7 +64,7 @@ def test_stopped_trainings_end_in_equal_weights_and_logs(
 ) -> None:
     whole = train(several, "whole")
     # A checkpoint is synced after each of two steps and at the end, in each of three epochs.
-    for moment in (0, 1, 2, 4, 8):
+    for moment in (0, 1, 4):
         with pytest.raises(Preempted, match=r"^the node goes away$"):
             train(several, f"at{moment}", sync=stop_at(moment))
         partial = whole.parent / f"at{moment}" / ".last.pt.partial"
