@@ -47,6 +47,11 @@ def show(plan: Plan, output: Literal["auto", "json"]) -> Iterator[Display]:
         yield live
 
 
+def say(text: str) -> None:
+    """Plain text on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class ProgressReader:
     """Reads the progress files of a stage's splits, not more often than they change.
 
@@ -82,7 +87,7 @@ class Lines:
         self._reader = ProgressReader(plan)
         self._states: dict[str, State] = {}
         self._said: dict[str, Any] = {}
-        self._print(f"run {plan.run_id} in {plan.run_uri}")
+        say(f"run {plan.run_id} in {plan.run_uri}")
 
     def update(self, record: RunRecord) -> None:
         for stage in record.stages:
@@ -95,22 +100,19 @@ class Lines:
     def _transition(self, stage: StageRecord) -> None:
         if stage.state == State.RUNNING:
             splits = f" in {stage.splits} splits" if stage.splits > 1 else ""
-            self._print(f"{stage.name}: started{splits}")
+            say(f"{stage.name}: started{splits}")
         elif stage.state == State.SUCCEEDED:
-            self._print(f"{stage.name}: done in {duration(stage.seconds)}")
+            say(f"{stage.name}: done in {duration(stage.seconds)}")
         elif stage.state == State.SKIPPED:
-            self._print(f"{stage.name}: skipped, {stage.message}")
+            say(f"{stage.name}: skipped, {stage.message}")
         else:
-            self._print(f"{stage.name}: {str(stage.state).lower()}")
+            say(f"{stage.name}: {str(stage.state).lower()}")
 
     def _progress(self, stage: StageRecord, progress: Progress) -> None:
         milestone = progress.milestone()
         if milestone is not None and self._said.get(stage.name) != milestone:
             self._said[stage.name] = milestone
-            self._print(f"{stage.name}: {progress.text()}")
-
-    def _print(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+            say(f"{stage.name}: {progress.text()}")
 
 
 class LiveTable:

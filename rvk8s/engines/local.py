@@ -19,7 +19,7 @@ from rvk8s.contract import CONFIGURE, ExitCode, State, split_of
 from rvk8s.drive import Driver
 from rvk8s.engines.lock import run_lock
 from rvk8s.engines.processes import ProcessLauncher
-from rvk8s.errors import InputError, Interrupted, Rvk8sError
+from rvk8s.errors import InputError, InputErrors, Interrupted, Rvk8sError
 from rvk8s.plan import Plan
 from rvk8s.record import RunRecord
 
@@ -102,16 +102,18 @@ def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "au
             )
             record = driver.drive()
     except Interrupted:
-        how = f"finished stages stay finished, go on with\n  {plan.go_on}"
-        raise Interrupted(f"interrupted; {how}") from None
+        display.say(f"finished stages stay finished; go on with\n  {plan.go_on}")
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not run_id_given and _refused_at_once(record):
         _remove(plan, made_root)
-        raise InputError(str(record.stage(CONFIGURE).message))
+        lines = str(record.stage(CONFIGURE).message).splitlines()
+        raise InputErrors([InputError(line) for line in lines])
     summary = RunSummary.of(record)
     if record.state == State.FAILED:
-        raise RunError(_failure(record), int(record.exit_code or 1), summary)
+        _say_how_to_go_on(record)
+        raise RunError(str(record.message), int(record.exit_code or 1), summary)
     if output == "auto":
         display.print_summary(record, summary.scores, summary.pictures)
     return summary
@@ -161,19 +163,12 @@ def _remove(plan: Plan, made_root: bool) -> None:
         os.rmdir(plan.root_uri)
 
 
-def _failure(record: RunRecord) -> str:
-    """Which stage failed, why, where its log is and how to go on."""
+def _say_how_to_go_on(record: RunRecord) -> None:
+    """Where the log of the stage that failed lies, and the command that goes on."""
     plan = record.plan
-    failed = next((s for s in record.stages if s.state == State.FAILED), None)
-    if failed is None:
-        return record.message or "the run failed"
+    failed = next(stage for stage in record.stages if stage.state == State.FAILED)
     split = split_of(failed.splits, failed.failed_split or 0)
-    lines = [
-        f"stage {failed.name}: {failed.message}",
-        f"  the log: {plan.layout.log(failed.name, split)}",
-        f"  go on:   {plan.go_on}",
-    ]
-    return "\n".join(lines)
+    display.say(f"log:   {plan.layout.log(failed.name, split)}\ngo on: {plan.go_on}")
 
 
 def _exit_code(code: int) -> ExitCode:

@@ -162,7 +162,9 @@ def _of_user(error: BaseException, folder: Path, module: Path) -> Rvk8sError:
 
 def _validation(error: BaseException) -> list[str]:
     """The mistakes that pydantic found, a line each; none for another exception."""
-    if type(error).__name__ != "ValidationError" or not hasattr(error, "errors"):
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
         return []
     lines = []
     for problem in error.errors(include_url=False):

@@ -174,7 +174,8 @@ def _pipeline(config: dict[str, Any], work: Path) -> RVPipeline:
     )
     scratch = work / "pipeline"
     scratch.mkdir(exist_ok=True)
-    pipeline: RVPipeline = build_config(config).build(str(scratch))
+    built: Any = build_config(config)
+    pipeline: RVPipeline = built.build(str(scratch))
     return pipeline
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rastervision.aws_s3.s3_file_system import S3FileSystem
 from rastervision.pipeline.file_system import NotReadableError, NotWritableError
@@ -21,7 +22,8 @@ class StorageFileSystem(S3FileSystem):
     """S3 through rvk8s.storage: several transfers at once, every failure is an error."""
 
     @staticmethod
-    def get_client():  # type: ignore[no-untyped-def]  # noqa: ANN205
+    def get_client() -> Any:
+        """The client with our retries and time limits."""
         return s3_objects.client()
 
     @staticmethod
@@ -65,7 +67,9 @@ class StorageFileSystem(S3FileSystem):
             StorageFileSystem.sync_to_dir(src_path, dst_uri, delete=True)
 
     @staticmethod
-    def local_path(uri: str, download_dir: str) -> str:
+    def local_path(  # type: ignore[override]  # Raster Vision hints None and returns str
+        uri: str, download_dir: str
+    ) -> str:
         """Where a download is kept.
 
         Raster Vision takes a file that is there for a copy of the object of that name. That is
