@@ -19,6 +19,7 @@ from rastervision.core.data import (
 from rastervision.fastai_backend import bundle, progress
 from rastervision.fastai_backend.chips import ChipSource
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
+from rastervision.fastai_backend.georeference import ensure_transform
 from rastervision.fastai_backend.scenes import (
     RasterVisionScene,
     Sampling,
@@ -163,6 +164,7 @@ class FastaiSemanticSegmentation(Backend):
             batch_sz=predict_options.batch_sz,
             crop_sz=predict_options.crop_sz,
         )
+        ensure_transform(scene)
         return labels
 
     def _chip_part(
