@@ -28,6 +28,9 @@ def list_command(output: str | None, file: str | None, **given: str | None) -> N
     if output:
         print_json([run.to_dict() for run in runs])
         return
+    if not runs:
+        click.echo(f"no runs in {root}", err=True)
+        return
     from rvk8s.tables import console
 
     console().print(status.runs_table(runs))

@@ -1,0 +1,113 @@
+"""rvk8s list, status and logs over a folder of runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rvk8s import cli
+from rvk8s.contract import State, to_json
+from rvk8s.plan import Plan, Stage
+from rvk8s.record import RunRecord
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def stored(root: Path, run_id: str, created: str) -> None:
+    """A run of two stages, of which the second failed, with its logs."""
+    stages = (Stage("configure"), Stage("chip", splits=2))
+    plan = Plan(
+        run_id, "one", "exp.py", "/p", {}, str(root), stages, created=created, go_on="rvk8s run one"
+    )
+    record = RunRecord.of_plan(plan, "local")
+    record.state, record.exit_code = State.FAILED, 12
+    record.stages[0].state, record.stages[0].seconds = State.SUCCEEDED, 4.0
+    record.stages[1].state, record.stages[1].message = State.FAILED, "ran out of memory"
+    layout = plan.layout
+    for name, split in (("configure", None), ("chip", 0), ("chip", 1)):
+        log = Path(layout.log(name, split))
+        log.parent.mkdir(parents=True)
+        log.write_text(f"text of {name} {split}\n")
+    Path(layout.run_json).write_bytes(to_json(record.to_dict()))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Calls the program where rvk8s.yaml names a root with two runs, and has a mistake."""
+    (tmp_path / "rvk8s.yaml").write_text("rootUri: runs\nexperiments: {}\n")
+    stored(tmp_path / "runs", "one-20261123-101010-aaaa", "2026-11-23T10:10:10Z")
+    stored(tmp_path / "runs", "one-20261124-101010-bbbb", "2026-11-24T10:10:10Z")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+
+    def call(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exited:
+            cli.main(list(args))
+        assert isinstance(exited.value.code, int)
+        return exited.value.code, *capfd.readouterr()
+
+    return call
+
+
+def test_list(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("list")
+    assert (code, err) == (0, "")
+    rows = [line.split()[:3] for line in out.splitlines()]
+    assert rows == [
+        ["RUN", "STATE", "STAGE"],
+        ["one-20261124-101010-bbbb", "Failed", "chip"],
+        ["one-20261123-101010-aaaa", "Failed", "chip"],
+    ]
+    listed = json.loads(run("list", "--root-uri", "../runs", "-o", "json")[1])
+    assert [(one["runId"], one["exitCode"]) for one in listed] == [(r[0], 12) for r in rows[1:]]
+    assert run("list", "--root-uri", "none") == (0, "", f"no runs in {tmp_path}/below/none\n")
+    assert run("list", "--root-uri", "none", "-o", "json")[1] == "[]\n"
+
+
+def test_status(run: Run) -> None:
+    code, out, err = run("status", "one-20261124")
+    assert (code, err) == (0, "")
+    assert "one-20261124-101010-bbbb" in out
+    assert "ran out of memory" in out
+    assert "Go on with: rvk8s run one" in out
+    found = json.loads(run("status", "one-20261124", "-o", "json")[1])
+    assert [stage["state"] for stage in found["stages"]] == ["Succeeded", "Failed"]
+    assert found["plan"]["goOn"] == "rvk8s run one"
+
+
+def test_logs(run: Run) -> None:
+    code, out, _ = run("logs", "one-20261123")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("text")] == [
+        "text of configure None",
+        "text of chip 0",
+        "text of chip 1",
+    ]
+    out = run("logs", "one-20261123", "chip", "--split", "1", "-f")[1]
+    assert "text of chip 1" in out
+    assert "text of chip 0" not in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["status", "one"], "2 runs begin with one; name one of one-2026112"),
+        (["status", "two"], "no run two in "),
+        (["logs", "one-20261123", "chop"], "there is no stage chop; there are configure,"),
+        (["logs", "one-20261123", "train"], "nothing is written yet by stage train;"),
+        (["list", "--root-uri", "ftp://x"], "--root-uri: ftp:// is not supported; give a folder"),
+    ],
+)
+def test_errors(run: Run, args: list[str], message: str) -> None:
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_no_root(run: Run) -> None:
+    Path("../rvk8s.yaml").write_text("experiments: {}\n")
+    code, _, err = run("list")
+    assert code == 2
+    assert "has no rootUri; add it or give --root-uri" in err
