@@ -151,7 +151,7 @@ def class_pixels(source: ChipSource, num_classes: int, batch: int = 64) -> np.nd
 
 
 def band_statistics(
-    source: ChipSource, max_chips: int = 1000, batch: int = 16
+    source: ChipSource, max_chips: int = 500, batch: int = 16
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each band over the chips, in the bands' own units.
 

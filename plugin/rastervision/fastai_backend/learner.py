@@ -383,7 +383,7 @@ class Training:
                 raise
             spec = found["spec"]
             batch = found["learn"].dls.train.bs
-            raise memory.advice(found["learn"], batch, spec.img_sz, spec.channels) from e
+            raise memory.advice(e, found["learn"], batch, spec.img_sz, spec.channels) from e
         finally:
             for callback in found["learn"]._grab_cbs(precision.Precision) if found else ():
                 callback.leave()

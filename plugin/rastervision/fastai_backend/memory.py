@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import traceback
 
 import torch
 from fastai.learner import Learner
@@ -24,15 +25,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_CPU.search(str(error)))
 
 
-def advice(learn: Learner, batch_sz: int, size: int, channels: int) -> OutOfMemory:
+def advice(
+    error: BaseException, learn: Learner, batch_sz: int, size: int, channels: int
+) -> OutOfMemory:
     """The error to raise after an out of memory: it names the batch size that fits.
 
     Halves of the batch are tried, forward and backward, until one fits.
 
     Args:
+        error: what was raised; the activations that its frames hold are let go.
         batch_sz: what didn't fit.
         size, channels: of the images.
     """
+    traceback.clear_frames(error.__traceback__)
     device = next(learn.model.parameters()).device
     where = "GPU memory" if device.type == "cuda" else "memory"
     batch = batch_sz // 2
@@ -51,16 +56,15 @@ def advice(learn: Learner, batch_sz: int, size: int, channels: int) -> OutOfMemo
 
 def _fits(learn: Learner, batch: int, size: int, channels: int, device: torch.device) -> bool:
     _release(learn, device)
-    x = torch.zeros(batch, channels, size, size, device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
     try:
+        x = torch.zeros(batch, size, size, channels, device=device).permute(0, 3, 1, 2)
         learn.model(x).float().mean().backward()
     except (RuntimeError, MemoryError) as e:
-        if is_out_of_memory(e):
-            return False
-        raise
+        if not is_out_of_memory(e):
+            raise
+        traceback.clear_frames(e.__traceback__)
+        return False
     finally:
-        del x
         _release(learn, device)
     return True
 
