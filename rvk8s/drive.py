@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rvk8s import storage
@@ -117,7 +118,7 @@ class Driver:
         before = [self._done(stage.name, split) for split in self._splits(record)]
         record.state, record.started, clock = State.RUNNING, now(), time.monotonic()
         self._save()
-        codes = self._attempts(stage, record)
+        codes = self._attempts(replace(stage, splits=record.splits), record)
         record.ended, record.seconds = now(), round(time.monotonic() - clock, 2)
         failed = {split: code for split, code in codes.items() if code}
         if failed:

@@ -99,7 +99,11 @@ _SUFFIX = ".rvk8s-tmp"
 def _temporary(target: str) -> Iterator[str]:
     """A name beside the target that is renamed to it at the end, or deleted after an error."""
     folder, name = os.path.split(os.path.abspath(target))
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileNotFoundError as error:
+        # Of what does not exist no file can be: /proc says so.
+        raise InputError("cannot be made", where=folder, fix="give another folder") from error
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
         yield temporary

@@ -1,3 +1,11 @@
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# What several test files share lies beside this one.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from s3server import s3, s3_process
+
+__all__ = ["s3", "s3_process"]

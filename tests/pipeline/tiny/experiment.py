@@ -1,4 +1,4 @@
-"""The smallest experiment that has every stage: 2 training scenes, 2 for validation, 64 px chips."""
+"""The smallest experiment that has every stage: 2 training scenes, 2 others, 64 px chips."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def get_config(
     chip_sz: int = 64,
     train: str = "train_a,train_b",
     channels: list[int] | None = None,
+    arch: str = "unet",
+    backbone: str = "resnet18",
 ) -> SemanticSegmentationConfig:
     classes = ClassConfig(names=["field", "house"], colors=["green", "red"])
 
@@ -56,17 +58,17 @@ def get_config(
             train_scenes=[scene(name) for name in train.split(",") if name],
             validation_scenes=[scene("val_a"), scene("val_b")],
         ),
-        backend=_backend(epochs, batch_sz),
+        backend=_backend(epochs, batch_sz, arch, backbone),
         chip_options=SemanticSegmentationChipOptions(sampling=sampling),
         predict_options=SemanticSegmentationPredictOptions(chip_sz=64, batch_sz=4),
     )
 
 
-def _backend(epochs: int, batch_sz: int) -> Any:
+def _backend(epochs: int, batch_sz: int, arch: str, backbone: str) -> Any:
     from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
 
     return FastaiSemanticSegmentationConfig(
-        model={"backbone": "resnet18", "pretrained": False},
+        model={"arch": arch, "backbone": backbone, "pretrained": False},
         data={"dihedral": True},
         solver={"num_epochs": epochs, "batch_sz": batch_sz, "lr": 1e-3, "precision": "fp32"},
     )

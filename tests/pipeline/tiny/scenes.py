@@ -1,4 +1,4 @@
-"""Draws the scenes of the tiny experiment: flat colours with noise, in rectangles of two classes."""
+"""Draws the scenes of the tiny experiment: flat colours with noise, rectangles of 2 classes."""
 
 from __future__ import annotations
 

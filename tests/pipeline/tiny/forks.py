@@ -1,0 +1,128 @@
+"""A Launcher for tests: stages as forked children of tiny/stage_server.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rvk8s.contract import CONTRACT_VERSION, Env, split_of
+from rvk8s.plan import Plan, Stage
+
+
+class StageServer:
+    """The process that forks stages; a context manager."""
+
+    def __enter__(self) -> StageServer:
+        environ = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("stage_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**environ, "TQDM_DISABLE": "1"},
+            text=True,
+        )
+        self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+        assert self._process.stdout
+        self._process.stdout.close()
+
+    def start(self, request: Mapping[str, Any]) -> int:
+        Path(request["log"]).parent.mkdir(parents=True, exist_ok=True)
+        Path(request["log"]).touch()
+        return int(self._ask(request)["pid"])
+
+    def code(self, pid: int) -> int | None:
+        code: int | None = self._ask({"pid": pid})["code"]
+        return code
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, "the stage server has ended"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class ForkLauncher:
+    """Starts stages through a StageServer."""
+
+    def __init__(self, plan: Plan, server: StageServer, logs: Path):
+        self.plan, self.server, self.logs = plan, server, logs
+
+    def start(self, stage: Stage, splits: Sequence[int]) -> ForkedSplits:
+        pids = {split: self.start_one(stage.name, split, stage.splits) for split in splits}
+        return ForkedSplits(self.server, pids)
+
+    def start_one(self, stage: str, split: int = 0, splits: int = 1, **more: Any) -> int:
+        env = {
+            Env.CONTRACT: str(CONTRACT_VERSION),
+            Env.RUN_ID: self.plan.run_id,
+            Env.RUN_URI: self.plan.run_uri,
+            Env.SPLITS: str(splits),
+            Env.SPLIT_INDEX: str(split),
+            Env.GPUS: "0",
+            Env.THREADS: "1",
+        }
+        log = self.logs / f"{stage}-{split_of(splits, split) or 0}.txt"
+        return self.server.start({"stage": stage, "env": env, "log": str(log), **more})
+
+    def run_one(self, stage: str, kill: tuple[float, int] | None = None, **more: Any) -> int:
+        """Do a stage and return its exit code.
+
+        Args:
+            kill: after this many seconds, this signal.
+        """
+        pid = self.start_one(stage, **more)
+        began = time.monotonic()
+        while True:
+            code = self.server.code(pid)
+            if code is not None:
+                return code
+            if kill and time.monotonic() - began >= kill[0]:
+                os.kill(pid, kill[1])
+                kill = None
+            assert time.monotonic() - began < 300, f"{stage} hangs"
+            time.sleep(0.01)
+
+
+class ForkedSplits:
+    """Forked children that do splits of a stage."""
+
+    def __init__(self, server: StageServer, pids: dict[int, int]):
+        self._server, self._pids = server, pids
+        self._codes: dict[int, int] = {}
+
+    def poll(self) -> Mapping[int, int]:
+        for split, pid in self._pids.items():
+            if split not in self._codes:
+                code = self._server.code(pid)
+                if code is not None:
+                    self._codes[split] = code
+        return self._codes
+
+    def stop(self) -> None:
+        for split, pid in self._pids.items():
+            if split not in self._codes:
+                os.kill(pid, signal.SIGKILL)
+        while len(self._codes) < len(self._pids):
+            self.poll()
+            time.sleep(0.02)

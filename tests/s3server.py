@@ -1,0 +1,118 @@
+"""A real S3 server for the tests: versitygw, built from Go sources that tests/s3server/ locks.
+
+It is built once into a cache (45 s) and listens on loopback. Where Go is missing the tests that
+need it are skipped, and pytest's summary says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_MODULE = Path(__file__).parent / "s3server"
+_PROGRAM = "github.com/versity/versitygw/cmd/versitygw"
+_KEY, _SECRET = "testkey", "testsecret"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server.
+
+    Attributes:
+        endpoint: its URL; AWS_ENDPOINT_URL has it while the fixture lives.
+        data: the folder that holds its buckets, each a folder.
+    """
+
+    endpoint: str
+    data: Path
+
+    def bucket(self, name: str) -> str:
+        """Make a bucket and return its URI."""
+        (self.data / name).mkdir(exist_ok=True)
+        return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The server, for the whole session."""
+    program = _build()
+    folder = tmp_path_factory.mktemp("s3")
+    data, sidecar = folder / "data", folder / "sidecar"
+    data.mkdir()
+    sidecar.mkdir()
+    port = _free_port()
+    command = [program, "--access", _KEY, "--secret", _SECRET, "--port", f"127.0.0.1:{port}"]
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "posix", "--sidecar", sidecar, data], stdout=log, stderr=log
+        )
+        try:
+            _wait_for(port, process, folder / "log.txt")
+            yield S3Server(f"http://127.0.0.1:{port}", data)
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+@pytest.fixture
+def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with the environment that makes boto3 use it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return s3_process
+
+
+def _build() -> Path:
+    version = next(
+        line.split()[-1] if line.split()[-1] != "indirect" else line.split()[-3]
+        for line in (_MODULE / "go.mod").read_text().splitlines()
+        if "versity/versitygw v" in line
+    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rvk8s-tests"
+    program = cache / f"versitygw-{version}"
+    if program.exists():
+        return program
+    if shutil.which("go") is None:
+        pytest.skip("NOT TESTED: S3, because Go is not installed and builds the S3 server")
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = cache / f"{program.name}.{os.getpid()}"
+    build = subprocess.run(
+        ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", temporary, _PROGRAM],
+        cwd=_MODULE,
+        env={**os.environ, "CGO_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if build.returncode:
+        last = build.stderr.strip().splitlines()[-1:]
+        pytest.skip(f"NOT TESTED: S3, because the S3 server could not be built: {last}")
+    temporary.rename(program)
+    return program
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"the S3 server does not listen: {log.read_text()}")
