@@ -1,0 +1,133 @@
+"""The dependency set is proven: a test for each pin that Raster Vision 0.31 needs.
+
+A test that fails here names the pin of pyproject.toml that was loosened too far. The facts stand in
+docs/decisions.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.transform import from_origin
+
+
+@contextmanager
+def pin(name: str, trap: str) -> Iterator[None]:
+    """Whatever goes wrong inside is this pin's."""
+    try:
+        yield
+    except Exception as e:  # noqa: BLE001  # every error is reported with the pin
+        pytest.fail(f"the pin of {name} in pyproject.toml is loosened: {trap} ({e!r})")
+
+
+def write(path: Path, band: np.ndarray) -> str:
+    profile = {
+        "driver": "GTiff",
+        "count": 1,
+        "height": band.shape[0],
+        "width": band.shape[1],
+        "dtype": band.dtype,
+        "crs": "EPSG:32633",
+        "transform": from_origin(366_000, 5_808_000, 0.5, 0.5),
+    }
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(band, 1)
+    return str(path)
+
+
+def test_rasterio_reads_every_band_of_a_multi_raster_source(tmp_path: Path) -> None:
+    """With rasterio 1.4 the secondary sources' bands are silently 0."""
+    from rastervision.core.box import Box
+    from rastervision.core.data import MultiRasterSource, RasterioSource
+
+    sources = [
+        RasterioSource(write(tmp_path / f"{i}.tif", np.full((64, 64), 10 * (i + 1), np.uint8)))
+        for i in range(3)
+    ]
+    chip = MultiRasterSource(sources, primary_source_idx=0).get_chip(Box(8, 8, 40, 40))
+    with pin("rasterio", "MultiRasterSource reads zeros for a band"):
+        assert chip.reshape(-1, 3).tolist() == [[10, 20, 30]] * 32 * 32
+
+
+def test_numpy_has_what_building_polygons_need() -> None:
+    """numpy 2 has no np.int0, which Raster Vision's BuildingVectorOutput calls."""
+    from rastervision.core.data import BuildingVectorOutputConfig
+
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:40, 8:24] = 1
+    with pin("numpy", "building polygons crash"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        polygons = list(BuildingVectorOutputConfig(class_id=0).vectorize(mask))
+        assert len(polygons) == 1
+
+
+def test_scikit_learn_takes_an_empty_window() -> None:
+    """Later versions of confusion_matrix raise where Raster Vision's evaluation gives it nothing:
+    a scene whose area of interest is empty."""
+    from rastervision.core.evaluation import SemanticSegmentationEvaluation  # noqa: F401
+    from sklearn.metrics import confusion_matrix
+
+    nothing = np.zeros(0, np.uint8)
+    with pin("scikit-learn", "evaluation of an empty window raises"):
+        assert confusion_matrix(nothing, nothing, labels=np.arange(3)).sum() == 0
+
+
+def test_onnx_bundles_of_raster_visions_own_learner(tmp_path: Path) -> None:
+    """torch exports to ONNX through onnxscript; Raster Vision does so at the end of a training and
+    does not depend on it."""
+    from rastervision.core.data import ClassConfig
+    from rastervision.pytorch_learner import (
+        SemanticSegmentationGeoDataConfig,
+        SemanticSegmentationLearner,
+        SemanticSegmentationLearnerConfig,
+    )
+
+    classes = ClassConfig(names=["a", "null"])
+    data = SemanticSegmentationGeoDataConfig(class_config=classes, img_channels=3)
+    learner = SemanticSegmentationLearner(
+        SemanticSegmentationLearnerConfig(data=data),
+        model=torch.nn.Conv2d(3, 2, 3, padding=1),
+        training=False,
+    )
+    path = tmp_path / "model.onnx"
+    with pin("torch, onnx or onnxscript", "Raster Vision's learner can't write its bundle"):
+        learner.export_to_onnx(str(path), sample_input=torch.rand(1, 3, 32, 32))
+        assert path.exists()
+
+
+def test_folders_on_s3_need_no_aws_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Raster Vision copies folders with the `aws` program, which nothing installs, and does not
+    look at its exit code; our file system stands before Raster Vision's."""
+    from rastervision.pipeline.file_system import FileSystem
+
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert shutil.which("aws") is None
+    chosen = FileSystem.get_file_system("s3://bucket/key", "w")
+    assert chosen.__module__.startswith("rastervision.kubernetes"), (
+        f"{chosen} would be asked for s3:// folders: rastervision.kubernetes.register_plugin "
+        "must put its file system at the front"
+    )
+    monkeypatch.setattr(
+        "subprocess.Popen", lambda *_a, **_k: pytest.fail("a program was started for S3")
+    )
+    copied = []
+    monkeypatch.setattr("rvk8s.storage.upload_dir", lambda path, uri, **_: copied.append(uri))
+    chosen.sync_to_dir(str(tmp_path), "s3://bucket/key")
+    assert copied == ["s3://bucket/key"]
+
+
+def test_albumentations_does_not_ask_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At import it looks for its newest version unless NO_ALBUMENTATIONS_UPDATE is set, as the
+    tests' conftest.py and every process of ours do."""
+    import os
+
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
