@@ -23,12 +23,12 @@ def explain(error: BaseException, batch_size: tuple[str, int] | None = None) -> 
     Args:
         batch_size: the option that decides how much memory is needed, and its value.
     """
-    chain = list(_chain(error))
-    for one in chain:
+    links = list(chain(error))
+    for one in links:
         if isinstance(one, Rvk8sError):
             return one
     for kind in (_memory, _full, _storage, _unreadable):
-        for one in chain:
+        for one in links:
             found = kind(one)
             if isinstance(found, OutOfMemory):
                 return _with_advice(found, batch_size)
@@ -43,7 +43,8 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it was raised from or while handling."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

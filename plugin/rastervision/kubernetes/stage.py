@@ -22,7 +22,7 @@ from types import FrameType
 
 from rastervision.kubernetes import marks
 from rastervision.kubernetes.context import Context
-from rastervision.kubernetes.failures import explain, one_line
+from rastervision.kubernetes.failures import chain, explain, one_line
 from rastervision.kubernetes.heartbeat import Heartbeat
 
 from rvk8s import storage
@@ -150,11 +150,11 @@ def _fail(context: Context | None, error: BaseException) -> ExitCode:
 
 
 def _known(context: Context | None, error: BaseException) -> Rvk8sError | None:
-    if isinstance(error, _Signalled):
-        if error.number == signal.SIGINT:
-            return Interrupted("interrupted")
+    # A signal in the middle of torch.save ends as torch's complaint about half a file.
+    signalled = next((one for one in chain(error) if isinstance(one, _Signalled)), None)
+    if signalled and signalled.number == signal.SIGTERM:
         return Preempted("ended by SIGTERM; a restart goes on from here")
-    if isinstance(error, KeyboardInterrupt):
+    if signalled or isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted")
     return explain(error, _batch_size(context))
 

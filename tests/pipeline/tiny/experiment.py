@@ -70,5 +70,5 @@ def _backend(epochs: int, batch_sz: int, arch: str, backbone: str) -> Any:
     return FastaiSemanticSegmentationConfig(
         model={"arch": arch, "backbone": backbone, "pretrained": False},
         data={"dihedral": True},
-        solver={"num_epochs": epochs, "batch_sz": batch_sz, "lr": 1e-3, "precision": "fp32"},
+        solver={"num_epochs": epochs, "batch_sz": batch_sz, "lr": 5e-3, "precision": "fp32"},
     )

@@ -1,0 +1,115 @@
+"""Every stage, killed at several moments and started again, ends in the same results."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from forks import ForkLauncher, StageServer
+from tinyrun import drive, make_plan, outputs
+
+from rvk8s import storage
+from rvk8s.contract import STAGES, ExitCode, State
+from rvk8s.plan import Plan
+
+COMMANDS = STAGES[1:]
+#: Shares of a stage's time at which it is killed, one attempt after the other.
+MOMENTS = [
+    (0.2, signal.SIGKILL),
+    (0.5, signal.SIGTERM),
+    (0.75, signal.SIGKILL),
+    (0.95, signal.SIGTERM),
+]
+
+
+@dataclass
+class Reference:
+    """A run that nobody disturbed."""
+
+    plan: Plan
+    launcher: ForkLauncher
+    seconds: dict[str, float]
+    outputs: dict[str, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def reference(
+    server: StageServer, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Reference:
+    root = tmp_path_factory.mktemp("kill")
+    plan = make_plan(root, tiny_data)
+    record = drive(plan, server, root / "logs")
+    assert record.state == State.SUCCEEDED, record.message
+    seconds = {stage.name: stage.seconds or 0.0 for stage in record.stages}
+    found = {name: outputs(plan.layout.at(name)) for name in COMMANDS}
+    found["configure"] = {"config": storage.read_bytes(plan.layout.config_uri).decode()}
+    assert all(found.values()), "every stage writes something"
+    return Reference(plan, ForkLauncher(plan, server, root / "logs"), seconds, found)
+
+
+def _forget(plan: Plan, stage: str) -> None:
+    shutil.rmtree(plan.layout.stage_dir(stage))
+    if stage in COMMANDS:
+        shutil.rmtree(plan.layout.at(stage))
+
+
+def _found(plan: Plan, stage: str) -> dict[str, str]:
+    if stage in COMMANDS:
+        return outputs(plan.layout.at(stage))
+    return {"config": storage.read_bytes(plan.layout.config_uri).decode()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_and_started_again(reference: Reference, stage: str) -> None:
+    plan, launcher = reference.plan, reference.launcher
+    _forget(plan, stage)
+    codes = []
+    for share, number in MOMENTS:
+        codes.append(launcher.run_one(stage, kill=(share * reference.seconds[stage], number)))
+    assert set(codes) <= {0, ExitCode.KILLED, ExitCode.PREEMPTED}
+    assert ExitCode.KILLED in codes, "a stage took less time than in the reference"
+    assert launcher.run_one(stage) == 0
+    assert _found(plan, stage) == reference.outputs[stage]
+    assert storage.exists(plan.layout.done(stage))
+    assert not storage.exists(plan.layout.failed(stage))
+
+
+@pytest.mark.parametrize(
+    ("stage", "published"),
+    [("analyze", 1), ("chip", 0), ("chip", 2), ("predict", 0), ("predict", 1), ("eval", 2)],
+)
+def test_killed_while_outputs_are_published(
+    reference: Reference, stage: str, published: int
+) -> None:
+    plan, launcher = reference.plan, reference.launcher
+    _forget(plan, stage)
+    assert launcher.run_one(stage, dieAfterPublishes=published) == ExitCode.KILLED
+    assert not storage.exists(plan.layout.done(stage))
+    assert launcher.run_one(stage) == 0
+    assert _found(plan, stage) == reference.outputs[stage]
+
+
+def test_a_scene_that_is_predicted_is_kept(reference: Reference) -> None:
+    plan, launcher = reference.plan, reference.launcher
+    _forget(plan, "predict")
+    assert launcher.run_one("predict", dieAfterPublishes=1) == ExitCode.KILLED
+    scene = Path(plan.layout.at("predict", "val_a", "labels.tif"))
+    before = scene.stat().st_mtime_ns
+    assert launcher.run_one("predict") == 0
+    assert scene.stat().st_mtime_ns == before
+    assert "Scene val_a is predicted already" in (launcher.logs / "predict-0.txt").read_text()
+
+
+def test_sigterm_says_preempted(reference: Reference) -> None:
+    plan, launcher = reference.plan, reference.launcher
+    _forget(plan, "train")
+    middle = reference.seconds["train"] / 2
+    assert launcher.run_one("train", kill=(middle, signal.SIGTERM)) == ExitCode.PREEMPTED
+    failed = storage.read_json(plan.layout.failed("train"))
+    assert failed
+    assert failed["exitCode"] == ExitCode.PREEMPTED
+    assert launcher.run_one("train") == 0
+    assert _found(plan, "train") == reference.outputs["train"]
