@@ -246,7 +246,7 @@ class Saver(Callback):
         self.save_last()
         if c.epoch % self.solver.sync_interval == 0:
             self._sync()
-        if self._stale():
+        if self.stale():
             log.info("no better epoch for %d epochs: stopping early", self._waited())
             raise CancelFitException
 
@@ -278,7 +278,8 @@ class Saver(Callback):
         best = self.course.best
         return self.course.epoch - max(best["epoch"] if best else 0, self.course.phase_start)
 
-    def _stale(self) -> bool:
+    def stale(self) -> bool:
+        """Whether it is time to stop early."""
         patience = self.solver.early_stop_patience
         return patience is not None and self._waited() >= patience
 

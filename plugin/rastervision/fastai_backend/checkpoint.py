@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastcore.foundation import L
 from rastervision.fastai_backend.models import ModelSpec
 
 from rvk8s.errors import DiskFull, InputError
@@ -64,13 +65,13 @@ class Checkpoint:
         save_tensors(path, {"format": _FORMAT, **values})
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> Checkpoint:
-        """Read what save() wrote, tensors onto `device`.
+    def load(cls, path: Path) -> Checkpoint:
+        """Read what save() wrote; tensors are on the CPU.
 
         Raises:
             InputError: the file is damaged, or of another version.
         """
-        values = load_tensors(path, device)
+        values = load_tensors(path)
         if values.pop("format", None) != _FORMAT:
             raise InputError(
                 f"{path} was written by another version of rvk8s",
@@ -120,10 +121,11 @@ def optimizer_state(opt: Any) -> dict[str, Any]:
 
 
 def restore_optimizer(opt: Any, state: Mapping[str, Any]) -> None:
-    """Put back what optimizer_state() gave."""
-    from fastcore.foundation import L
-
-    opt.load_state_dict({"state": state["state"], "hypers": L(state["hypers"])})
+    """Put back what optimizer_state() gave, each tensor onto its parameter's device."""
+    states = []
+    for (p, *_), of_p in zip(opt.all_params(), state["state"], strict=True):
+        states.append({k: v.to(p.device) if torch.is_tensor(v) else v for k, v in of_p.items()})
+    opt.load_state_dict({"state": states, "hypers": L(state["hypers"])})
 
 
 def save_weights(path: Path, spec: ModelSpec, model: Mapping[str, Any], **about: Any) -> None:
@@ -137,10 +139,18 @@ def save_tensors(path: Path, values: Mapping[str, Any]) -> None:
         torch.save(dict(values), f)
 
 
-def load_tensors(path: Path, device: torch.device) -> dict[str, Any]:
-    """torch.load of plain types and tensors; raises InputError for a damaged file."""
+def load_tensors(path: Path) -> dict[str, Any]:
+    """torch.load of plain types and tensors onto the CPU.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     try:
-        values = torch.load(path, map_location=device, weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise InputError(
+            f"checkpoint {path} is missing", fix=f"remove {path.parent} to train anew"
+        ) from e
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
         raise _damaged(path, str(e).partition("\n")[0]) from e
     if not isinstance(values, dict):

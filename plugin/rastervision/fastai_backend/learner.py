@@ -12,10 +12,6 @@ from typing import Any
 
 import fastai
 import torch
-from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.core import Callback, TrainEvalCallback
-from fastai.callback.training import GradientClip
-from fastai.learner import Learner, Recorder
 from rastervision.fastai_backend import (
     bundle,
     checkpoint,
@@ -27,15 +23,14 @@ from rastervision.fastai_backend import (
     schedule,
     weights,
 )
-from rastervision.fastai_backend.augment import Augment
 from rastervision.fastai_backend.callbacks import (
-    AccumulateGradients,
     Course,
     EpochLog,
     Place,
     Saver,
     write_log,
 )
+from rastervision.fastai_backend.chip_learner import ChipLearner, make_learner
 from rastervision.fastai_backend.chips import (
     ChipSource,
     Classes,
@@ -43,13 +38,10 @@ from rastervision.fastai_backend.chips import (
     scale_of,
 )
 from rastervision.fastai_backend.debug import chips_picture
-from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.ranks import Ranks
 from rastervision.fastai_backend.tasks.semantic_segmentation import (
-    PixelScores,
     check_ignored,
-    make_loss,
 )
 
 from rvk8s.contract import to_json
@@ -68,22 +60,6 @@ _FREE = {
     "solver.sync_interval",
     "model.pretrained_uri",
 }
-
-
-class ChipLearner(Learner):
-    """fastai's Learner that can begin in the middle: at any epoch, and in it at any batch."""
-
-    start_epoch = 0
-
-    def _do_fit(self) -> None:
-        for epoch in range(self.start_epoch, self.n_epoch):
-            self.epoch = epoch
-            self._with_events(self._do_epoch, "epoch", fastai.learner.CancelEpochException)
-
-    def all_batches(self) -> None:
-        self.n_iter = len(self.dl)
-        for i, batch in enumerate(self.dl, self.dl.first_batch):
-            self.one_batch(i, batch)
 
 
 def train(
@@ -147,6 +123,8 @@ class Training:
         self.train = sampling.subset(train, settings.data, settings.solver.seed)
         self.valid = valid
         self.options = self._options()
+        #: What to go on with; let go as soon as it is used, since it is as large as the training.
+        self.resumed: checkpoint.Checkpoint | None = None
 
     def _options(self) -> dict[str, Any]:
         """What decides the course of the training, flat and in plain types."""
@@ -170,12 +148,14 @@ class Training:
             return path
         self._say_where()
         with self._errors() as guard:
-            spec, resumed = self._spec()
-            learn = self._learner(spec, resumed)
+            last = self.folder / checkpoint.LAST
+            self.resumed = checkpoint.Checkpoint.load(last) if last.exists() else None
+            spec = self._spec(last)
+            learn = self._learner(spec)
             guard["learn"], guard["spec"] = learn, spec
-            course = self._course(learn, resumed)
-            self._fit(learn, spec, course, resumed)
-            self._finish(learn, spec, course)
+            course = self._course(learn)
+            self._fit(learn, spec, course)
+            self._finish(spec, course)
         return path
 
     def _is_finished(self) -> bool:
@@ -196,14 +176,12 @@ class Training:
         else:
             log.warning("no GPU: training on the CPU, %d threads, %s", threads, self.precision)
 
-    def _spec(self) -> tuple[models.ModelSpec, checkpoint.Checkpoint | None]:
-        """The network's spec, and the checkpoint to go on with; its statistics are kept."""
-        path = self.folder / checkpoint.LAST
-        resumed = checkpoint.Checkpoint.load(path, self.device) if path.exists() else None
+    def _spec(self, path: Path) -> models.ModelSpec:
+        """The network's spec; the checkpoint that lies at `path` gives its statistics."""
         m, c = self.settings.model, self.classes
         bands = self.train.channels
-        if resumed:
-            mean, std = resumed.spec.mean, resumed.spec.std
+        if self.resumed:
+            mean, std = self.resumed.spec.mean, self.resumed.spec.std
         elif self.settings.data.normalize == "data":
             mean, std = band_statistics(self.train)
         else:
@@ -221,71 +199,40 @@ class Training:
             dtype=str(self.train.dtype),
             last_cross=m.last_cross,
         )
-        if resumed:
-            resumed.check_fits(path, spec, self.options)
-        return spec, resumed
+        if self.resumed:
+            self.resumed.check_fits(path, spec, self.options)
+        return spec
 
-    def _learner(
-        self, spec: models.ModelSpec, resumed: checkpoint.Checkpoint | None
-    ) -> ChipLearner:
-        s = self.settings.solver
-        torch.manual_seed(s.seed)
-        if resumed:
+    def _learner(self, spec: models.ModelSpec) -> ChipLearner:
+        torch.manual_seed(self.settings.solver.seed)
+        if self.resumed:
             model = models.build(spec)
-            model.load_state_dict(resumed.model)
+            model.load_state_dict(self.resumed.model)
         elif self.model_init:
             model = weights.start(spec, self.model_init)
         else:
-            model = models.build(spec, pretrained=self.settings.model.pretrained)
-        train, valid = self._loaders(spec)
-        metric = PixelScores(self.classes, self.ignore, s.beta)
-        cbs: list[Callback] = [TrainEvalCallback(), Recorder(add_time=False), ChannelsLast()]
-        if self.precision != "fp32":
-            cbs.append(precision.Precision(self.precision, self.device))
-        if s.grad_accum > 1:
-            cbs.append(AccumulateGradients(train.bs * s.grad_accum))
-        if s.grad_clip is not None:
-            cbs.append(GradientClip(s.grad_clip))
-        learn = ChipLearner(
-            data.loaders(train, valid, self.device),
+            pretrained = self.settings.model.pretrained
+            if self.settings.solver.freeze_epochs and not pretrained:
+                log.warning("solver.freeze_epochs: the backbone is frozen with random weights")
+            model = models.build(spec, pretrained=pretrained)
+        return make_learner(
             model,
-            loss_func=make_loss(s, self.train, self.classes),
-            opt_func=FusedAdam,
-            splitter=models.parameter_groups,
-            metrics=[metric],
-            path=self.folder,
-            cbs=cbs,
-            default_cbs=False,
-        )
-        learn.logger = _silent
-        return learn
-
-    def _loaders(self, spec: models.ModelSpec) -> tuple[data.ChipLoader, data.ChipLoader]:
-        s, d = self.settings.solver, self.settings.data
-        batch = min(s.batch_sz, len(self.train))
-        if batch < s.batch_sz:
-            log.warning("only %d training chips: that is the batch size, too", batch)
-        train = data.ChipLoader(
-            self.train,
-            batch,
             spec,
-            device=self.device,
-            order=sampling.epoch_order(self.train, d.oversample, len(self.classes), s.seed),
-            augment=Augment(d, s.seed),
-            drop_last=True,
-            num_workers=d.num_workers,
+            self.settings,
+            self.train,
+            self.valid,
+            self.classes,
+            self.precision,
+            self.device,
+            self.folder,
         )
-        valid = data.ChipLoader(
-            self.valid, s.batch_sz, spec, device=self.device, num_workers=d.num_workers
-        )
-        return train, valid
 
-    def _course(self, learn: ChipLearner, resumed: checkpoint.Checkpoint | None) -> Course:
+    def _course(self, learn: ChipLearner) -> Course:
         s = self.settings.solver
         course = Course(epochs=s.freeze_epochs + s.num_epochs, lr=s.lr or 0.0)
-        if resumed:
+        if self.resumed:
             for name in ("lr", "rate", "epoch", "batch", "loss_sum", "loss_count", "history"):
-                setattr(course, name, getattr(resumed, name))
+                setattr(course, name, getattr(self.resumed, name))
             log.info("going on after epoch %d, batch %d", course.epoch, course.batch)
             if course.history:
                 write_log(self.folder / "log.csv", course.history)
@@ -306,13 +253,7 @@ class Training:
                 path, images, labels, self.classes, f"{name} chips as the network sees them"
             )
 
-    def _fit(
-        self,
-        learn: ChipLearner,
-        spec: models.ModelSpec,
-        course: Course,
-        resumed: checkpoint.Checkpoint | None,
-    ) -> None:
+    def _fit(self, learn: ChipLearner, spec: models.ModelSpec, course: Course) -> None:
         s = self.settings.solver
         writer = self._tensorboard(course)
         saver = Saver(course, spec, self.options, s, self.folder, self.sync)
@@ -325,12 +266,14 @@ class Training:
             if course.epoch >= phase.start + phase.epochs:
                 continue
             course.phase_start = phase.start
+            if saver.stale():
+                break  # stopped early, and then killed before the bundle was written
             schedule.prepare(learn, phase)
-            if resumed and (course.epoch, course.batch) != (phase.start, 0):
-                checkpoint.restore_optimizer(learn.opt, resumed.optimizer)
+            if self.resumed and (course.epoch, course.batch) != (phase.start, 0):
+                checkpoint.restore_optimizer(learn.opt, self.resumed.optimizer)
                 if scaled := learn._grab_cbs(precision.Precision):
-                    scaled[0].state = resumed.scaler
-            resumed = None
+                    scaled[0].state = self.resumed.scaler
+            self.resumed = None
             learn.start_epoch = course.epoch - phase.start
             schedule.fit(learn, phase, s, course.lr, cbs)
         if writer is not None:
@@ -343,11 +286,9 @@ class Training:
 
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=course.epoch + 1)
 
-    def _finish(self, learn: ChipLearner, spec: models.ModelSpec, course: Course) -> None:
+    def _finish(self, spec: models.ModelSpec, course: Course) -> None:
         """Write the bundle of the best epoch, then what says that all is done."""
-        best_path = self.folder / checkpoint.BEST
-        best = checkpoint.load_tensors(best_path, self.device)
-        learn.model.load_state_dict(best["model"])
+        best = checkpoint.load_tensors(self.folder / checkpoint.BEST)
         bundle.save(self.folder / bundle.NAME, best["model"], spec)
         row = course.history[best["epoch"] - 1]
         metrics = {
@@ -381,16 +322,11 @@ class Training:
         except (RuntimeError, MemoryError) as e:
             if not memory.is_out_of_memory(e) or "learn" not in found:
                 raise
-            spec = found["spec"]
-            batch = found["learn"].dls.train.bs
-            raise memory.advice(e, found["learn"], batch, spec.img_sz, spec.channels) from e
+            learn = found["learn"]
+            raise memory.advice(e, learn, learn.dls.train.bs, found["spec"]) from e
         finally:
             for callback in found["learn"]._grab_cbs(precision.Precision) if found else ():
                 callback.leave()
-
-
-def _silent(_: object) -> None:
-    """fastai prints a table for a notebook; EpochLog says the same in the log."""
 
 
 def _own_message(text: str) -> str:

@@ -8,6 +8,7 @@ import traceback
 
 import torch
 from fastai.learner import Learner
+from rastervision.fastai_backend.models import ModelSpec
 
 from rvk8s.errors import OutOfMemory
 
@@ -18,6 +19,12 @@ _CPU = re.compile(
 )
 
 
+def smallest_batch(spec: ModelSpec) -> int:
+    """Chips that a training batch has to have: batch normalization needs more than one value, and
+    DeepLabV3 pools the image to one, as a U-Net's body does with a small image."""
+    return 2 if spec.arch == "deeplabv3" or spec.img_sz < 64 else 1
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that host or device memory is used up."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -25,9 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_CPU.search(str(error)))
 
 
-def advice(
-    error: BaseException, learn: Learner, batch_sz: int, size: int, channels: int
-) -> OutOfMemory:
+def advice(error: BaseException, learn: Learner, batch_sz: int, spec: ModelSpec) -> OutOfMemory:
     """The error to raise after an out of memory: it names the batch size that fits.
 
     Halves of the batch are tried, forward and backward, until one fits.
@@ -35,30 +40,31 @@ def advice(
     Args:
         error: what was raised; the activations that its frames hold are let go.
         batch_sz: what didn't fit.
-        size, channels: of the images.
+        spec: of the network.
     """
     traceback.clear_frames(error.__traceback__)
     device = next(learn.model.parameters()).device
     where = "GPU memory" if device.type == "cuda" else "memory"
-    batch = batch_sz // 2
-    while batch >= 1 and not _fits(learn, batch, size, channels, device):
-        batch //= 2
+    least = smallest_batch(spec)
+    halves = [batch_sz >> i for i in range(1, batch_sz.bit_length())]
+    tries = dict.fromkeys(max(b, least) for b in halves if max(b, least) < batch_sz)
+    batch = next((b for b in tries if _fits(learn, b, spec, device)), 0)
     fix = (
         f"set solver.batch_sz to {batch} (and solver.grad_accum to {-(-batch_sz // batch)} to "
         "train alike)"
         if batch
-        else "not even one chip fits: use smaller chips, data.img_sz or another backbone"
+        else "no smaller batch fits, either: use smaller chips, data.img_sz or another backbone"
     )
     return OutOfMemory(
-        f"a batch of {batch_sz} chips of {size} pixels needs too much {where}; {fix}"
+        f"a batch of {batch_sz} chips of {spec.img_sz} pixels needs too much {where}; {fix}"
     )
 
 
-def _fits(learn: Learner, batch: int, size: int, channels: int, device: torch.device) -> bool:
+def _fits(learn: Learner, batch: int, spec: ModelSpec, device: torch.device) -> bool:
     _release(learn, device)
     try:
-        x = torch.zeros(batch, size, size, channels, device=device).permute(0, 3, 1, 2)
-        learn.model(x).float().mean().backward()
+        x = torch.zeros(batch, spec.img_sz, spec.img_sz, spec.channels, device=device)
+        learn.model(x.permute(0, 3, 1, 2)).float().mean().backward()
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e):
             raise

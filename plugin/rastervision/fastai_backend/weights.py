@@ -36,7 +36,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
             ours = {"model.json", bundle.NAME} & set(z.namelist())
         if ours:
             return bundle.load(path)[0]
-    values = checkpoint.load_tensors(path, torch.device("cpu"))
+    values = checkpoint.load_tensors(path)
     state = values.get("model", values.get("state_dict", values))
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path} holds no weights", where=where, fix="give a state dict")

@@ -11,21 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from rastervision.fastai_backend import checkpoint
+from rastervision.fastai_backend import checkpoint, models
 from rastervision.fastai_backend.chips import ArrayChips
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.progress import Progress
 from rastervision.fastai_backend.ranks import Ranks
+from torch import nn
 
 from rvk8s.contract import Env
-from rvk8s.errors import DiskFull, InputError
+from rvk8s.errors import DiskFull, InputError, OutOfMemory
 
 Train = Callable[..., Path]
 Settings = Callable[..., TrainSettings]
 
 
-class Stopped(Exception):
-    pass
+class StopError(Exception):
+    """What ends the first training."""
 
 
 @pytest.fixture
@@ -33,9 +34,9 @@ def stopped(train: Train, settings: Settings) -> Path:
     """The folder of a training that was stopped after its first epoch."""
 
     def sync() -> None:
-        raise Stopped("now")
+        raise StopError("now")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StopError):
         train(settings(solver={"num_epochs": 2}), sync=sync)
     return Path("train")
 
@@ -83,7 +84,7 @@ class TestResuming:
     def test_another_version(self, tmp_path: Path) -> None:
         torch.save({"format": 99}, tmp_path / "last.pt")
         with pytest.raises(InputError, match="was written by another version of rvk8s"):
-            checkpoint.Checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))
+            checkpoint.Checkpoint.load(tmp_path / "last.pt")
 
     def test_a_finished_training_of_other_options(self, train: Train, settings: Settings) -> None:
         folder = train(settings())
@@ -92,6 +93,42 @@ class TestResuming:
         (folder / "metrics.json").write_text("{")
         with pytest.raises(InputError, match=r"metrics\.json is damaged: .*; remove it"):
             train(settings())
+
+    def test_no_best_weights(
+        self, stopped: Path, train: Train, settings: Settings, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "train" / "last.pt"
+        last = torch.load(path, weights_only=True)
+        last["epoch"] = 2
+        torch.save(last, path)
+        (tmp_path / "train" / "best.pt").unlink()
+        with pytest.raises(InputError, match=r"best\.pt is missing; remove .* to train anew"):
+            train(settings(solver={"num_epochs": 2}))
+
+
+def test_out_of_memory_names_the_batch_that_fits(
+    train: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that asks the allocator for 4 petabytes as soon as a batch is larger than two."""
+    build = models.build
+
+    def hungry(*args: Any, **kwargs: Any) -> nn.Module:
+        def demand(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            if len(inputs[0]) > 2:
+                torch.empty(2**50)
+
+        model = build(*args, **kwargs)
+        model.register_forward_pre_hook(demand)
+        return model
+
+    monkeypatch.setattr(models, "build", hungry)
+    with pytest.raises(OutOfMemory) as e:
+        train(settings(solver={"batch_sz": 6, "precision": "bf16"}))
+    assert str(e.value) == (
+        "a batch of 6 chips of 32 pixels needs too much memory; "
+        "set solver.batch_sz to 2 (and solver.grad_accum to 3 to train alike)"
+    )
+    assert not torch.is_autocast_enabled("cpu")
 
 
 class TestWriting:

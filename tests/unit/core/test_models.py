@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,12 +32,12 @@ def spec(
     backbone: str = SMALL,
     channels: int = 3,
     classes: int = 3,
-    **more: bool,
+    last_cross: bool = True,
 ) -> ModelSpec:
     names = tuple(f"class {i}" for i in range(classes))
     bands = (0.0,) * channels, (1.0,) * channels
     return ModelSpec(
-        arch, backbone, channels, names, ("red",) * classes, None, *bands, 64, "uint8", **more
+        arch, backbone, channels, names, ("red",) * classes, None, *bands, 64, "uint8", last_cross
     )
 
 
@@ -99,7 +100,7 @@ def test_last_cross_off_is_smaller() -> None:
 def test_deeplab_keeps_resolution_with_small_resnets() -> None:
     """resnet18 and resnet50 alike give features at 1/8 of the image's size."""
     for backbone in ("resnet18", "resnet50"):
-        model = build(spec(backbone=backbone)).eval()
+        model: Any = build(spec(backbone=backbone)).eval()
         with torch.no_grad():
             assert model.body(torch.zeros(1, 3, 64, 64)).shape[-2:] == (8, 8)
 
@@ -118,9 +119,7 @@ def test_pretrained_weights_that_cannot_be_had(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(
-        InputError, match=r"pretrained weights of mobilenet_v3_small can't be loaded"
-    ):
+    with pytest.raises(InputError, match="pretrained weights of mobilenet_v3_small can't be"):
         build(spec(), pretrained=True)
 
 
@@ -136,7 +135,7 @@ class TestStartingWeights:
         self, classifier: tuple[Path, dict[str, torch.Tensor]]
     ) -> None:
         path, state = classifier
-        model = weights.start(spec(), path)
+        model: Any = weights.start(spec(), path)
         assert torch.equal(model.body[0][0].weight, state["features.0.0.weight"])
 
     def test_other_bands_adapt_the_first_convolution_and_say_so(
@@ -147,11 +146,13 @@ class TestStartingWeights:
         path, state = classifier
         rgb = state["features.0.0.weight"]
         with caplog.at_level(logging.INFO):
-            five = weights.start(spec(channels=5), path).body[0][0].weight
+            model: Any = weights.start(spec(channels=5), path)
+        five = model.body[0][0].weight
         assert "the images have 5 bands: the pretrained first convolution is adapted" in caplog.text
         torch.testing.assert_close(five[:, :3], rgb * 3 / 5)
         torch.testing.assert_close(five[:, 4], rgb.mean(dim=1) * 3 / 5)
-        one = weights.start(spec(channels=1), path).body[0][0].weight
+        model = weights.start(spec(channels=1), path)
+        one = model.body[0][0].weight
         torch.testing.assert_close(one, rgb.sum(dim=1, keepdim=True))
 
     def test_a_bundle_gives_all_where_shapes_agree_else_the_backbone(self, tmp_path: Path) -> None:
@@ -169,9 +170,7 @@ class TestStartingWeights:
         with pytest.raises(InputError, match=r"gone.pth does not exist"):
             weights.start(spec(), tmp_path / "gone.pth")
         torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
-        with pytest.raises(
-            InputError, match="does not hold the weights of deeplabv3 with backbone"
-        ):
+        with pytest.raises(InputError, match="does not hold the weights of deeplabv3 with"):
             weights.start(spec(), tmp_path / "other.pth")
         torch.save({"model": 3}, tmp_path / "none.pth")
         with pytest.raises(InputError, match="holds no weights; give a state dict"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.precision import choose, has_native_bf16
 
 from rvk8s.contract import Env
-from rvk8s.errors import InputError, Rvk8sError
+from rvk8s.errors import InputError, Preempted, Rvk8sError
 
 Train = Callable[..., Path]
 Settings = Callable[..., TrainSettings]
@@ -188,8 +189,19 @@ def test_gradient_options_change_the_step(
 def test_early_stopping_and_beta(train: Train, settings: Settings) -> None:
     """With a rate of nearly 0 nothing gets better: two epochs after the first it is over."""
     solver = {"num_epochs": 9, "lr": 1e-12, "early_stop_patience": 2, "beta": 2.0}
+    epochs = itertools.count(1)
+
+    def sync() -> None:
+        if next(epochs) == stopped:
+            raise Preempted("right after the last checkpoint")
+
+    stopped = 0
     folder = train(settings(solver=solver))
     log = rows(folder)
+    stopped = len(log)
+    with pytest.raises(Preempted):
+        train(settings(solver=solver), "killed", sync=sync)
+    assert len(rows(train(settings(solver=solver), "killed"))) == len(log)
     best = max(row["f_beta"] for row in log)
     first = next(i for i, row in enumerate(log) if row["f_beta"] == best)
     assert len(log) == first + 1 + 2 < 9
@@ -267,6 +279,11 @@ def test_a_loss_that_is_not_finite_ends_the_training(
     chips.images[:] = np.nan
     with pytest.raises(Rvk8sError, match=r"^the loss is not finite in epoch 1; lower solver\.lr"):
         train(settings(data={"normalize": "scale"}), chips=chips)
+
+
+def test_one_chip_is_no_batch_to_normalise(train: Train, settings: Settings) -> None:
+    with pytest.raises(InputError, match=r"solver\.batch_sz: batch normalization can't"):
+        train(settings(solver={"batch_sz": 1}))
 
 
 @pytest.mark.parametrize(
