@@ -2,7 +2,7 @@
 
     python benchmarks/predict_speed.py RUN/train/model-bundle.zip scene.tif --runs 5
 
-Both read the scene through Raster Vision and fill Raster Vision's label arrays. Raster Vision's side
+Both read the scene through Raster Vision and fill its label arrays. Raster Vision's side
 is SemanticSegmentationLearner with the same network (the bundle's normalisation is put before it,
 because Raster Vision only divides by 255); ours is what the fastai backend runs, in each precision.
 Time is wall-clock time, both sides one after the other in each run.
