@@ -18,15 +18,7 @@ from rvk8s.contract import State, split_of
 from rvk8s.plan import Plan
 from rvk8s.progress import Progress, duration
 from rvk8s.record import RunRecord, StageRecord
-
-STYLES = {
-    State.PENDING: "dim",
-    State.RUNNING: "bold cyan",
-    State.SUCCEEDED: "green",
-    State.FAILED: "bold red",
-    State.SKIPPED: "dim",
-    State.CANCELLED: "yellow",
-}
+from rvk8s.status import STYLES
 
 
 class Display(Protocol):
@@ -103,6 +95,8 @@ class Lines:
             say(f"{stage.name}: started{splits}")
         elif stage.state == State.SUCCEEDED:
             say(f"{stage.name}: done in {duration(stage.seconds)}")
+            if stage.message:
+                say(stage.message)
         elif stage.state == State.SKIPPED:
             say(f"{stage.name}: skipped, {stage.message}")
         else:
@@ -138,7 +132,7 @@ class LiveTable:
         return Group(head, table)
 
     def _row(self, stage: StageRecord) -> list[Text]:
-        style = STYLES[stage.state]
+        style = STYLES[str(stage.state)]
         detail = stage.message or ""
         seconds = stage.seconds
         if stage.state == State.RUNNING:

@@ -34,6 +34,16 @@ class S3Server:
     endpoint: str
     data: Path
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment variables that make boto3 use it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": _KEY,
+            "AWS_SECRET_ACCESS_KEY": _SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
     def bucket(self, name: str) -> str:
         """Make a bucket and return its URI."""
         (self.data / name).mkdir(exist_ok=True)
@@ -65,10 +75,8 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, with the environment that makes boto3 use it."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _SECRET)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name, value in s3_process.environ.items():
+        monkeypatch.setenv(name, value)
     return s3_process
 
 

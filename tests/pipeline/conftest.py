@@ -4,6 +4,6 @@ from pathlib import Path
 # What the tests of the tiny experiment share lies beside it.
 sys.path.insert(0, str(Path(__file__).parent / "tiny"))
 
-from tinyrun import server, tiny_data
+from tinyrun import reference, server, tiny_data
 
-__all__ = ["server", "tiny_data"]
+__all__ = ["reference", "server", "tiny_data"]

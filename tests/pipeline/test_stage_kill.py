@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import shutil
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from forks import ForkLauncher, StageServer
-from tinyrun import drive, make_plan, outputs
+from tinyrun import COMMANDS, Reference, outputs
 
 from rvk8s import storage
-from rvk8s.contract import STAGES, ExitCode, State
+from rvk8s.contract import STAGES, ExitCode
 from rvk8s.plan import Plan
 
-COMMANDS = STAGES[1:]
 #: Shares of a stage's time at which it is killed, one attempt after the other.
 MOMENTS = [
     (0.2, signal.SIGKILL),
@@ -23,31 +20,6 @@ MOMENTS = [
     (0.75, signal.SIGKILL),
     (0.95, signal.SIGTERM),
 ]
-
-
-@dataclass
-class Reference:
-    """A run that nobody disturbed."""
-
-    plan: Plan
-    launcher: ForkLauncher
-    seconds: dict[str, float]
-    outputs: dict[str, dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def reference(
-    server: StageServer, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Reference:
-    root = tmp_path_factory.mktemp("kill")
-    plan = make_plan(root, tiny_data)
-    record = drive(plan, server, root / "logs")
-    assert record.state == State.SUCCEEDED, record.message
-    seconds = {stage.name: stage.seconds or 0.0 for stage in record.stages}
-    found = {name: outputs(plan.layout.at(name)) for name in COMMANDS}
-    found["configure"] = {"config": storage.read_bytes(plan.layout.config_uri).decode()}
-    assert all(found.values()), "every stage writes something"
-    return Reference(plan, ForkLauncher(plan, server, root / "logs"), seconds, found)
 
 
 def _forget(plan: Plan, stage: str) -> None:

@@ -8,9 +8,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rastervision.kubernetes import marks
 from rastervision.kubernetes.context import Context
@@ -20,7 +20,7 @@ from rvk8s import storage
 from rvk8s.contract import STAGES
 from rvk8s.errors import InputError, InputErrors, Rvk8sError
 from rvk8s.plan import Plan
-from rvk8s.signature import find_module, read_signature
+from rvk8s.signature import find_module, nearest, read_signature
 
 if TYPE_CHECKING:
     from rastervision.pipeline.pipeline_config import PipelineConfig
@@ -33,7 +33,8 @@ def configure(context: Context, work: Path) -> tuple[list[str], dict[str, Any]]:
 
     Returns:
         The URI of the config, and what the done-marker reports: "commands", "split_commands",
-        "gpu_commands" of the pipeline and "sources", the user's Python files with their hashes.
+        "gpu_commands" of the pipeline, "sources", the user's Python files with their hashes, and
+        "warnings" about the data.
 
     Raises:
         InputError, InputErrors: everything that is wrong with the module, the config or the data.
@@ -52,7 +53,7 @@ def configure(context: Context, work: Path) -> tuple[list[str], dict[str, Any]]:
         raise InputErrors(errors)
     sources = marks.hash_files(list(_own_sources(folder, module)), folder)
     storage.write_bytes(context.layout.config_uri, _serialized(config, work))
-    return [context.layout.config_uri], {**commands, "sources": sources}
+    return [context.layout.config_uri], {**commands, "sources": sources, "warnings": warnings}
 
 
 def _module(plan: Plan, folder: Path) -> Path:
@@ -141,7 +142,8 @@ def _of_user(error: BaseException, folder: Path, module: Path) -> Rvk8sError:
     known = explain(error)
     if known:
         return known
-    where, fix = str(module), None
+    what = one_line(error)
+    where, fix = os.path.relpath(module, folder), "look at the config that it returns"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         own = path.resolve() == module.resolve() or (
@@ -152,12 +154,13 @@ def _of_user(error: BaseException, folder: Path, module: Path) -> Rvk8sError:
             where, fix = f"{os.path.relpath(path, folder)}:{frame.lineno}", f"in `{line}`"
             break
     if isinstance(error, SyntaxError) and error.filename:
+        what = f"{type(error).__name__}: {error.msg}"
         where = f"{os.path.relpath(error.filename, folder)}:{error.lineno}"
         fix = f"in `{(error.text or '').strip()}`"
     problems = _validation(error)
     if problems:
         return InputErrors([InputError(text, where=where, fix=fix) for text in problems])
-    return InputError(one_line(error), where=where, fix=fix)
+    return InputError(what, where=where, fix=fix)
 
 
 def _validation(error: BaseException) -> list[str]:
@@ -169,8 +172,35 @@ def _validation(error: BaseException) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False):
         key = ".".join([error.title, *(str(part) for part in problem["loc"])])
-        text = problem["msg"].removeprefix("Value error, ")
-        given = problem["input"]
-        simple = isinstance(given, str | int | float | bool | None) and problem["loc"]
-        lines.append(f"{key}: {text}" + (f" (it is {given!r})" if simple else ""))
+        lines.append(f"{key}: {_wrong(problem, error.title)}")
     return lines
+
+
+def _wrong(problem: Mapping[str, Any], title: str) -> str:
+    """What pydantic says about one value, in the words of our other errors."""
+    given = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        *groups, name = problem["loc"]
+        known = _fields(title, groups)
+        return "unknown key" + (f", {nearest(str(name), known, 'known are')}" if known else "")
+    if problem["type"] == "missing":
+        return "is missing"
+    text: str = problem["msg"].removeprefix("Value error, ")
+    simple = isinstance(given, str | int | float | bool | None) and problem["loc"]
+    return text + (f" (it is {given!r})" if simple else "")
+
+
+def _fields(title: str, groups: Sequence[str | int]) -> list[str]:
+    """The keys of a config class, or of a group of options in it; none where that is not known."""
+    from pydantic import BaseModel
+
+    def descendants(cls: type[BaseModel]) -> Iterator[type[BaseModel]]:
+        for child in cls.__subclasses__():
+            yield from (child, *descendants(child))
+
+    found = next((cls for cls in descendants(BaseModel) if cls.__name__ == title), None)
+    for group in groups:
+        field = found.model_fields.get(str(group)) if found else None
+        types = (field.annotation, *get_args(field.annotation)) if field else ()
+        found = next((t for t in types if isinstance(t, type) and issubclass(t, BaseModel)), None)
+    return list(found.model_fields) if found else []

@@ -101,5 +101,5 @@ def _unreadable(error: BaseException) -> Rvk8sError | None:
     rasterio = sys.modules.get("rasterio.errors")
     if rasterio and isinstance(error, rasterio.RasterioIOError):
         fix = "the file is missing, damaged or not an image"
-        return InputError(" ".join(str(error).split()), fix=fix)
+        return InputError(" ".join(str(error).split()).rstrip("."), fix=fix)
     return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
+from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window
 from rastervision.core.box import Box
 from rastervision.core.data import (
@@ -27,6 +27,7 @@ from rastervision.core.data import (
     SemanticSegmentationLabelSourceConfig,
 )
 from rastervision.core.rv_pipeline import RVPipelineConfig
+from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 from rastervision.kubernetes.failures import explain, one_line
 from rastervision.pipeline.file_system import NotReadableError, download_if_needed
 
@@ -54,10 +55,14 @@ def check(config: PipelineConfig) -> tuple[list[InputError], list[str]]:
     if not isinstance(config, RVPipelineConfig):
         return [], []
     dataset = config.dataset
+    options = _check_classes(dataset.class_config)
+    if isinstance(config.backend, FastaiSemanticSegmentationConfig) and not options:
+        options = config.backend.check(dataset.class_config)
     if not dataset.train_scenes:
         fix = "give dataset.train_scenes at least one scene"
-        return [InputError("there is no training scene", fix=fix)], []
+        return [*options, InputError("there is no training scene", fix=fix)], []
     checker = _Checker(dataset.class_config)
+    checker.errors += options
     for scene in dataset.train_scenes:
         checker.check_scene(scene, "train", _sampling(config, scene.id, checker.errors))
     for scene in dataset.validation_scenes:
@@ -66,6 +71,21 @@ def check(config: PipelineConfig) -> tuple[list[InputError], list[str]]:
         checker.check_scene(scene, "test", None)
     checker.check_classes()
     return checker.errors, checker.warnings
+
+
+def _check_classes(classes: ClassConfig) -> list[InputError]:
+    where = "class_config.names"
+    null = classes.null_class if classes.null_class in classes.names else None
+    if not [name for name in classes.names if name != null]:
+        fix = "name the classes, in the order of their ids in the labels"
+        return [InputError("there is no class but the null class", where=where, fix=fix)]
+    twice = sorted({name for name in classes.names if classes.names.count(name) > 1})
+    errors = [InputError(f"{n!r} is there twice", where=where, fix="rename one") for n in twice]
+    if not all(name.strip() for name in classes.names):
+        number = next(i for i, name in enumerate(classes.names) if not name.strip())
+        what = f"class {number} has an empty name"
+        errors.append(InputError(what, where=where, fix="give it one: reports name it so"))
+    return errors
 
 
 class _Checker:
@@ -154,8 +174,8 @@ class _Checker:
                     what = f"{uri} has {count} bands, channel_order names {outside[0]}"
                     raise InputError(what, where=where, fix=fix)
                 _read_last_block(image)
-        except RasterioError as error:
-            text = " ".join(str(error.__cause__ or error).split())
+        except (RasterioError, RasterioIOError) as error:
+            text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
             fix = "is it complete, and a GeoTIFF? copy it again"
             raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
         return size
@@ -272,7 +292,7 @@ def _read_last_block(image: rasterio.DatasetReader) -> None:
     """Read the block that a file that was cut off lacks.
 
     Raises:
-        RasterioError: it cannot be read.
+        RasterioError, RasterioIOError: it cannot be read.
     """
     height, width = image.block_shapes[-1]
     row = (image.height - 1) // height * height

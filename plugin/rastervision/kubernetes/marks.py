@@ -89,12 +89,13 @@ def input_hash(context: Context) -> str:
     """The hash of everything that the outputs of this stage depend on.
 
     Raises:
-        InputError: a stage that comes before this one is not done.
+        InputError: there is no such run, or a stage that comes before this one is not done.
     """
+    plan = context.plan
     if context.stage == CONFIGURE:
         # Which files the module is made of is known once it has been imported.
         known = (done(context) or {}).get("sources") or {}
-        return configure_hash(context, hash_files(list(known), Path(context.plan.project_dir)))
+        return configure_hash(context, hash_files(list(known), Path(plan.project_dir)))
     configured = _done_or_error(context.layout, CONFIGURE, None)
     try:
         config = storage.read_bytes(context.layout.config_uri)

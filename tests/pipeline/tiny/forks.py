@@ -65,15 +65,23 @@ class StageServer:
 class ForkLauncher:
     """Starts stages through a StageServer."""
 
-    def __init__(self, plan: Plan, server: StageServer, logs: Path):
-        self.plan, self.server, self.logs = plan, server, logs
+    def __init__(
+        self,
+        plan: Plan,
+        server: StageServer,
+        logs: Path,
+        environ: Mapping[str, str] | None = None,
+    ):
+        self.plan, self.server, self.logs, self.environ = plan, server, logs, environ or {}
 
     def start(self, stage: Stage, splits: Sequence[int]) -> ForkedSplits:
         pids = {split: self.start_one(stage.name, split, stage.splits) for split in splits}
         return ForkedSplits(self.server, pids)
 
     def start_one(self, stage: str, split: int = 0, splits: int = 1, **more: Any) -> int:
+        """Start one split; env adds to its environment, dieAfterPublishes kills it."""
         env = {
+            **self.environ,
             Env.CONTRACT: str(CONTRACT_VERSION),
             Env.RUN_ID: self.plan.run_id,
             Env.RUN_URI: self.plan.run_uri,
@@ -81,6 +89,7 @@ class ForkLauncher:
             Env.SPLIT_INDEX: str(split),
             Env.GPUS: "0",
             Env.THREADS: "1",
+            **more.pop("env", {}),
         }
         log = self.logs / f"{stage}-{split_of(splits, split) or 0}.txt"
         return self.server.start({"stage": stage, "env": env, "log": str(log), **more})

@@ -17,13 +17,16 @@ from typing import Any
 
 
 def main() -> None:
+    import boto3
     import rastervision.core.data
     import rastervision.core.rv_pipeline
     import rastervision.fastai_backend.config
     import rastervision.fastai_backend.learner
-    import rastervision.fastai_backend.models  # noqa: F401
+    import rastervision.fastai_backend.models
 
-    print(json.dumps({"ready": True}), flush=True)
+    # Named, so that nobody takes the imports for unused ones.
+    ready = [boto3.__name__, rastervision.__name__]
+    print(json.dumps({"ready": ready}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         answer = {"pid": start(request)} if "stage" in request else {"code": code(request["pid"])}

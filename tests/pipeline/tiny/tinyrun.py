@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 import scenes
 
 from rvk8s import storage
-from rvk8s.contract import STAGES
+from rvk8s.contract import STAGES, State
 from rvk8s.drive import Driver
 from rvk8s.plan import Plan, Stage
 from rvk8s.record import RunRecord
 
 FOLDER = Path(__file__).parent
+#: Raster Vision's commands, in order.
+COMMANDS = STAGES[1:]
 #: A small network: the tests look at stages, not at models.
 SMALL = {"arch": "deeplabv3", "backbone": "squeezenet1_1"}
 
@@ -36,6 +39,36 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-data")
     scenes.draw(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run that nobody disturbed.
+
+    Attributes:
+        seconds: by stage.
+        outputs: by command and file: their hashes; of configure the config itself.
+    """
+
+    plan: Plan
+    launcher: forks.ForkLauncher
+    seconds: dict[str, float]
+    outputs: dict[str, dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def reference(
+    server: forks.StageServer, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Reference:
+    root = tmp_path_factory.mktemp("reference")
+    plan = make_plan(root, tiny_data)
+    record = drive(plan, server, root / "logs")
+    assert record.state == State.SUCCEEDED, record.message
+    seconds = {stage.name: stage.seconds or 0.0 for stage in record.stages}
+    found = {name: outputs(plan.layout.at(name)) for name in COMMANDS}
+    found["configure"] = {"config": storage.read_bytes(plan.layout.config_uri).decode()}
+    assert all(found.values()), "every stage writes something"
+    return Reference(plan, forks.ForkLauncher(plan, server, root / "logs"), seconds, found)
 
 
 def make_plan(root: Path | str, data: Path | str, run_id: str = "tiny-1", **changes: Any) -> Plan:
@@ -54,8 +87,11 @@ def make_plan(root: Path | str, data: Path | str, run_id: str = "tiny-1", **chan
     return Plan(**{**values, **changes})
 
 
-def drive(plan: Plan, server: forks.StageServer, logs: Path) -> RunRecord:
-    return Driver(plan, forks.ForkLauncher(plan, server, logs), engine="test", tick=0.02).drive()
+def drive(
+    plan: Plan, server: forks.StageServer, logs: Path, launcher: forks.ForkLauncher | None = None
+) -> RunRecord:
+    launcher = launcher or forks.ForkLauncher(plan, server, logs)
+    return Driver(plan, launcher, engine="test", tick=0.02).drive()
 
 
 def write_run_json(plan: Plan) -> None:

@@ -1,0 +1,171 @@
+"""`rvk8s run` as a user starts it: refusals, Ctrl-C, a killed engine, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tinyrun import FOLDER, Reference, make_plan
+
+from rvk8s import logs, status, storage
+from rvk8s.contract import ExitCode, State
+from rvk8s.engines.lock import run_lock
+from rvk8s.errors import InputError
+from rvk8s.record import RunRecord
+
+
+def _command(root: Path, data: Path, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "rvk8s.cli", "run", "tiny", "-f", str(FOLDER / "rvk8s.yaml")]
+    return [*command, "--root-uri", str(root), "-a", "raw_uri", str(data), *more]
+
+
+@pytest.fixture
+def started(tmp_path: Path, tiny_data: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A run whose first stage is working, and its folder."""
+    command = _command(tmp_path / "root", tiny_data)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        beat = _wait_for(lambda: next(tmp_path.rglob("heartbeat.json"), None))
+        yield process, beat.parents[2]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c(started: tuple[subprocess.Popen[str], Path], number: int) -> None:
+    process, run = started
+    child = json.loads((run / ".rvk8s/configure/heartbeat.json").read_text())["pid"]
+    began = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=15)
+    assert time.monotonic() - began < 10
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert f"--run-id {run.name}" in said
+    assert "Traceback" not in said
+    assert not _alive(child)
+    record = RunRecord.from_dict(json.loads((run / "run.json").read_text()))
+    assert record.state == State.CANCELLED
+    assert record.stage("configure").state == State.CANCELLED
+
+
+def test_a_killed_engine_leaves_no_children(
+    started: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, run = started
+    child = json.loads((run / ".rvk8s/configure/heartbeat.json").read_text())["pid"]
+    process.kill()
+    _wait_for(lambda: not _alive(child), seconds=12)
+
+
+def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        _command(tmp_path / "root", tmp_path / "no-data"), capture_output=True, text=True
+    )
+    assert answer.returncode == ExitCode.BAD_INPUT
+    errors = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 8, "an image and a label of four scenes"
+    assert "image_train_a.tif does not exist" in errors[0]
+    assert answer.stdout == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_going_on_prints_json(reference: Reference, tmp_path: Path) -> None:
+    """All stages are found done, so this pays for no imports."""
+    plan = reference.plan
+    args = [word for key, value in plan.args.items() for word in ("-a", key, str(value))]
+    command = _command(Path(plan.root_uri), tmp_path, *args, "--run-id", plan.run_id, "-o", "json")
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    document = json.loads(answer.stdout)
+    assert document["runId"] == plan.run_id
+    assert document["state"] == "Succeeded"
+    assert {stage["state"] for stage in document["stages"]} == {"Skipped"}
+    assert len(document["pictures"]) == 2
+    assert document["scores"]["overall"]["pixels"] > 0
+
+
+def test_an_unknown_run_id(tmp_path: Path, tiny_data: Path) -> None:
+    command = _command(tmp_path / "root", tiny_data, "--run-id", "tiny-0")
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == ExitCode.BAD_INPUT
+    assert "no run tiny-0" in answer.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, tmp_path)
+    with run_lock(plan):
+        refused = pytest.raises(InputError, match=f"is being run by process {os.getpid()}")
+        with refused, run_lock(plan):
+            pass
+    with run_lock(plan):
+        pass
+
+
+def test_status_and_list(reference: Reference) -> None:
+    plan = reference.plan
+    run = next(run for run in status.list_runs(plan.root_uri) if run.run_id == plan.run_id)
+    assert (run.run_id, run.state) == (plan.run_id, "Succeeded")
+    assert status.run_status(plan.root_uri, "tiny").run_id == plan.run_id
+    with pytest.raises(InputError, match="no run other"):
+        status.run_status(plan.root_uri, "other")
+
+
+def test_lost(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, tmp_path)
+    record = RunRecord.of_plan(plan, "test")
+    record.state = State.RUNNING
+    train = record.stage("train")
+    train.state, train.started = State.RUNNING, "2026-01-01T00:00:00Z"
+    storage.write_json(plan.layout.run_json, record.to_dict())
+    for age, state in (("2026-01-01T00:00:10Z", "Lost"), ("2999-01-01T00:00:00Z", "Running")):
+        storage.write_json(plan.layout.heartbeat("train"), {"at": age})
+        found = status.run_status(str(tmp_path), plan.run_id)
+        assert found.state == state
+        assert {s.record.name: s.state for s in found.stages}["train"] == state
+
+
+def test_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan(tmp_path, tmp_path)
+    record = RunRecord.of_plan(plan, "test")
+    storage.write_json(plan.layout.run_json, record.to_dict())
+    with pytest.raises(InputError, match="nothing is written yet"):
+        logs.print_logs(str(tmp_path), "tiny")
+    storage.write_bytes(plan.layout.log("predict", 1), b"second\n")
+    storage.write_bytes(plan.layout.log("predict", 0), b"first\n")
+    storage.write_bytes(plan.layout.log("chip"), b"chips\n")
+    logs.print_logs(str(tmp_path), "tiny")
+    assert capsys.readouterr().out == (
+        "==> chip <==\nchips\n==> predict, split 0 <==\nfirst\n==> predict, split 1 <==\nsecond\n"
+    )
+    logs.print_logs(str(tmp_path), "tiny", "predict", split=1)
+    assert capsys.readouterr().out == "==> predict, split 1 <==\nsecond\n"
+    with pytest.raises(InputError, match="there is no stage training"):
+        logs.print_logs(str(tmp_path), "tiny", "training")
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process is there and not a zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+    return found

@@ -1,0 +1,185 @@
+"""Bad data and bad configs: one clear line each, exit code 2, and no config is written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scenes
+from forks import ForkLauncher, StageServer
+from s3server import S3Server
+from tinyrun import make_plan, write_run_json
+
+from rvk8s import storage
+from rvk8s.contract import ExitCode
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake.
+
+    Attributes:
+        message: parts of what is said.
+        spoil: damages the data, which is a copy.
+        args: arguments of get_config.
+        module: the source of another experiment.
+    """
+
+    message: tuple[str, ...]
+    spoil: Callable[[Path], Any] = lambda folder: None
+    args: dict[str, Any] = field(default_factory=dict)
+    module: str | None = None
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def _label(folder: Path, value: np.ndarray, name: str = "train_a") -> None:
+    scenes.write(folder / f"label_{name}.tif", value[None].astype(np.uint8))
+
+
+def _null_labels(folder: Path) -> None:
+    for name in ("train_a", "train_b"):
+        _label(folder, np.full((192, 192), 2), name)
+
+
+_TINY = Path(__file__).parent / "tiny"
+_IMPORTS = f"import sys\nsys.path.append({str(_TINY)!r})\nimport experiment\n"
+_HEAD = _IMPORTS + "def get_config(runner, raw_uri, root_uri, **args):\n"
+CASES = {
+    "missing image": Case(
+        ("train scene train_a: ", "image_train_a.tif does not exist"),
+        lambda folder: (folder / "image_train_a.tif").unlink(),
+    ),
+    "truncated image": Case(
+        ("train scene train_b: ", "image_train_b.tif cannot be read", "is it complete"),
+        lambda folder: _cut(folder / "image_train_b.tif"),
+    ),
+    "truncated label": Case(
+        ("label of validation scene val_a: ", "label_val_a.tif cannot be read"),
+        lambda folder: _cut(folder / "label_val_a.tif"),
+    ),
+    "not an image": Case(
+        ("image_train_a.tif cannot be read", "not recognized"),
+        lambda folder: (folder / "image_train_a.tif").write_text("hello"),
+    ),
+    "label of another size": Case(
+        ("train scene train_a: the image has 192 x 192 pixels, its label 100 x 192",),
+        lambda folder: _label(folder, np.zeros((192, 100))),
+    ),
+    "label ids outside the class config": Case(
+        ("train scene train_a: its label holds the ids 7, 9, the class config has 0 to 2",),
+        lambda folder: _label(folder, np.where(np.arange(192) < 50, 7, 9) * np.ones((192, 1))),
+    ),
+    "labels with no class": Case(
+        ("no training label has any class but the null class",), _null_labels
+    ),
+    "all-nodata scene": Case(
+        ("train scene train_a: all its pixels are nodata (0)",),
+        lambda folder: scenes.write(
+            folder / "image_train_a.tif", np.zeros((3, 192, 192), np.uint8)
+        ),
+    ),
+    "no training scene": Case(("there is no training scene",), args={"train": ""}),
+    "zero windows": Case(
+        ("train scene train_a: no window of 512 pixels fits its 192 x 192", "smaller chips"),
+        args={"chip_sz": 512},
+    ),
+    "bands out of range": Case(
+        ("has 3 bands, channel_order names 5; channel_order may name 0 to 2",),
+        args={"channels": [0, 1, 5]},
+    ),
+    "negative batch size": Case(
+        ("experiment.py:", "solver.batch_sz: ", "greater than or equal to 1 (it is -4)"),
+        args={"batch_sz": -4},
+    ),
+    "error in get_config": Case(
+        ("bad.py:5: ZeroDivisionError: division by zero; in `x = 1 / 0`",),
+        module=_HEAD + "    x = 1 / 0\n",
+    ),
+    "error at import": Case(
+        ("bad.py:1: ModuleNotFoundError: No module named 'nothere'; in `import nothere`",),
+        module="import nothere\n" + _HEAD + "    return None\n",
+    ),
+    "wrong type returned": Case(
+        ("bad.py", "must be PipelineConfigs"), module=_HEAD + "    return {}\n"
+    ),
+    "two pipelines": Case(
+        ("bad.py: get_config gives 2 pipelines; make it one",),
+        module=_HEAD + "    return [experiment.get_config(runner, raw_uri, root_uri)] * 2\n",
+    ),
+    "sys.exit in get_config": Case(
+        ("bad.py:5: SystemExit: 5",), module=_HEAD + "    raise SystemExit(5)\n"
+    ),
+    "unreadable S3 URI": Case(
+        ("train scene train_a: s3://nowhere/x/image_train_a.tif: there is no bucket s3://nowhere",),
+        args={"raw_uri": "s3://nowhere/x"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input(
+    name: str, server: StageServer, tiny_data: Path, tmp_path: Path, s3: S3Server
+) -> None:
+    case = CASES[name]
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    case.spoil(data)
+    plan = make_plan(tmp_path / "root", data, args=case.args)
+    if case.module is not None:
+        (tmp_path / "bad.py").write_text(case.module)
+        plan = make_plan(tmp_path / "root", data, module="bad.py", project_dir=str(tmp_path))
+    write_run_json(plan)
+    launcher = ForkLauncher(plan, server, tmp_path / "logs", s3.environ)
+    code = launcher.run_one("configure")
+    failed = storage.read_json(plan.layout.failed("configure"))
+    assert failed
+    assert code == failed["exitCode"] == ExitCode.BAD_INPUT, failed["message"]
+    for part in case.message:
+        assert part in failed["message"]
+    log = (launcher.logs / "configure-0.txt").read_text()
+    assert "Traceback" not in log
+    assert failed["message"].splitlines()[0] in log
+    assert not storage.exists(plan.layout.config_uri)
+    assert not storage.exists(plan.layout.done("configure"))
+
+
+def test_all_mistakes_at_once(server: StageServer, tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    (data / "image_train_a.tif").unlink()
+    _cut(data / "label_val_a.tif")
+    _label(data, np.zeros((192, 100)), "train_b")
+    plan = make_plan(tmp_path / "root", data)
+    write_run_json(plan)
+    ForkLauncher(plan, server, tmp_path / "logs").run_one("configure")
+    failed = storage.read_json(plan.layout.failed("configure"))
+    assert failed
+    lines = failed["message"].splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "train scene train_a",
+        "train scene train_b",
+        "label of validation scene val_a",
+    ]
+
+
+def test_a_class_that_occurs_nowhere_is_a_warning(
+    server: StageServer, tiny_data: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    for name in ("train_a", "train_b"):
+        _label(data, np.zeros((192, 192)), name)
+    plan = make_plan(tmp_path / "root", data)
+    write_run_json(plan)
+    launcher = ForkLauncher(plan, server, tmp_path / "logs")
+    assert launcher.run_one("configure") == 0
+    log = (launcher.logs / "configure-0.txt").read_text()
+    assert "class house (1) does not occur in training" in log

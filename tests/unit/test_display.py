@@ -1,0 +1,96 @@
+"""What a run shows: plain lines, the live table, progress in words."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rvk8s import storage
+from rvk8s.contract import STAGES, State, now
+from rvk8s.display import Lines, LiveTable
+from rvk8s.plan import Plan, Stage
+from rvk8s.progress import Progress, duration
+from rvk8s.record import RunRecord
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    stages = tuple(Stage(name) for name in STAGES)
+    return Plan("run-1", "e", "m.py", str(tmp_path), {}, str(tmp_path), stages)
+
+
+@pytest.fixture
+def record(plan: Plan) -> RunRecord:
+    return RunRecord.of_plan(plan, "test")
+
+
+def test_lines(
+    plan: Plan,
+    record: RunRecord,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = Lines(plan)
+    monkeypatch.setattr(lines._reader, "_interval", 0.0)
+    train = record.stage("train")
+    train.state, train.started = State.RUNNING, now()
+    lines.update(record)
+    for epoch, batch in ((1, 1), (1, 2), (2, 1)):
+        values = {"epoch": epoch, "epochs": 2, "batch": batch, "batches": 2, "macroF1": 0.5}
+        storage.write_json(plan.layout.progress("train"), values)
+        lines.update(record)
+    train.state, train.seconds = State.SUCCEEDED, 83.2
+    lines.update(record)
+    lines.update(record)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        f"run run-1 in {plan.run_uri}",
+        "train: started",
+        "train: epoch 1/2  batch 1/2  macro F1 0.500",
+        "train: epoch 2/2  batch 1/2  macro F1 0.500",
+        "train: done in 1:23",
+    ]
+
+
+def test_live_table(plan: Plan, record: RunRecord) -> None:
+    table = LiveTable(plan)
+    predict = record.stage("predict")
+    predict.state, predict.started, predict.splits = State.RUNNING, now(), 2
+    for index, done in enumerate((30, 20)):
+        value = {"pixelsDone": done, "pixelsTotal": 100, "scene": "a"}
+        storage.write_json(plan.layout.progress("predict", index), value)
+    table.update(record)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table.render())
+    text = console.export_text()
+    assert "predict x2" in text
+    assert "25% of pixels" in text
+    assert "Pending" in text
+
+
+def test_eta() -> None:
+    progress = Progress({"pixelsDone": 25, "pixelsTotal": 100}, elapsed=30)
+    assert progress.text() == "25% of pixels  1:30 left"
+    assert Progress(
+        {"epoch": 3, "epochs": 10, "loss": 0.41234, "imagesPerSecond": 61.3}
+    ).text() == ("epoch 3/10  loss 0.4123  61.3 images/s")
+    assert Progress().text() == ""
+
+
+def test_a_line_for_each_tenth() -> None:
+    said = {Progress({"pixelsDone": n, "pixelsTotal": 1000}).milestone() for n in range(1001)}
+    assert len(said) == 11
+
+
+def test_duration() -> None:
+    assert [duration(s) for s in (None, 0.04, 59.94, 61, 3723)] == [
+        "",
+        "0.0 s",
+        "59.9 s",
+        "1:01",
+        "1:02:03",
+    ]
