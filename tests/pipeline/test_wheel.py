@@ -1,0 +1,65 @@
+"""The wheel, and not only a developer's install, is one that Raster Vision finds its plugins in."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FIND = """
+import json
+from rastervision.pipeline import registry_
+config = registry_.get_config("fastai_semantic_segmentation_backend")
+import rastervision.fastai_backend as backend, rastervision.kubernetes.stage as stage
+import rvk8s.project as project
+print(json.dumps({
+    "config": config.__name__,
+    "files": [m.__file__ for m in (backend, stage, project)],
+    "s3": registry_.get_file_system("s3://bucket/key").__module__,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "rastervision/__init__.py" not in names  # a namespace: others are in it too
+    tops = {name.split("/")[0] for name in names}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"rvk8s", "rastervision"}
+    for name in (
+        "rvk8s/project.schema.json",
+        "rvk8s/templates/rvk8s.yaml",
+        "rastervision/fastai_backend/config.py",
+        "rastervision/kubernetes/stage.py",
+    ):
+        assert name in names
+
+
+def test_raster_vision_finds_the_plugins_of_the_installed_wheel(
+    wheel: Path, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)  # what installing a pure wheel is
+    environ = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", FIND], cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["config"] == "FastaiSemanticSegmentationConfig"
+    assert found["s3"] == "rastervision.kubernetes.s3"
+    assert all(Path(file).is_relative_to(site) for file in found["files"])
