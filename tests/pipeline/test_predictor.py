@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.build(str(folder)).analyze()
     rastervision(
         "run", "local", experiment, "chip", "train", "--splits", "2",
-        "-a", "raw_uri", raw, "-a", "root_uri", root, "-a", "epochs", "1",
+        "-a", "raw_uri", raw, "-a", "root_uri", root,
     )  # fmt: skip
     pipeline = build_config(file_to_json(str(root / "pipeline-config.json"))).build(str(folder))
     pipeline.bundle()
