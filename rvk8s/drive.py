@@ -130,6 +130,8 @@ class Driver:
             record.state, record.message = State.SKIPPED, "found done"
         if stage.name == CONFIGURE:
             self._configured = after[0] or {}
+            if warnings := self._configured.get("warnings"):
+                record.message = "\n".join(f"warning: {warning}" for warning in warnings)
         self._save()
         return True
 

@@ -40,7 +40,7 @@ class StageRecord:
         attempts: how often it was started, for the retries.
         started, ended: UTC, or None.
         exit_code: of the split that failed, or 0; None before it ended.
-        message: why it failed or was skipped; one line, or one a mistake.
+        message: why it failed or was skipped, or what it warns of; one line, or one a mistake.
         failed_split: the split that exit_code and message are of.
     """
 

@@ -104,7 +104,8 @@ def read_signature(path: Path, label: str) -> Signature:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
         where = f"{label}:{error.lineno}" if error.lineno else label
-        raise InputError(f"not Python: {error.msg}", where=where) from None
+        fix = f"in `{error.text.strip()}`" if error.text else None
+        raise InputError(f"not Python: {error.msg}", where=where, fix=fix) from None
     except ValueError as error:
         raise InputError(f"not Python: {error}", where=label) from None
     except OSError as error:

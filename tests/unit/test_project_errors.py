@@ -151,7 +151,11 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         "\ndef get_config(): ...\n",
         ["exp.py:2: get_config takes no runner; write def get_config(runner, ...)"],
     ),
-    "not Python": (EXP, "def get_config(runner:\n", ["exp.py:1: not Python: '(' was never closed"]),
+    "not Python": (
+        EXP,
+        "def get_config(runner:\n",
+        ["exp.py:1: not Python: '(' was never closed; in `def get_config(runner:`"],
+    ),
     "unknown arguments": (
         EXP + "    args: {batch_size: 1, runner: x}\n    variants: {v: {args: {raw_url: x}}}\n",
         CODE,

@@ -16,7 +16,10 @@ from rastervision.fastai_backend.options import (
 )
 from rastervision.pipeline.config import register_config
 
+from rvk8s.errors import InputError
+
 if TYPE_CHECKING:
+    from rastervision.core.data import ClassConfig
     from rastervision.core.rv_pipeline import RVPipelineConfig
     from rastervision.fastai_backend.backend import FastaiSemanticSegmentation
 
@@ -47,6 +50,13 @@ class FastaiSemanticSegmentationConfig(  # type: ignore[call-arg]  # the decorat
         return TrainSettings(
             model=self.model, data=self.data, solver=self.solver, predict=self.predict
         )
+
+    def check(self, classes: ClassConfig) -> list[InputError]:
+        """What is wrong with the options for these classes, before any work is done."""
+        from rastervision.fastai_backend import checks
+        from rastervision.fastai_backend.scenes import classes_of
+
+        return checks.check(self.settings(), classes_of(classes))
 
     def build(  # type: ignore[override]  # Raster Vision hints RVPipeline and passes its config
         self, pipeline: RVPipelineConfig, tmp_dir: str

@@ -245,7 +245,8 @@ def _classifier(spec: ModelSpec, pretrained: bool) -> nn.Module:
 
     if spec.backbone not in models.list_models(module=models):
         raise InputError(
-            f"backbone is {spec.backbone!r}, which torchvision does not have",
+            f"torchvision has no {spec.backbone!r}",
+            where="model.backbone",
             fix="use one of its classifiers, such as resnet18, resnet50 or efficientnet_b0",
         )
     kwargs: dict[str, Any] = {}
@@ -263,9 +264,9 @@ def _classifier(spec: ModelSpec, pretrained: bool) -> nn.Module:
         )
     except (URLError, OSError, RuntimeError) as e:
         raise InputError(
-            f"pretrained weights of {spec.backbone} can't be loaded: {e}",
+            f"the pretrained weights of {spec.backbone} can't be downloaded: {e}",
             where="model.pretrained",
-            fix="set pretrained to false, or pretrained_uri to a file that you have",
+            fix="set it to false, or model.pretrained_uri to a file that you have",
         ) from e
     if dilate and basic:
         _dilate_basic_blocks(network)

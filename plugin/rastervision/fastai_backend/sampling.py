@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from rastervision.fastai_backend.chips import ChipSource, SubsetChips, class_pixels
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 # First words of the generators' seeds, so that no two uses draw the same numbers.
 _SUBSET, _ORDER = 1, 2
+_RARE = "data.oversample.rare_class_ids"
 
 
 def subset(source: ChipSource, options: DataOptions, seed: int) -> ChipSource:
@@ -68,6 +70,12 @@ class EpochOrder:
         return rng.permutation(np.concatenate([rare, common]))
 
 
+def check_rare(ids: Sequence[int], num_classes: int) -> None:
+    if bad := [i for i in ids if not 0 <= i < num_classes]:
+        fix = f"use 0 to {num_classes - 1}"
+        raise InputError(f"{', '.join(map(str, bad))}: no such class id", where=_RARE, fix=fix)
+
+
 def epoch_order(
     source: ChipSource, oversample: Oversample | None, num_classes: int, seed: int
 ) -> EpochOrder:
@@ -79,13 +87,15 @@ def epoch_order(
     if oversample is None:
         return EpochOrder(len(source), seed)
     ids = oversample.rare_class_ids
-    where = "data.oversample.rare_class_ids"
-    if bad := [i for i in ids if not 0 <= i < num_classes]:
-        raise InputError(f"{bad} are not class ids", where=where, fix=f"use 0 to {num_classes - 1}")
+    check_rare(ids, num_classes)
     rare = class_pixels(source, num_classes)[:, ids].any(axis=1)
     share = float(rare.mean())
     if share == 0:
-        raise InputError(f"no training chip holds any of the classes {ids}", where=where)
+        raise InputError(
+            f"no training chip holds any of the classes {ids}",
+            where=_RARE,
+            fix="name other classes, or leave data.oversample out",
+        )
     if share >= oversample.rare_target_prop:
         log.info("%.0f%% of the chips hold a rare class already: no oversampling", 100 * share)
         return EpochOrder(len(source), seed)

@@ -30,7 +30,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     """
     where = "model.pretrained_uri"
     if not path.is_file():
-        raise InputError(f"{path} does not exist", where=where)
+        raise InputError(f"{path} does not exist", where=where, fix="look at the path")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as z:
             ours = {"model.json", bundle.NAME} & set(z.namelist())

@@ -39,7 +39,7 @@ def explain(error: BaseException, batch_size: tuple[str, int] | None = None) -> 
 
 def one_line(error: BaseException) -> str:
     """The class and message of an exception without line breaks."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

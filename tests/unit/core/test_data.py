@@ -100,7 +100,7 @@ class TestOrder:
         with pytest.raises(InputError, match=r"no training chip holds any of the classes \[2\]"):
             sampling.epoch_order(chips, absent, 3, 0)
         unknown = Oversample(rare_class_ids=[7], rare_target_prop=0.5)
-        with pytest.raises(InputError, match=r"\[7\] are not class ids; use 0 to 2"):
+        with pytest.raises(InputError, match="7: no such class id; use 0 to 2"):
             sampling.epoch_order(chips, unknown, 3, 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,16 +60,8 @@ def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> Pix
     weights = solver.class_weights
     if weights == "balanced":
         weights = balanced_weights(class_pixels(train, len(classes)).sum(axis=0), ignore)
-    if weights is not None and len(weights) != len(classes):
-        raise InputError(
-            f"{len(weights)} weights for {len(classes)} classes ({', '.join(classes.names)})",
-            where="solver.class_weights",
-            fix="give one for each class, in the order of their ids",
-        )
-    if weights is not None and (min(weights) < 0 or max(weights) == 0):
-        raise InputError(
-            f"{weights} has a negative weight or no positive one", where="solver.class_weights"
-        )
+    elif weights is not None:
+        check_weights(weights, classes)
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32)
     return PixelCrossEntropy(weight, ignore, solver.label_smoothing)
 
@@ -81,6 +74,19 @@ def check_ignored(ignore: int | None, classes: Classes) -> int | None:
             fix=f"use 0 to {len(classes) - 1}",
         )
     return ignore
+
+
+def check_weights(weights: Sequence[float], classes: Classes) -> None:
+    where, fix = "solver.class_weights", "give one for each class, in the order of their ids"
+    if len(weights) != len(classes):
+        what = f"{len(weights)} weights for {len(classes)} classes ({', '.join(classes.names)})"
+        raise InputError(what, where=where, fix=fix)
+    if min(weights) < 0 or max(weights) == 0:
+        raise InputError(
+            f"{list(weights)} has a negative weight or no positive one",
+            where=where,
+            fix="give 0 to a class that shall not count, and more to the others",
+        )
 
 
 def balanced_weights(pixels: np.ndarray, ignore: int | None) -> list[float]:

@@ -1,0 +1,62 @@
+"""What can be wrong with the options of a training before there is a chip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from rastervision.fastai_backend import models, sampling
+from rastervision.fastai_backend.chips import Classes
+from rastervision.fastai_backend.options import ModelOptions, TrainSettings
+from rastervision.fastai_backend.tasks.semantic_segmentation import check_ignored, check_weights
+
+from rvk8s.errors import InputError
+
+
+def check(settings: TrainSettings, classes: Classes) -> list[InputError]:
+    """All that is wrong; train() would raise the same, after hours of chipping.
+
+    The device that trains is not known here, so nothing is said about precision and memory.
+    """
+    solver, oversample = settings.solver, settings.data.oversample
+    checks: list[Callable[[], object]] = [
+        lambda: _check_network(settings.model),
+        lambda: _check_weights_file(settings.model.pretrained_uri),
+        lambda: check_ignored(solver.ignore_class_index, classes),
+    ]
+    if isinstance(weights := solver.class_weights, list):
+        checks.append(lambda: check_weights(weights, classes))
+    if oversample is not None:
+        checks.append(lambda: sampling.check_rare(oversample.rare_class_ids, len(classes)))
+    errors = []
+    for one in checks:
+        try:
+            one()
+        except InputError as error:
+            errors.append(error)
+    return errors
+
+
+def _check_network(options: ModelOptions) -> None:
+    """Build the network without its weights: torch's meta device computes shapes only."""
+    spec = models.ModelSpec(
+        arch=options.arch,
+        backbone=options.backbone,
+        channels=3,
+        class_names=("one", "other"),
+        class_colors=("black", "white"),
+        null_id=None,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        img_sz=128,
+        last_cross=options.last_cross,
+    )
+    with torch.device("meta"):
+        models.build(spec)
+
+
+def _check_weights_file(uri: str | None) -> None:
+    if uri and "://" not in uri and not os.path.isfile(uri):
+        fix = "look at the path; relative ones start at the folder of rvk8s.yaml"
+        raise InputError(f"{uri} does not exist", where="model.pretrained_uri", fix=fix)
