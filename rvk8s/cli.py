@@ -76,7 +76,9 @@ def main(args: list[str] | None = None) -> NoReturn:
     try:
         code = rvk8s.main(args=args, prog_name="rvk8s", standalone_mode=False)
     except click.UsageError as error:
-        error.show()
+        message = error.format_message().rstrip(".")
+        command = error.ctx.command_path if error.ctx else "rvk8s"
+        _print_error(message if ";" in message else f"{message}; see `{command} --help`")
         code = ExitCode.BAD_INPUT
     except click.ClickException as error:
         _print_error(error.format_message())

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rvk8s import local_files
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
@@ -99,6 +101,11 @@ def translate(error: BaseException, uri: str) -> Rvk8sError | FileNotFoundError 
         inner = error.__cause__ or error.__context__
         found = translate(inner, uri) if inner else None
         return found or StorageUnavailable(f"{uri}: {error}")
+    if isinstance(error, aws.ConnectionError | aws.HTTPClientError):
+        server = urlsplit(str(error.kwargs.get("endpoint_url", "")))
+        name = f"{server.scheme}://{server.netloc}" if server.netloc else "S3"
+        fix = "is AWS_ENDPOINT_URL right, and the network up? try again"
+        return StorageUnavailable(f"{uri}: {name} did not answer; {fix}")
     if isinstance(error, aws.BotoCoreError):
         return StorageUnavailable(f"{uri}: storage did not answer: {error}")
     return None
@@ -146,7 +153,7 @@ def errors(uri: str) -> Iterator[Any]:
 def read(uri: str) -> bytes:
     bucket, key = _split(uri)
     with errors(uri) as s3:
-        data: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        data: bytes = s3.get_object(Bucket=bucket, Key=key, **_payer())["Body"].read()
         return data
 
 
@@ -168,7 +175,7 @@ def download(uri: str, path: Path) -> None:
     local_files.make_dir(path.parent)
     with errors(uri) as s3, local_files.errors(path):
         # boto3 downloads to a temporary name and renames.
-        s3.download_file(bucket, key, str(path))
+        s3.download_file(bucket, key, str(path), ExtraArgs=_payer())
 
 
 def copy(source: str, target: str) -> None:
@@ -182,21 +189,28 @@ def exists(uri: str) -> bool:
     """Whether there is such an object, or one below it."""
     bucket, prefix = _folder(uri)
     with errors(uri) as s3:
-        if s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"):
+        if s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1, **_payer()).get("Contents"):
             return True
     return is_object(uri)
 
 
 def is_object(uri: str) -> bool:
-    bucket, key = _split(uri)
+    _, key = _split(uri)
     if not key or key.endswith("/"):
         return False
     try:
-        with errors(uri) as s3:
-            s3.head_object(Bucket=bucket, Key=key)
+        head(uri)
     except FileNotFoundError:
         return False
     return True
+
+
+def head(uri: str) -> Entry:
+    """The size and time of an object."""
+    bucket, key = _split(uri)
+    with errors(uri) as s3:
+        answer = s3.head_object(Bucket=bucket, Key=key, **_payer())
+    return Entry(answer["ContentLength"], _nanoseconds(answer["LastModified"]))
 
 
 def list_dirs(uri: str) -> list[str]:
@@ -204,7 +218,7 @@ def list_dirs(uri: str) -> list[str]:
     names = []
     with errors(uri) as s3:
         pages = s3.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket, Prefix=prefix, Delimiter="/"
+            Bucket=bucket, Prefix=prefix, Delimiter="/", **_payer()
         )
         for page in pages:
             names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
@@ -216,12 +230,12 @@ def list_objects(uri: str) -> dict[str, Entry]:
     bucket, prefix = _folder(uri)
     found = {}
     with errors(uri) as s3:
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        lister = s3.get_paginator("list_objects_v2")
+        for page in lister.paginate(Bucket=bucket, Prefix=prefix, **_payer()):
             for entry in page.get("Contents", ()):
                 name = entry["Key"][len(prefix) :]
                 if name and not name.endswith("/"):
-                    modified_ns = int(entry["LastModified"].timestamp()) * 1_000_000_000
-                    found[name] = Entry(entry["Size"], modified_ns)
+                    found[name] = Entry(entry["Size"], _nanoseconds(entry["LastModified"]))
     return found
 
 
@@ -250,3 +264,14 @@ def _split(uri: str) -> tuple[str, str]:
 def _folder(uri: str) -> tuple[str, str]:
     bucket, key = _split(uri.rstrip("/"))
     return bucket, f"{key}/" if key else ""
+
+
+def _nanoseconds(time: datetime) -> int:
+    """Whole seconds, which is what S3 says."""
+    return int(time.timestamp()) * 1_000_000_000
+
+
+def _payer() -> dict[str, str]:
+    """For buckets whose reader pays; Raster Vision reads the same variable."""
+    payer = os.environ.get("AWS_REQUEST_PAYER", "")
+    return {"RequestPayer": payer} if payer else {}

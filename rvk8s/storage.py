@@ -22,7 +22,7 @@ from typing import Any
 
 from rvk8s import local_files, s3_objects
 from rvk8s.contract import to_json
-from rvk8s.errors import StorageUnavailable
+from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
 from rvk8s.parallel import in_threads
 
 #: Relative path -> (size, modification time in ns) of the files that were uploaded already.
@@ -187,8 +187,21 @@ def check_writable(uri: str) -> None:
         InputError: it cannot be written; says why and what to do.
     """
     probe = _join(uri, f".rvk8s-write-test-{os.getpid()}")
-    write_bytes(probe, b"rvk8s\n")
-    delete_file(probe)
+    made = not is_s3(uri) and not os.path.lexists(uri)
+    try:
+        write_bytes(probe, b"rvk8s\n")
+        delete_file(probe)
+    except Rvk8sError as error:
+        if made and os.path.isdir(uri):
+            os.rmdir(uri)
+        # The user knows the folder, not the file that was tried.
+        if isinstance(error, InputError):
+            fix = error.fix if is_s3(uri) else "give another folder with --root-uri or rootUri"
+            what = f"cannot be written: {error.what}"
+            raise InputError(what, where=uri, fix=fix) from error
+        if isinstance(error, DiskFull):
+            raise DiskFull(f"no space left in {uri}; free some or use another root URI") from error
+        raise
 
 
 def _delete(uri: str, names: Iterable[str]) -> None:

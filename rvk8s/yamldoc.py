@@ -75,7 +75,8 @@ def read(path: Path, label: str) -> Document:
         fix = "save it as UTF-8"
         raise InputError(f"byte {error.start} is not UTF-8", where=label, fix=fix) from None
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=label) from None
+        fix = "give an rvk8s.yaml with --file, or write one with `rvk8s init`"
+        raise InputError(f"cannot be read: {error.strerror}", where=label, fix=fix) from None
     return parse(text, label)
 
 

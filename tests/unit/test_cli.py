@@ -120,12 +120,12 @@ def test_the_file_is_found_from_below_and_by_name(run: Run, tmp_path: Path) -> N
         (["run", "-m", "*", "--run-id", "r"], "error: --run-id: one run, but -m picks potsdam,"),
         (["run", "potsdam", "--splits", "train=2"], "error: --splits: train is no such stage;"),
         (["run", "potsdam", "--root-uri", "gs://x"], "error: --root-uri: gs:// is not supported;"),
-        (["run", "potsdam", "--gpus", "-1"], "Error: Invalid value for '--gpus': -1 is not in"),
-        (["run", "potsdam", "--rerun", "x"], "Error: Invalid value for '--rerun': 'x' is not one"),
+        (["run", "potsdam", "--gpus", "-1"], "error: Invalid value for '--gpus': -1 is not in"),
+        (["run", "potsdam", "--rerun", "x"], "error: Invalid value for '--rerun': 'x' is not one"),
         (["plan", "-f", "no.yaml", "x"], "error: no.yaml: cannot be read: No such file"),
         (["list", "-f", "no.yaml"], "error: no.yaml: cannot be read: No such file"),
-        (["statsu"], "Error: no command statsu; did you mean status?"),
-        (["plan", "--match"], "Error: Option '--match' requires an argument."),
+        (["statsu"], "error: no command statsu; did you mean status?"),
+        (["plan", "--match"], "error: Option '--match' requires an argument"),
     ],
 )
 def test_errors_are_one_line_and_code_2(run: Run, args: Sequence[str], line: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from rastervision.fastai_backend import models, sampling
+from rastervision.fastai_backend import models, precision, sampling
 from rastervision.fastai_backend.chips import Classes
 from rastervision.fastai_backend.options import ModelOptions, TrainSettings
 from rastervision.fastai_backend.tasks.semantic_segmentation import check_ignored, check_weights
@@ -14,10 +15,11 @@ from rastervision.fastai_backend.tasks.semantic_segmentation import check_ignore
 from rvk8s.errors import InputError
 
 
-def check(settings: TrainSettings, classes: Classes) -> list[InputError]:
+def check(settings: TrainSettings, classes: Classes, gpus: int) -> list[InputError]:
     """All that is wrong; train() would raise the same, after hours of chipping.
 
-    The device that trains is not known here, so nothing is said about precision and memory.
+    Args:
+        gpus: how many the training will have. What they can is not known here.
     """
     solver, oversample = settings.solver, settings.data.oversample
     checks: list[Callable[[], object]] = [
@@ -25,6 +27,9 @@ def check(settings: TrainSettings, classes: Classes) -> list[InputError]:
         lambda: _check_weights_file(settings.model.pretrained_uri),
         lambda: check_ignored(solver.ignore_class_index, classes),
     ]
+    asked = {"solver.precision": solver.precision, "predict.precision": settings.predict.precision}
+    for key in [key for key, value in asked.items() if value == "fp16" and gpus == 0]:
+        checks.append(partial(precision.choose, "fp16", torch.device("cpu"), key))
     if isinstance(weights := solver.class_weights, list):
         checks.append(lambda: check_weights(weights, classes))
     if oversample is not None:

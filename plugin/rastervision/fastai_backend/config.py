@@ -51,12 +51,16 @@ class FastaiSemanticSegmentationConfig(  # type: ignore[call-arg]  # the decorat
             model=self.model, data=self.data, solver=self.solver, predict=self.predict
         )
 
-    def check(self, classes: ClassConfig) -> list[InputError]:
-        """What is wrong with the options for these classes, before any work is done."""
+    def check(self, classes: ClassConfig, gpus: int) -> list[InputError]:
+        """What is wrong with the options for these classes, before any work is done.
+
+        Args:
+            gpus: how many the training will have.
+        """
         from rastervision.fastai_backend import checks
         from rastervision.fastai_backend.scenes import classes_of
 
-        return checks.check(self.settings(), classes_of(classes))
+        return checks.check(self.settings(), classes_of(classes), gpus)
 
     def build(  # type: ignore[override]  # Raster Vision hints RVPipeline and passes its config
         self, pipeline: RVPipelineConfig, tmp_dir: str

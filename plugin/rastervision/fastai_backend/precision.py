@@ -18,13 +18,14 @@ log = logging.getLogger(__name__)
 Chosen = Literal["fp32", "fp16", "bf16"]
 
 
-def choose(asked: str, device: torch.device) -> Chosen:
+def choose(asked: str, device: torch.device, key: str = "solver.precision") -> Chosen:
     """The precision to compute with on a device.
 
     Args:
         asked: "auto", "fp32", "fp16" or "bf16"; auto takes bf16 where the device computes it
             natively (avx512_bf16 or amx_bf16; NVIDIA from compute capability 8 on), else fp16 on
             a GPU and fp32 on a CPU.
+        key: the option that asks, for errors.
 
     Raises:
         InputError: fp16 on a CPU, or bf16 on a GPU that has none.
@@ -35,15 +36,15 @@ def choose(asked: str, device: torch.device) -> Chosen:
     if asked == "fp16" and device.type != "cuda":
         raise InputError(
             "fp16 needs a GPU, and there is none",
-            where="precision",
+            where=key,
             fix="use auto, which takes bf16 or fp32 on a CPU",
         )
     if asked == "bf16" and not native:
         if device.type == "cuda":
-            raise InputError("this GPU has no bf16", where="precision", fix="use fp16 or auto")
+            raise InputError("this GPU has no bf16", where=key, fix="use fp16 or auto")
         log.warning("bf16 was asked for, but this CPU has to emulate it: fp32 would be faster")
     if asked not in ("fp32", "fp16", "bf16"):
-        raise InputError(f"precision is {asked!r}", fix="use auto, fp32, fp16 or bf16")
+        raise InputError(f"is {asked!r}", where=key, fix="use auto, fp32, fp16 or bf16")
     return asked  # type: ignore[return-value]
 
 

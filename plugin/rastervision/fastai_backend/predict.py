@@ -96,7 +96,7 @@ class ScenePredictor:
     ):
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.spec, self.settings, self.img_sz = spec, settings, img_sz
-        chosen = precision.choose(settings.precision, self.device)
+        chosen = precision.choose(settings.precision, self.device, "predict.precision")
         self.dtype = {
             "fp32": torch.float32,
             "fp16": torch.float16,

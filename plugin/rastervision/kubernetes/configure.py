@@ -46,7 +46,7 @@ def configure(context: Context, work: Path) -> tuple[list[str], dict[str, Any]]:
     commands = _commands(config, work, plan.module)
     from rastervision.kubernetes import inputs
 
-    errors, warnings = inputs.check(config)
+    errors, warnings = inputs.check(config, plan.stage("train").gpus)
     for warning in warnings:
         log.warning("%s", warning)
     if errors:
