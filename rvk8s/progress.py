@@ -13,30 +13,31 @@ class Progress:
     """How far a stage is, over all its splits.
 
     Attributes:
-        values: the keys that rastervision.fastai_backend.progress writes; pixels are summed over
-            the splits, the other values are those of the split that wrote last.
+        values: the keys that rastervision.fastai_backend.progress writes, of the split that wrote
+            last.
         elapsed: seconds since the stage started.
+        shares: by split, the share of its pixels that are done; None where it counts none.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     elapsed: float = 0.0
+    shares: tuple[float | None, ...] = ()
 
     @classmethod
     def of_splits(cls, files: Sequence[Mapping[str, Any] | None], started: str | None) -> Progress:
         """Put the progress files of the splits together; None for one that is not there yet."""
         there = sorted((file for file in files if file), key=lambda file: str(file.get("updated")))
         values: dict[str, Any] = {key: value for file in there for key, value in file.items()}
-        for key in ("pixelsDone", "pixelsTotal"):
-            numbers = [file[key] for file in there if isinstance(file.get(key), int | float)]
-            if numbers:
-                values[key] = sum(numbers)
-        return cls(values, seconds_since(started))
+        return cls(values, seconds_since(started), tuple(_share(file or {}) for file in files))
 
     @property
     def share(self) -> float | None:
-        """The share of the pixels that are done, 0 to 1; None where nothing counts pixels."""
-        total = self.values.get("pixelsTotal")
-        return min(self.values.get("pixelsDone", 0) / total, 1.0) if total else None
+        """The share of the pixels that are done, 0 to 1; None where nothing counts pixels.
+
+        Scenes count alike, whatever their size, and so do splits.
+        """
+        known = [share for share in self.shares if share is not None]
+        return sum(known) / len(self.shares) if known else None
 
     def milestone(self) -> tuple[str, int] | None:
         """Changes when a plain line is due: at each epoch that ended and each tenth of pixels."""
@@ -88,3 +89,13 @@ def seconds_since(time: str | None) -> float:
         return 0.0
     then = datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     return max((datetime.now(timezone.utc) - then).total_seconds(), 0.0)
+
+
+def _share(file: Mapping[str, Any]) -> float | None:
+    """Of one split: scenes that are done, and the part of the present one."""
+    total = file.get("pixelsTotal")
+    present = min(file.get("pixelsDone", 0) / total, 1.0) if total else None
+    scenes = file.get("scenes")
+    if not scenes:
+        return present
+    return min((file.get("scenesDone", 0) + (present or 0.0)) / scenes, 1.0)

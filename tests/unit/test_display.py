@@ -73,7 +73,7 @@ def test_live_table(plan: Plan, record: RunRecord) -> None:
 
 
 def test_eta() -> None:
-    progress = Progress({"pixelsDone": 25, "pixelsTotal": 100}, elapsed=30)
+    progress = Progress(elapsed=30, shares=(0.25,))
     assert progress.text() == "25% of pixels  1:30 left"
     assert Progress(
         {"epoch": 3, "epochs": 10, "loss": 0.41234, "imagesPerSecond": 61.3}
@@ -82,8 +82,18 @@ def test_eta() -> None:
 
 
 def test_a_line_for_each_tenth() -> None:
-    said = {Progress({"pixelsDone": n, "pixelsTotal": 1000}).milestone() for n in range(1001)}
+    said = {Progress(shares=(n / 1000,)).milestone() for n in range(1001)}
     assert len(said) == 11
+
+
+def test_share_over_scenes_and_splits() -> None:
+    half = {"scenes": 2, "scenesDone": 0, "pixelsDone": 50, "pixelsTotal": 50}
+    over = {"scenes": 2, "scenesDone": 2, "pixelsDone": 50, "pixelsTotal": 50}
+    assert Progress.of_splits([half], None).share == 0.5
+    assert Progress.of_splits([half, over], None).share == 0.75
+    assert Progress.of_splits([half, None], None).share == 0.25
+    assert Progress.of_splits([{"epoch": 1}], None).share is None
+    assert Progress.of_splits([{"pixelsDone": 1, "pixelsTotal": 4}], None).share == 0.25
 
 
 def test_duration() -> None:

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rastervision.fastai_backend import progress
 from rastervision.kubernetes import marks
 from rastervision.kubernetes.context import Context
 
@@ -131,7 +132,9 @@ def _predict(
     pipeline = _pipeline(config, work)
     dataset = pipeline.config.dataset.get_split_config(context.index, context.splits)
     written: list[str] = []
-    for scene_config in dataset.validation_scenes + dataset.test_scenes:
+    scenes = dataset.validation_scenes + dataset.test_scenes
+    for number, scene_config in enumerate(scenes):
+        progress.report(scenesDone=number, scenes=len(scenes), pixelsDone=0, flush=True)
         marker = f"{_stage_dir(context)}/scenes/{scene_config.id}.json"
         there = storage.read_json(marker)
         if there and there["inputs"] == inputs:
@@ -141,6 +144,7 @@ def _predict(
         outputs = _predict_scene(pipeline, scene_config, work, staging, targets[scene_config.id])
         storage.write_json(marker, {"inputs": inputs, "at": now(), "outputs": outputs})
         written += outputs
+    progress.report(scenesDone=len(scenes), flush=True)
     shutil.rmtree(staging.folder)
     return written
 

@@ -1,14 +1,17 @@
-"""Raster Vision's S3 file system without the `aws` program, which it calls and does not bring.
+"""Raster Vision's S3 file system through rvk8s.storage.
 
-Raster Vision ignores that program's exit code, so without it folders are silently not copied.
+Raster Vision's own copies folders with the `aws` program, which it does not bring, and ignores its
+exit code, so without it folders are silently not copied. It also makes a new client for each file.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from rastervision.aws_s3.s3_file_system import S3FileSystem
 from rastervision.pipeline.file_system import NotReadableError, NotWritableError
@@ -19,36 +22,11 @@ from rvk8s.errors import InputError
 
 
 class StorageFileSystem(S3FileSystem):
-    """S3 through rvk8s.storage: several transfers at once, every failure is an error."""
+    """S3 with one client, retries, several transfers at once; every failure is an error.
 
-    @staticmethod
-    def get_client() -> Any:
-        """The client with our retries and time limits."""
-        return s3_objects.client()
-
-    @staticmethod
-    def sync_from_dir(src_dir_uri: str, dst_dir: str, delete: bool = False) -> None:
-        """Download a folder.
-
-        Raises:
-            NotReadableError: access is denied or the bucket is missing.
-        """
-        try:
-            storage.download_dir(src_dir_uri, dst_dir, delete=delete)
-        except InputError as error:
-            raise NotReadableError(str(error)) from error
-
-    @staticmethod
-    def sync_to_dir(src_dir: str, dst_dir_uri: str, delete: bool = False) -> None:
-        """Upload a folder.
-
-        Raises:
-            NotWritableError: access is denied or the bucket is missing.
-        """
-        try:
-            storage.upload_dir(src_dir, dst_dir_uri, delete=delete)
-        except InputError as error:
-            raise NotWritableError(str(error)) from error
+    What is missing or denied raises Raster Vision's NotReadableError and NotWritableError; storage
+    that does not answer raises StorageUnavailable, so that the stage is tried again.
+    """
 
     @staticmethod
     def file_exists(uri: str, include_dir: bool = True) -> bool:
@@ -56,15 +34,54 @@ class StorageFileSystem(S3FileSystem):
         return s3_objects.exists(uri) if include_dir else s3_objects.is_object(uri)
 
     @staticmethod
+    def read_bytes(uri: str) -> bytes:
+        with _reading(uri):
+            return s3_objects.read(uri)
+
+    @staticmethod
+    def read_str(uri: str) -> str:
+        return StorageFileSystem.read_bytes(uri).decode()
+
+    @staticmethod
+    def write_bytes(uri: str, data: bytes) -> None:
+        with _writing(uri):
+            s3_objects.write(uri, data)
+
+    @staticmethod
+    def write_str(uri: str, data: str) -> None:
+        StorageFileSystem.write_bytes(uri, data.encode())
+
+    @staticmethod
+    def copy_from(src_uri: str, dst_path: str) -> None:
+        with _reading(src_uri):
+            s3_objects.download(src_uri, Path(dst_path))
+
+    @staticmethod
     def copy_to(src_path: str, dst_uri: str) -> None:
         """Upload a file, or a folder, which then replaces the one that was there."""
         if os.path.isfile(src_path):
-            try:
+            with _writing(dst_uri):
                 s3_objects.upload(Path(src_path), dst_uri)
-            except InputError as error:
-                raise NotWritableError(str(error)) from error
         else:
             StorageFileSystem.sync_to_dir(src_path, dst_uri, delete=True)
+
+    @staticmethod
+    def sync_from_dir(src_dir_uri: str, dst_dir: str, delete: bool = False) -> None:
+        """Download a folder."""
+        with _reading(src_dir_uri):
+            storage.download_dir(src_dir_uri, dst_dir, delete=delete)
+
+    @staticmethod
+    def sync_to_dir(src_dir: str, dst_dir_uri: str, delete: bool = False) -> None:
+        """Upload a folder."""
+        with _writing(dst_dir_uri):
+            storage.upload_dir(src_dir, dst_dir_uri, delete=delete)
+
+    @staticmethod
+    def last_modified(uri: str) -> datetime:
+        with _reading(uri):
+            seconds = s3_objects.head(uri).modified_ns / 1e9
+        return datetime.fromtimestamp(seconds, timezone.utc)
 
     @staticmethod
     def local_path(  # type: ignore[override]  # Raster Vision hints None and returns str
@@ -80,3 +97,19 @@ class StorageFileSystem(S3FileSystem):
             download_dir = os.path.join(tempfile.gettempdir(), f"rvk8s-of-process-{os.getpid()}")
         bucket, key = S3FileSystem.parse_uri(uri)
         return os.path.join(download_dir, "s3", bucket, key)
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, FileNotFoundError) as error:
+        raise NotReadableError(f"Could not read {uri}: {error}") from error
+
+
+@contextmanager
+def _writing(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise NotWritableError(f"Could not write {uri}: {error}") from error

@@ -222,8 +222,8 @@ def _set_environment() -> None:
             os.environ[name] = threads
     if os.environ.get(Env.GPUS) == "0":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # Threads that spin while they wait steal the cores of the other splits, and of other pods: on two
-    # shared cores a training step took 2.5 to 4 times as long (docs/benchmarks.md).
+    # Threads that spin while they wait steal the cores of the other splits, and of other pods: on
+    # two shared cores a training step took 2.5 to 4 times as long (docs/benchmarks.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     os.environ.setdefault("MPLBACKEND", "Agg")
