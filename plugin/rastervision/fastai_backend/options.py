@@ -28,6 +28,9 @@ class Oversample(Options):
     rare_target_prop: float = Field(
         gt=0, lt=1, description="Proportion of drawn chips that hold one of them."
     )
+    rare_min_prop: float = Field(
+        0.0, ge=0, lt=1, description="A chip holds one if more than this share of its pixels does."
+    )
 
 
 class ModelOptions(Options):

@@ -88,7 +88,8 @@ def epoch_order(
         return EpochOrder(len(source), seed)
     ids = oversample.rare_class_ids
     check_rare(ids, num_classes)
-    rare = class_pixels(source, num_classes)[:, ids].any(axis=1)
+    counts = class_pixels(source, num_classes)[:, ids].sum(axis=1)
+    rare = counts > oversample.rare_min_prop * source.size**2
     share = float(rare.mean())
     if share == 0:
         raise InputError(

@@ -94,6 +94,15 @@ class TestOrder:
         plain = Oversample(rare_class_ids=[0], rare_target_prop=0.5)
         assert sorted(sampling.epoch_order(chips, plain, 3, 0)(0)) == list(range(40))
 
+    def test_oversampling_counts_chips_with_enough_of_the_class(self) -> None:
+        labels = np.zeros((10, 4, 4), np.uint8)
+        labels[2, 0, 0] = 1  # 1 of 16 pixels
+        labels[7, :2] = 1  # half of them
+        chips = ArrayChips(np.zeros((10, 4, 4, 1), np.uint8), labels, 2)
+        rare = Oversample(rare_class_ids=[1], rare_target_prop=0.5, rare_min_prop=0.2)
+        drawn = sampling.epoch_order(chips, rare, 2, seed=0)(0)
+        assert (drawn == 7).sum() == 5
+
     def test_oversampling_of_what_is_not_there(self) -> None:
         chips = numbered(4)
         absent = Oversample(rare_class_ids=[2], rare_target_prop=0.5)
