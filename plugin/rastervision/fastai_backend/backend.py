@@ -20,6 +20,7 @@ from rastervision.fastai_backend import bundle, progress
 from rastervision.fastai_backend.chips import ChipSource
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 from rastervision.fastai_backend.georeference import ensure_transform
+from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.scenes import (
     RasterVisionScene,
     Sampling,
@@ -103,6 +104,7 @@ class FastaiSemanticSegmentation(Backend):
         """
         from rastervision.fastai_backend.learner import train
 
+        keep_freed_memory()
         settings, uri = self.config.settings(), self.pipeline.train_uri
         start_from = source_bundle_uri or settings.model.pretrained_uri
         output, sync = Path(uri), None

@@ -19,6 +19,7 @@ from rastervision.fastai_backend import precision, progress
 from rastervision.fastai_backend.augment import turned
 from rastervision.fastai_backend.data import as_tensor
 from rastervision.fastai_backend.fold import fold_batch_norms
+from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.models import ModelSpec, normalize
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.windows import RowReader, SceneReader, Window
@@ -102,6 +103,8 @@ class ScenePredictor:
             "fp16": torch.float16,
             "bf16": torch.bfloat16,
         }[chosen]
+        if self.device.type == "cpu":
+            keep_freed_memory()
         model = model.eval().to(self.device)
         if self.dtype == torch.float32:
             # Raster Vision's layout: another one sums in another order, and pixels would differ.
