@@ -32,7 +32,13 @@ def started(tmp_path: Path, tiny_data: Path) -> Iterator[tuple[subprocess.Popen[
     """A run whose first stage is working, and its folder."""
     command = _command(tmp_path / "root", tiny_data)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        # A killed engine leaves its temporary files.
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         beat = _wait_for(lambda: next(tmp_path.rglob("heartbeat.json"), None))

@@ -90,11 +90,12 @@ class StorageFileSystem(S3FileSystem):
         """Where a download is kept.
 
         Raster Vision takes a file that is there for a copy of the object of that name. That is
-        right for imagery and wrong for what this run writes again, so those are kept by process.
+        right for imagery and wrong for what this run writes again, so the stage's own folder has
+        those.
         """
         run_uri = os.environ.get(Env.RUN_URI)
         if run_uri and uri.startswith(f"{run_uri}/"):
-            download_dir = os.path.join(tempfile.gettempdir(), f"rvk8s-of-process-{os.getpid()}")
+            download_dir = os.path.join(tempfile.gettempdir(), "of-this-run")
         bucket, key = S3FileSystem.parse_uri(uri)
         return os.path.join(download_dir, "s3", bucket, key)
 

@@ -77,6 +77,8 @@ def _do(context: Context) -> None:
         log.info("Stage %s is done already, with the same inputs.", context.stage)
         return
     work = Path(tempfile.mkdtemp(prefix="rvk8s-stage-"))
+    # Whoever makes temporary files in this process makes them there, so that none stays.
+    tempfile.tempdir = str(work)
     try:
         with Heartbeat(context, work) as heartbeat:
             os.environ[Env.PROGRESS_FILE] = str(heartbeat.progress_file)

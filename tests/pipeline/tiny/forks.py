@@ -81,7 +81,6 @@ class ForkLauncher:
     def start_one(self, stage: str, split: int = 0, splits: int = 1, **more: Any) -> int:
         """Start one split; env adds to its environment, dieAfterPublishes kills it."""
         env = {
-            **self.environ,
             Env.CONTRACT: str(CONTRACT_VERSION),
             Env.RUN_ID: self.plan.run_id,
             Env.RUN_URI: self.plan.run_uri,
@@ -89,6 +88,9 @@ class ForkLauncher:
             Env.SPLIT_INDEX: str(split),
             Env.GPUS: "0",
             Env.THREADS: "1",
+            # A killed stage leaves its temporary files.
+            "TMPDIR": str(self.logs),
+            **self.environ,
             **more.pop("env", {}),
         }
         log = self.logs / f"{stage}-{split_of(splits, split) or 0}.txt"

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from typing import Any
 
 
@@ -60,6 +61,7 @@ def _stage(request: dict[str, Any]) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(request["env"])
+    tempfile.tempdir = None  # of the parent's TMPDIR
     from rastervision.kubernetes import stage
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
