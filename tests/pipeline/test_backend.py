@@ -37,8 +37,10 @@ from rastervision.fastai_backend.predict import ScenePredictor
 from rastervision.fastai_backend.store import StoredChips
 from rastervision.pipeline.config import build_config, save_pipeline_config
 from rastervision.pipeline.file_system.utils import file_to_json
+from s3server import S3Server
 from torch import nn
 
+from rvk8s import storage
 from rvk8s.errors import InputError
 
 HEIGHT, WIDTH = 150, 190
@@ -352,3 +354,20 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
     cfg.dataset.class_config.names[0] = "other"
     with pytest.raises(InputError, match="the model predicts x, y, z, null, the class config says"):
         cfg.build(str(tmp_path)).predict()
+
+
+def test_chips_and_training_on_s3(tmp_path: Path, s3: S3Server) -> None:
+    cfg = pipeline(tmp_path, drawn())
+    cfg.chip_uri, cfg.train_uri = f"{s3.bucket('backend')}/chip", "s3://backend/train"
+    built = cfg.build(str(tmp_path))
+    built.chip(split_ind=0, num_splits=2)
+    built.chip(split_ind=1, num_splits=2)
+    built.chip()
+    parts = ["train-0000-0002-of-0002", "valid-0000-0001-of-0001"]
+    assert storage.list_dirs(cfg.chip_uri) == parts
+    built.train()
+    before = storage.read_bytes("s3://backend/train/model-bundle.zip")
+    cfg.build(str(tmp_path)).train()  # found finished
+    assert storage.read_bytes("s3://backend/train/model-bundle.zip") == before
+    built.predict()
+    assert (Path(cfg.predict_uri) / "v" / "labels.tif").exists()

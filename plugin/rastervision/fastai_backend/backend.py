@@ -120,14 +120,14 @@ class FastaiSemanticSegmentation(Backend):
             classes_of(self.pipeline.dataset.class_config),
             output,
             sync=sync,
-            model_init=Path(download_if_needed(start_from)) if start_from else None,
+            model_init=Path(self._fetch(start_from)) if start_from else None,
         )
 
     def load_model(self, uri: str | None = None) -> None:
         """Load the model of a bundle; by default of the one that train() wrote."""
         from rastervision.fastai_backend.predict import ScenePredictor
 
-        path = download_if_needed(uri or join(self.pipeline.train_uri, bundle.NAME))
+        path = self._fetch(uri or join(self.pipeline.train_uri, bundle.NAME))
         model, spec = bundle.load_model(Path(path))
         names = tuple(self.pipeline.dataset.class_config.names)
         if names != spec.class_names:
@@ -234,6 +234,11 @@ class FastaiSemanticSegmentation(Backend):
         one = sampling[scene.id] if isinstance(sampling, dict) else sampling
         again = partial(self._open, config) if config is not None else lambda: scene
         return SceneWindows(scene.id, again, windows_of(scene.scene, one, self.config.solver.seed))
+
+    def _fetch(self, uri: str) -> str:
+        """A local copy of a file. Raster Vision's cache outlives the process and never looks
+        whether the file has changed, as a bundle has after another training."""
+        return download_if_needed(uri, self.tmp_dir, use_cache=False)
 
     def _folder(self, name: str) -> Path:
         """A folder of this process."""
