@@ -69,7 +69,9 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], ModelSpec]:
                     if _SPEC in inner.namelist():
                         return _load(inner, path)
     except FileNotFoundError as e:
-        raise InputError(f"model bundle {path} does not exist", fix="run the train stage") from e
+        raise InputError(
+            f"model bundle {path} does not exist", fix="run the train stage: --rerun train"
+        ) from e
     except (zipfile.BadZipFile, EOFError, OSError) as e:
         raise _damaged(path, str(e)) from e
     raise InputError(
@@ -111,5 +113,5 @@ def _load(z: zipfile.ZipFile, path: Path) -> tuple[dict[str, torch.Tensor], Mode
 def _damaged(path: Path, what: str) -> InputError:
     return InputError(
         f"model bundle {path} is damaged: {what}",
-        fix="copy it again, or run the train stage again",
+        fix="copy it again, or run the train stage again: --rerun train",
     )

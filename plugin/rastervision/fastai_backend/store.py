@@ -269,7 +269,7 @@ def _incomplete(store: Path, group: str, missing: list[str]) -> InputError:
     which = f"of scenes {', '.join(missing)} " if missing else ""
     return InputError(
         f"the {group} chips {which}in {store} are missing or belong to other scenes",
-        fix="run the chip stage again (rvk8s run … --rerun chip)",
+        fix="run the chip stage again: --rerun chip",
     )
 
 
@@ -310,4 +310,6 @@ def _memmap(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _damaged(folder: Path, what: str) -> InputError:
-    return InputError(f"damaged chips: {what}", where=str(folder), fix="run the chip stage again")
+    return InputError(
+        f"damaged chips: {what}", where=str(folder), fix="run the chip stage again: --rerun chip"
+    )

@@ -6,6 +6,7 @@ What is not known here stays as it is: exit code 1, and its traceback in the sta
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 
@@ -98,6 +99,9 @@ def _unreadable(error: BaseException) -> Rvk8sError | None:
     ):
         fix = "look at the path and at who may read and write it"
         return InputError(" ".join(str(error).split()), fix=fix)
+    if isinstance(error, FileNotFoundError) and error.filename:
+        fix = "if a stage of this run writes it, do that again: --rerun STAGE"
+        return InputError(f"{os.fsdecode(error.filename)} does not exist", fix=fix)
     rasterio = sys.modules.get("rasterio.errors")
     if rasterio and isinstance(error, rasterio.RasterioIOError):
         fix = "the file is missing, damaged or not an image"

@@ -19,6 +19,7 @@ from rastervision.kubernetes.context import Context
 
 from rvk8s import storage
 from rvk8s.contract import now
+from rvk8s.errors import InputError
 
 if TYPE_CHECKING:
     from rastervision.core.rv_pipeline import RVPipeline
@@ -39,7 +40,7 @@ def run_command(context: Context, work: Path, inputs: str) -> list[str]:
     Returns:
         The URIs of the files that it wrote.
     """
-    config = json.loads(storage.read_bytes(context.layout.config_uri))
+    config = _config(context)
     if context.stage == "train":
         return _train(context, work, config)
     staging = Staging(context, work)
@@ -62,6 +63,16 @@ def run_command(context: Context, work: Path, inputs: str) -> list[str]:
     if context.stage == "eval":
         _write_scores(config, staging.folder)
     return staging.publish(uri, inputs)
+
+
+def _config(context: Context) -> dict[str, Any]:
+    uri = context.layout.config_uri
+    try:
+        config: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        fix = "run the configure stage again: --rerun configure"
+        raise InputError(f"is damaged: {error}", where=uri, fix=fix) from error
+    return config
 
 
 def clear(context: Context) -> None:
