@@ -201,6 +201,8 @@ def check_writable(uri: str) -> None:
             raise InputError(what, where=uri, fix=fix) from error
         if isinstance(error, DiskFull):
             raise DiskFull(f"no space left in {uri}; free some or use another root URI") from error
+        if isinstance(error, StorageUnavailable):
+            raise StorageUnavailable(str(error).replace(probe, uri)) from error
         raise
 
 

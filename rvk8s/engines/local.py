@@ -121,6 +121,8 @@ def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "au
 
 def _check_exists(plan: Plan) -> None:
     value = storage.read_json(plan.layout.run_json)
+    if value is None and storage.exists(plan.layout.run_json):
+        raise InputError("is damaged", where=plan.layout.run_json, fix="start a new run")
     if value is None:
         fix = "`rvk8s list` shows the runs"
         raise InputError(f"no run {plan.run_id} in {plan.root_uri}", where="--run-id", fix=fix)
