@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import rasterio
 import torch
 from rasterio.transform import from_origin
+from rastervision.core.box import Box
 from rastervision.core.data import (
     ClassConfig,
     DatasetConfig,
@@ -34,6 +36,7 @@ from rastervision.fastai_backend.backend import FastaiSemanticSegmentation
 from rastervision.fastai_backend.models import ModelSpec
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.predict import ScenePredictor
+from rastervision.fastai_backend.scenes import prediction_windows
 from rastervision.fastai_backend.store import StoredChips
 from rastervision.pipeline.config import build_config, save_pipeline_config
 from rastervision.pipeline.file_system.utils import file_to_json
@@ -316,6 +319,16 @@ def test_every_pixel_equals_raster_visions(
     if isinstance(ours, SemanticSegmentationDiscreteLabels):
         assert len(np.unique(ours.get_label_arr(ours.extent))) >= 3
         assert ours == theirs
+
+
+@pytest.mark.parametrize("size", [(2514, 2577), (448, 640), (100, 700), (641, 641)])
+def test_cropped_windows_leave_no_pixel_out(size: tuple[int, int]) -> None:
+    scene: Any = SimpleNamespace(extent=Box(0, 0, *size), aoi_polygons_bbox_coords=[])
+    options = SemanticSegmentationPredictOptions(chip_sz=448, stride=320, crop_sz="auto")
+    covered = np.zeros(size, bool)
+    for ymin, xmin, ymax, xmax in prediction_windows(scene, options):
+        covered[max(ymin + 64, 0) : max(ymax - 64, 0), max(xmin + 64, 0) : max(xmax - 64, 0)] = True
+    assert covered.all()
 
 
 def run(cfg: SemanticSegmentationConfig, tmp: Path) -> np.ndarray:

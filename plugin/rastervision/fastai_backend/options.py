@@ -122,7 +122,9 @@ class PredictSettings(Options):
     """How the network is used on a scene."""
 
     tta: bool = Field(False, description="Average over the 8 flips and quarter turns; 8x the time.")
-    precision: Precision = Field("fp32", description="fp32 gives every pixel as Raster Vision would.")
+    precision: Precision = Field(
+        "fp32", description="fp32 gives every pixel as Raster Vision would."
+    )
 
 
 class TrainSettings(Options):

@@ -81,7 +81,11 @@ def _is_pixelwise(source: RasterSource) -> bool:
 
 
 def prediction_windows(scene: Scene, options: SemanticSegmentationPredictOptions) -> list[Window]:
-    """The windows that Raster Vision's prediction visits, in its order."""
+    """The windows that Raster Vision's prediction visits, in its order, and what it leaves out.
+
+    Raster Vision 0.31 pads cropped windows by crop_sz too much before the first one, so that up to
+    crop_sz rows and columns at the scene's end may have no window: those follow last.
+    """
     chip, stride = (options.chip_sz,) * 2, (options.stride or options.chip_sz,) * 2
     if options.crop_sz is None:
         boxes = scene.extent.get_windows(chip, stride)
@@ -90,7 +94,31 @@ def prediction_windows(scene: Scene, options: SemanticSegmentationPredictOptions
             scene.extent.size, chip, stride, pad_direction="both", crop_sz=options.crop_sz
         )
         boxes = scene.extent.get_windows(chip, stride, padding, pad_direction="both")
+        boxes += _beyond(boxes, scene.extent.size, chip, stride, options.crop_sz)
     return _in_aoi(scene, boxes, within=True)
+
+
+def _beyond(
+    boxes: list[Box],
+    size: tuple[int, int],
+    chip: tuple[int, int],
+    stride: tuple[int, int],
+    crop: int,
+) -> list[Box]:
+    """Windows that continue a grid until, cropped, it covers a scene of this (height, width)."""
+    starts = []
+    for axis in (0, 1):
+        line = sorted({b.ymin if axis == 0 else b.xmin for b in boxes})
+        while line[-1] + chip[axis] - crop < size[axis]:
+            line.append(line[-1] + stride[axis])
+        starts.append(line)
+    seen = {(b.ymin, b.xmin) for b in boxes}
+    return [
+        Box(y, x, y + chip[0], x + chip[1])
+        for y in starts[0]
+        for x in starts[1]
+        if (y, x) not in seen
+    ]
 
 
 def windows_of(
