@@ -1,5 +1,7 @@
 # Every target sets itself up: `make test` on a fresh checkout needs Python 3.11 or 3.12 and make.
 VENV ?= .venv
+# Test processes; each may import Raster Vision and torch, some 1.5 GB.
+JOBS ?= 2
 BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1
@@ -13,7 +15,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml scripts/setup
 	scripts/setup
 
 test: setup ## all tests that need no cluster
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 lint: setup ## style, types, layers, lengths
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 _MODULE = Path(__file__).parent / "s3server"
 _PROGRAM = "github.com/versity/versitygw/cmd/versitygw"
@@ -93,7 +94,14 @@ def _build() -> Path:
     if shutil.which("go") is None:
         pytest.skip("NOT TESTED: S3, because Go is not installed and builds the S3 server")
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = cache / f"{program.name}.{os.getpid()}"
+    with FileLock(cache / f"{program.name}.lock"):  # test processes run side by side
+        if not program.exists():
+            _go_build(program)
+    return program
+
+
+def _go_build(program: Path) -> None:
+    temporary = program.with_suffix(".partial")
     build = subprocess.run(
         ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", temporary, _PROGRAM],
         cwd=_MODULE,
@@ -106,7 +114,6 @@ def _build() -> Path:
         last = build.stderr.strip().splitlines()[-1:]
         pytest.skip(f"NOT TESTED: S3, because the S3 server could not be built: {last}")
     temporary.rename(program)
-    return program
 
 
 def _free_port() -> int:
