@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help setup test lint format lock demo clean
+.PHONY: help setup test lint format docs lock demo clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -30,6 +30,9 @@ format: setup
 
 demo: setup ## train, predict and score a model in ten minutes on two cores
 	$(BIN)/python examples/demo.py
+
+docs: setup ## write docs/guide/options.md anew from the options
+	$(BIN)/python scripts/options_page.py
 
 lock: setup ## resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

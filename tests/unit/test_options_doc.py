@@ -1,18 +1,31 @@
-"""docs/guide/options-2019.md names options that exist, with their defaults, and all of 2019's."""
+"""The pages about options: options.md is what its script writes now; options-2019.md names options
+that exist, with their defaults, and all of 2019's."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 from rastervision.fastai_backend.options import TrainSettings
 
-PAGE = Path(__file__).parents[2] / "docs/guide/options-2019.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/guide/options-2019.md"
 IN_2019 = {
     *("batch_sz", "weight_decay", "lr", "one_cycle", "num_epochs", "model_arch", "fp16"),
     *("flip_vert", "sync_interval", "debug", "train_prop", "train_count", "tta", "oversample"),
 }
+
+
+def test_the_page_of_options_is_current() -> None:
+    path = ROOT / "scripts/options_page.py"
+    spec = importlib.util.spec_from_file_location("options_page", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text() == script.page(), "`make docs` writes it anew"
 
 
 def test_every_option_of_2019_has_its_line() -> None:

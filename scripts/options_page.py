@@ -1,0 +1,108 @@
+"""Writes docs/guide/options.md, the page of the fastai backend's options, from options.py."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from rastervision.fastai_backend.options import Oversample, TrainSettings
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "options.md"
+
+HEAD = """\
+# Options of the fastai backend
+
+This page is made from `plugin/rastervision/fastai_backend/options.py` by `make docs`; edit that.
+Unknown keys and values out of bounds are refused before anything runs, with file, line and key.
+
+```python
+from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
+
+FastaiSemanticSegmentationConfig(
+    model={"backbone": "resnet50"},
+    data={"dihedral": True},
+    solver={"batch_sz": 16, "num_epochs": 20, "lr": 1e-3},
+    predict={"tta": True},
+)
+```
+
+Beside the four groups the config takes `sampling`: a `WindowSamplingConfig`, or one for each scene
+id, of windows that training reads straight from the scenes. There is no chip stage then. Where
+chips lie, how large they are and how scenes are predicted (stride, crop, batch) is said in Raster
+Vision's own `chip_options` and `predict_options`. [options-2019.md](options-2019.md) maps the
+options of the 2019 plugin to these.
+"""
+
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "items ≥"}
+
+
+def page() -> str:
+    """The text of the page."""
+    parts = [HEAD]
+    for name, field in TrainSettings.model_fields.items():
+        group = field.annotation
+        assert isinstance(group, type)
+        assert issubclass(group, BaseModel)
+        parts.append("\n".join([f"## {name}", "", _first_line(group), "", *_table(group)]) + "\n")
+    title = "## data.oversample"
+    parts.append("\n".join([title, "", _first_line(Oversample), "", *_table(Oversample)]) + "\n")
+    return "\n".join(parts)
+
+
+def _first_line(group: type[BaseModel]) -> str:
+    return (group.__doc__ or "").splitlines()[0]
+
+
+def _table(group: type[BaseModel]) -> Iterator[str]:
+    yield "| option | default | values | |"
+    yield "|---|---|---|---|"
+    for name, field in group.model_fields.items():
+        default = "must be given" if field.is_required() else f"`{_shown(field.get_default())}`"
+        yield f"| `{name}` | {default} | {_values(field)} | {field.description or ''} |"
+
+
+def _values(field: FieldInfo) -> str:
+    """`int, ≥ 1`: the types or words that an option takes, and its bounds."""
+    kinds = list(_kinds(field.annotation))
+    bounds = [
+        f"{sign} {getattr(rule, name):g}"
+        for rule in [*field.metadata, *_rules(field.annotation)]
+        for name, sign in _BOUNDS.items()
+        if getattr(rule, name, None) is not None
+    ]
+    return ", ".join([" or ".join(kinds), *bounds])
+
+
+def _kinds(annotation: Any) -> Iterator[str]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        for part in args:
+            yield from _kinds(part)
+    elif origin is Literal:
+        yield from (f"`{_shown(word)}`" for word in args)
+    elif annotation is types.NoneType:
+        yield "`None`"
+    elif origin is list:
+        yield f"list of {next(_kinds(args[0]))}"
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "dict, see below"
+    else:
+        yield annotation.__name__
+
+
+def _rules(annotation: Any) -> Iterator[Any]:
+    """The bounds of the types in a union, which pydantic leaves in them."""
+    for part in get_args(annotation):
+        yield from getattr(part, "__metadata__", ())
+
+
+def _shown(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
