@@ -177,15 +177,15 @@ def test_weights_that_cannot_be_downloaded(table: Bench, tmp_path: Path) -> None
 
 
 def test_out_of_memory_names_the_batch_that_fits(table: Bench, tmp_path: Path) -> None:
-    project = table.project("memory", {"batch_sz": 16, "data": {"img_sz": 1024}})
-    table.memory = 3000 << 20
+    project = table.project("memory", {"batch_sz": 16, "data": {"img_sz": 512}})
+    table.memory = 1000 << 20
     try:
         found = table.run(project, "run", "tiny", "--root-uri", str(tmp_path / "runs"))
     finally:
         table.memory = None
     assert found.code == ExitCode.OUT_OF_MEMORY, found.text
     error = (
-        r"stage train: a batch of 16 chips of 1024 pixels needs too much memory; set "
+        r"stage train: a batch of 16 chips of 512 pixels needs too much memory; set "
         r"solver.batch_sz to [248] \(and solver.grad_accum to [248] to train alike\).*"
     )
     check_errors(found, [error], {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import traceback
 
@@ -61,6 +62,27 @@ def advice(error: BaseException, learn: Learner, batch_sz: int, spec: ModelSpec)
 
 
 def _fits(learn: Learner, batch: int, spec: ModelSpec, device: torch.device) -> bool:
+    """Whether a batch goes forward and backward.
+
+    On the CPU in a fork: where memory is refused, oneDNN sometimes crashes instead of saying so,
+    and the kernel may kill the process that asks for too much.
+    """
+    if device.type != "cpu":
+        return _try(learn, batch, spec, device)
+    _release(learn, device)
+    pid = os.fork()
+    if pid == 0:
+        fits = False
+        try:
+            # More would wait for threads that a fork does not have.
+            torch.set_num_threads(1)
+            fits = _try(learn, batch, spec, device)
+        finally:
+            os._exit(0 if fits else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _try(learn: Learner, batch: int, spec: ModelSpec, device: torch.device) -> bool:
     _release(learn, device)
     try:
         x = torch.zeros(batch, spec.img_sz, spec.img_sz, spec.channels, device=device)
