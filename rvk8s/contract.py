@@ -24,8 +24,6 @@ CONFIGURE = "configure"
 STAGES = (CONFIGURE, "analyze", "chip", "train", "predict", "eval", "bundle")
 #: The stages that Raster Vision can split over scenes.
 SPLITTABLE = ("chip", "predict")
-#: The stages that ask for GPUs.
-GPU_STAGES = ("train", "predict")
 
 
 class Env(StrEnum):
@@ -132,7 +130,7 @@ def split_of(splits: int, index: int) -> int | None:
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """The one form in which we write JSON files: keys in the order given, one newline at the end."""
+    """The form of all our JSON files: keys in the order given, one newline at the end."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from rvk8s import report, storage
 from rvk8s.contract import State, split_of
+from rvk8s.errors import StorageUnavailable
 from rvk8s.plan import Plan
 from rvk8s.progress import Progress, duration
 from rvk8s.record import RunRecord, StageRecord
@@ -66,8 +67,13 @@ class ProgressReader:
                 self._layout.progress(stage.name, split_of(stage.splits, index))
                 for index in range(stage.splits)
             )
-            files = [storage.read_json(uri) for uri in uris]
-            self._found = (stage.name, Progress.of_splits(files, stage.started))
+            try:
+                files = [storage.read_json(uri) for uri in uris]
+            except StorageUnavailable:
+                # Nothing depends on what is shown: the run goes on, and the next look may succeed.
+                files = []
+            if files or self._found is None or self._found[0] != stage.name:
+                self._found = (stage.name, Progress.of_splits(files, stage.started))
             self._read_at = clock
         return self._found[1]
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from rvk8s import storage
 from rvk8s.contract import STAGES, RunLayout, State
 from rvk8s.errors import InputError
-from rvk8s.record import RunRecord
-from rvk8s.status import find_run
+from rvk8s.status import find_run, run_state
 
 #: Seconds between two looks at the logs with follow; on S3 they grow every ten seconds.
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
@@ -101,7 +100,5 @@ def _print_rest(log: _Log, printed: dict[str, int], last: str | None) -> str | N
 
 
 def _has_ended(layout: RunLayout) -> bool:
-    value = storage.read_json(layout.run_json)
-    if value is None:
-        return True
-    return RunRecord.from_dict(value).state not in (State.PENDING, State.RUNNING)
+    """Whether no more can come. A run that was killed says Running for ever; it is lost."""
+    return run_state(layout.run_uri) not in (State.PENDING, State.RUNNING)

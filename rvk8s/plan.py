@@ -74,7 +74,7 @@ class Plan:
         experiment: the experiment's name, or experiment-variant.
         module: as written in rvk8s.yaml: a .py file relative to project_dir, or a dotted name.
         project_dir: absolute path of the folder of rvk8s.yaml. Stages run with it as their working
-            directory and on sys.path: relative paths in args are relative to it.
+            directory: relative paths in args are relative to it. configure imports from it.
         args: what get_config takes beside the runner; JSON types only.
         root_uri: absolute local path or s3://bucket/prefix, without a slash at the end.
         stages: all of contract.STAGES in order; the driver skips those that the pipeline lacks.

@@ -25,7 +25,14 @@ class Progress:
 
     @classmethod
     def of_splits(cls, files: Sequence[Mapping[str, Any] | None], started: str | None) -> Progress:
-        """Put the progress files of the splits together; None for one that is not there yet."""
+        """Put the progress files of the splits together; None for one that is not there yet.
+
+        Files of an attempt before this one are passed over.
+        """
+        files = [
+            file if file and str(file.get("updated") or started) >= str(started or "") else None
+            for file in files
+        ]
         there = sorted((file for file in files if file), key=lambda file: str(file.get("updated")))
         values: dict[str, Any] = {key: value for file in there for key, value in file.items()}
         return cls(values, seconds_since(started), tuple(_share(file or {}) for file in files))

@@ -119,6 +119,12 @@ def run_status(root_uri: str, run: str) -> RunStatus:
     return _status(uri, RunRecord.from_dict(value), with_stages=True)
 
 
+def run_state(uri: str) -> str | None:
+    """The state of the run in a folder: that of its record, or LOST; None where there is none."""
+    record = _record(uri)
+    return None if record is None else _status(uri, record, with_stages=False).state
+
+
 def find_run(root_uri: str, run: str) -> str:
     """The id of the run that a user means.
 

@@ -119,14 +119,19 @@ def publish(path: Path, uri: str) -> None:
 
 
 def upload_dir(
-    path: Path | str, uri: str, *, delete: bool = False, known: Known | None = None
+    path: Path | str,
+    uri: str,
+    *,
+    delete: bool = False,
+    known: Known | None = None,
+    last: tuple[str, ...] = (".json",),
 ) -> None:
     """Copy all files of a local folder below a URI, several at once.
 
-    JSON files go last, so that an index never names a file that is not there yet.
-
     Args:
         delete: also delete files below the URI that the folder does not have.
+        last: files with these ends of their names wait until all others are there, so that an
+            index never names a file that is not there yet.
         known: give the same dict at each call to skip the files that did not change since the last
             one; it is filled here.
     """
@@ -139,8 +144,8 @@ def upload_dir(
         copy(str(folder / name), _join(uri, name))
         known[name] = stamps[name]
 
-    in_threads(upload, [name for name in changed if not name.endswith(".json")])
-    in_threads(upload, [name for name in changed if name.endswith(".json")])
+    in_threads(upload, [name for name in changed if not name.endswith(last)])
+    in_threads(upload, [name for name in changed if name.endswith(last)])
     if delete:
         _delete(uri, set(list_files(uri)) - set(stamps))
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rvk8s import storage
+from rvk8s import local_files, storage
 from rvk8s.contract import CONTRACT_VERSION, Env, now, split_of
 from rvk8s.errors import Rvk8sError
 from rvk8s.plan import Plan, Stage
@@ -122,10 +122,10 @@ class ProcessSplits:
     def _start(self, split: int) -> subprocess.Popen[bytes]:
         launcher, stage = self._launcher, self._stage
         log_file = launcher.log_file(stage.name, split, stage.splits)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        local_files.make_dir(log_file.parent)
         threads = max(1, cores() // self._at_once)
         folder = launcher.plan.project_dir
-        with log_file.open("ab") as log:
+        with local_files.errors(log_file), log_file.open("ab") as log:
             log.write(f"--- {now()} {stage.name}, split {split + 1} of {stage.splits}\n".encode())
             log.flush()
             return subprocess.Popen(

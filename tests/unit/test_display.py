@@ -10,7 +10,8 @@ from rich.console import Console
 
 from rvk8s import storage
 from rvk8s.contract import STAGES, State, now
-from rvk8s.display import Lines, LiveTable
+from rvk8s.display import Lines, LiveTable, ProgressReader
+from rvk8s.errors import StorageUnavailable
 from rvk8s.plan import Plan, Stage
 from rvk8s.progress import Progress, duration
 from rvk8s.record import RunRecord
@@ -70,6 +71,30 @@ def test_live_table(plan: Plan, record: RunRecord) -> None:
     assert "predict x2" in text
     assert "25% of pixels" in text
     assert "Pending" in text
+
+
+def test_storage_that_does_not_answer_ends_no_run(
+    plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ProgressReader(plan)
+    monkeypatch.setattr(reader, "_interval", 0.0)
+    train = record.stage("train")
+    train.state, train.started = State.RUNNING, now()
+    storage.write_json(plan.layout.progress("train"), {"epoch": 1, "epochs": 2})
+    assert reader.read(train).text() == "epoch 1/2"
+
+    def no_answer(uri: str) -> None:
+        raise StorageUnavailable(f"{uri}: no answer")
+
+    monkeypatch.setattr(storage, "read_json", no_answer)
+    assert reader.read(train).text() == "epoch 1/2"
+    assert reader.read(record.stage("predict")).text() == ""
+
+
+def test_progress_of_an_attempt_before_is_passed_over() -> None:
+    old = {"updated": "2026-01-01T00:00:00Z", "epoch": 5, "epochs": 5}
+    assert Progress.of_splits([old], "2026-01-01T00:00:01Z").text() == ""
+    assert Progress.of_splits([old], "2026-01-01T00:00:00Z").text() == "epoch 5/5"
 
 
 def test_eta() -> None:

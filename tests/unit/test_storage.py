@@ -247,3 +247,16 @@ def _contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def test_what_names_others_is_uploaded_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a.json", "best.pt", "last.pt", "z.bin"]
+    for name in names:
+        storage.write_bytes(str(tmp_path / "source" / name), b"")
+    copied: list[str] = []
+    monkeypatch.setattr(storage, "copy", lambda source, target: copied.append(Path(target).name))
+    storage.upload_dir(tmp_path / "source", "s3://bucket/train", last=(".json", "last.pt"))
+    assert sorted(copied) == names
+    assert set(copied[:2]) == {"best.pt", "z.bin"}

@@ -83,7 +83,7 @@ def test_backbones_without_a_pyramid(backbone: str) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(InputError, match="model.backbone: torchvision has no 'resnet19'; use"):
+    with pytest.raises(InputError, match=r"model\.backbone: torchvision has no 'resnet19'; use"):
         build(spec(backbone="resnet19"))
     with pytest.raises(InputError, match="arch is 'fpn'; use unet or deeplabv3"):
         build(spec(arch="fpn"))
