@@ -85,12 +85,7 @@ class ProcessSplits:
         self._start_more()
 
     def poll(self) -> Mapping[int, int]:
-        for split, process in list(self._processes.items()):
-            code = _ended(process)
-            if code is not None:
-                del self._processes[split]
-                self._codes[split] = code
-                self._keep_log(split, code)
+        self._keep_logs(self._reap())
         self._start_more()
         return self._codes
 
@@ -99,20 +94,26 @@ class ProcessSplits:
         self._waiting.clear()
         for process in self._processes.values():
             _signal_group(process, signal.SIGTERM)
-        end = time.monotonic() + GRACE
+        ended, end = self._reap(), time.monotonic() + GRACE
         while self._processes and time.monotonic() < end:
-            self.poll()
             time.sleep(0.05)
-        self.kill()
-
-    def kill(self) -> None:
-        """SIGKILL to every process group."""
-        self._waiting.clear()
+            ended += self._reap()
         for process in self._processes.values():
             _signal_group(process, signal.SIGKILL)
         while self._processes:
-            self.poll()
             time.sleep(0.02)
+            ended += self._reap()
+        # When all are gone: storage that does not answer must keep none of them alive.
+        self._keep_logs(ended)
+
+    def _reap(self) -> list[int]:
+        """The splits that have ended since the last look."""
+        codes = {split: _ended(process) for split, process in self._processes.items()}
+        new = {split: code for split, code in codes.items() if code is not None}
+        self._codes |= new
+        for split in new:
+            del self._processes[split]
+        return list(new)
 
     def _start_more(self) -> None:
         while self._waiting and len(self._processes) < self._at_once:
@@ -140,14 +141,16 @@ class ProcessSplits:
                 start_new_session=True,
             )
 
-    def _keep_log(self, split: int, code: int) -> None:
-        """Upload the log of a process that was killed before it could do so."""
-        uri = self._launcher.plan.layout.log(self._stage.name, split_of(self._stage.splits, split))
-        if code and storage.is_s3(uri):
-            path = self._launcher.log_file(self._stage.name, split, self._stage.splits)
-            # The stage's own failure is what has to be reported.
-            with suppress(Rvk8sError):
-                storage.copy(str(path), uri)
+    def _keep_logs(self, splits: Sequence[int]) -> None:
+        """Upload the logs of processes that were killed before they could do so."""
+        launcher, stage = self._launcher, self._stage
+        for split in splits:
+            uri = launcher.plan.layout.log(stage.name, split_of(stage.splits, split))
+            if self._codes[split] and storage.is_s3(uri):
+                path = launcher.log_file(stage.name, split, stage.splits)
+                # The stage's own failure is what has to be reported.
+                with suppress(Rvk8sError):
+                    storage.copy(str(path), uri)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
