@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from s3server import S3Server
 
-from rvk8s import cli
+from rvk8s import cli, storage
 from rvk8s.contract import State, to_json
 from rvk8s.plan import Plan, Stage
 from rvk8s.record import RunRecord
@@ -111,3 +112,12 @@ def test_no_root(run: Run) -> None:
     code, _, err = run("list")
     assert code == 2
     assert "has no rootUri; add it or give --root-uri" in err
+
+
+@pytest.mark.parametrize("words", [["list"], ["status", "one-20261123"], ["logs", "one-20261123"]])
+def test_the_same_on_s3(run: Run, tmp_path: Path, s3: S3Server, words: list[str]) -> None:
+    root, uri = str(tmp_path / "runs"), f"{s3.bucket('cli')}/runs"
+    storage.upload_dir(root, uri)
+    code, out, err = run(*words, "--root-uri", uri)
+    assert (code, err) == (0, "")
+    assert out.replace(uri, root).split() == run(*words)[1].split()
