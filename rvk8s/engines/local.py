@@ -43,8 +43,8 @@ class RunSummary:
 
     Attributes:
         record: what run.json says.
-        scores: what scores.json says; None where the pipeline gives none.
-        pictures: URIs of the pictures, sorted.
+        scores: what scores.json says; None where the run has not come to its scores, or has none.
+        pictures: URIs of the pictures, sorted; likewise.
     """
 
     record: RunRecord
@@ -54,6 +54,9 @@ class RunSummary:
     @classmethod
     def of(cls, record: RunRecord) -> RunSummary:
         layout = record.plan.layout
+        # What lies there while a run has not come so far is of other inputs.
+        if record.stage("eval").state not in (State.SUCCEEDED, State.SKIPPED):
+            return cls(record, None, ())
         names = storage.list_files(layout.pictures)
         pictures = tuple(f"{layout.pictures}/{name}" for name in names)
         return cls(record, storage.read_json(layout.scores), pictures)

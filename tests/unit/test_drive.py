@@ -13,7 +13,7 @@ import pytest
 from rvk8s import drive, storage
 from rvk8s.contract import STAGES, ExitCode, RunLayout, State, split_of
 from rvk8s.drive import Driver
-from rvk8s.errors import InputError, Interrupted
+from rvk8s.errors import InputError, Interrupted, StorageUnavailable
 from rvk8s.plan import Plan, Stage
 from rvk8s.record import RunRecord
 
@@ -213,6 +213,24 @@ def test_cancelled(tmp_path: Path) -> None:
     stored = _stored(plan)
     assert (stored.state, stored.stage("train").state) == (State.CANCELLED, State.CANCELLED)
     assert stored.stage("chip").state == State.SUCCEEDED
+
+
+def test_cancelled_while_storage_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = _plan(tmp_path)
+
+    def cancelled() -> bool:
+        def no_answer(uri: str, value: object) -> None:
+            raise StorageUnavailable(f"{uri}: no answer")
+
+        monkeypatch.setattr(storage, "write_json", no_answer)
+        return True
+
+    error, launcher = _drive(plan, lambda *_: None, cancelled=cancelled)
+    assert isinstance(error, Interrupted)
+    assert launcher.stopped == ["configure"]
+    assert "does not say that the run is cancelled" in caplog.text
 
 
 def test_rerun_forgets_markers_and_outputs(tmp_path: Path) -> None:
