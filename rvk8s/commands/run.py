@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rvk8s.commands.options import make_plans, output_option, plan_options, print_json
-from rvk8s.errors import InputError, Rvk8sError
+from rvk8s.errors import Interrupted, Rvk8sError
 
 if TYPE_CHECKING:
     from rvk8s.engines.local import RunSummary
@@ -45,7 +45,7 @@ def run_command(output: str | None, dry_run: bool, **options: Any) -> None:
 def _run_all(
     plans: Sequence[Plan], run_id_given: bool, output: str | None
 ) -> tuple[list[RunSummary], list[tuple[Plan, Rvk8sError]]]:
-    """Run plans one after the other.
+    """Run plans one after the other, until one is interrupted.
 
     Returns:
         The runs that have ended, well or not, and what failed.
@@ -63,8 +63,10 @@ def _run_all(
         except local.RunError as error:
             summaries.append(error.summary)
             failures.append((plan, error))
-        except InputError as error:
+        except Rvk8sError as error:
             failures.append((plan, error))
+            if isinstance(error, Interrupted):
+                break
     return summaries, failures
 
 
@@ -74,5 +76,6 @@ def _raise(failures: Sequence[tuple[Plan, Rvk8sError]]) -> None:
     if failures:
         lines = [f"{plan.run_id}: {line}" for plan, e in failures for line in str(e).splitlines()]
         error = Rvk8sError("\n".join(lines))
-        error.exit_code = failures[0][1].exit_code
+        last = failures[-1][1]
+        error.exit_code = (last if isinstance(last, Interrupted) else failures[0][1]).exit_code
         raise error

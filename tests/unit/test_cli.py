@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from rvk8s import cli, project
+from rvk8s.errors import Interrupted, StorageUnavailable
+from rvk8s.plan import Plan
 
 FILE = """\
 apiVersion: rvk8s/v1
@@ -197,6 +199,29 @@ def test_init_overwrites_nothing(run: Run, tmp_path: Path) -> None:
     assert (
         result.err == "error: file/below: cannot be written: Not a directory; give another folder\n"
     )
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [StorageUnavailable("no answer"), Interrupted("interrupted")],
+        [Interrupted("interrupted")],
+    ],
+)
+def test_run_with_a_pattern_ends_with_ctrl_c(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ends: list[Exception]
+) -> None:
+    """Storage that was away for one run does not keep the next one from starting; Ctrl-C does."""
+    left = iter(ends)
+
+    def end(plan: Plan, **_: object) -> None:
+        raise next(left)
+
+    monkeypatch.setattr("rvk8s.engines.local.run", end)
+    result = run("run", "-m", "*", "-o", "json")
+    assert (result.code, result.out) == (130, "[]\n")
+    said = [line.rpartition(": ")[2] for line in result.err.splitlines()]
+    assert said == [str(error) for error in ends]
 
 
 def test_run_with_a_pattern_goes_on_after_a_failure(run: Run, tmp_path: Path) -> None:
