@@ -86,6 +86,12 @@ CASES = {
             folder / "image_train_a.tif", np.zeros((3, 192, 192), np.uint8)
         ),
     ),
+    "no validation scene": Case(
+        ("there is no validation scene; give dataset.validation_scenes at least one",),
+        module=_HEAD
+        + "    config = experiment.get_config(runner, raw_uri, root_uri)\n"
+        + "    config.dataset.validation_scenes = []\n    return config\n",
+    ),
     "no training scene": Case(("there is no training scene",), args={"train": ""}),
     "zero windows": Case(
         ("train scene train_a: no window of 512 pixels fits its 192 x 192", "smaller chips"),

@@ -75,6 +75,17 @@ def test_a_scene_that_is_predicted_is_kept(reference: Reference) -> None:
     assert "Scene val_a is predicted already" in (launcher.logs / "predict-0.txt").read_text()
 
 
+def test_killed_while_old_outputs_are_cleared(reference: Reference) -> None:
+    """The marker of a scene is there, its prediction is gone: neither counts."""
+    plan, launcher = reference.plan, reference.launcher
+    layout = plan.layout
+    storage.write_json(f"{layout.stage_dir('predict')}/started.json", {"inputs": "", "outputs": []})
+    storage.delete_file(layout.done("predict"))
+    storage.delete_file(layout.at("predict", "val_a", "labels.tif"))
+    assert launcher.run_one("predict") == 0
+    assert _found(plan, "predict") == reference.outputs["predict"]
+
+
 def test_sigterm_says_preempted(reference: Reference) -> None:
     plan, launcher = reference.plan, reference.launcher
     _forget(plan, "train")

@@ -101,7 +101,7 @@ def test_an_eval_json_that_does_not_fit(tmp_path: Path, content: str, says: str)
 
 def test_nothing_was_evaluated(tmp_path: Path) -> None:
     config = {"dataset": {"class_config": {"names": NAMES, "null_class": "null"}}}
-    with pytest.raises(InputError, match="no scene was evaluated"):
+    with pytest.raises(InputError, match="no validation scene was evaluated"):
         scores.write(config, tmp_path)
     assert not list(tmp_path.iterdir())
 

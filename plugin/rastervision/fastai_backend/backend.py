@@ -112,7 +112,8 @@ class FastaiSemanticSegmentation(Backend):
             output = self._folder("train")
             known: storage.Known = {}
             storage.download_dir(uri, output)
-            sync = partial(storage.upload_dir, output, uri, known=known)
+            # best.pt before last.pt, as they are written: a restart relies on that.
+            sync = partial(storage.upload_dir, output, uri, known=known, last=("last.pt", ".json"))
         train(
             settings,
             self._chips("train"),

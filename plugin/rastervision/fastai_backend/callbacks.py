@@ -37,7 +37,6 @@ class Course:
     Args:
         epochs: how many there will be, the frozen ones included.
         lr, rate, epoch, batch, loss_sum, loss_count, history: as in a Checkpoint.
-        phase_start: the first epoch of the present phase (frozen or not).
     """
 
     epochs: int
@@ -48,7 +47,6 @@ class Course:
     loss_sum: torch.Tensor | float = 0.0
     loss_count: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    phase_start: int = 0
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -275,8 +273,9 @@ class Saver(Callback):
             self.sync()
 
     def _waited(self) -> int:
+        """Epochs since the best one; frozen epochs are not counted, they are always done."""
         best = self.course.best
-        return self.course.epoch - max(best["epoch"] if best else 0, self.course.phase_start)
+        return self.course.epoch - max(best["epoch"] if best else 0, self.solver.freeze_epochs)
 
     def stale(self) -> bool:
         """Whether it is time to stop early."""

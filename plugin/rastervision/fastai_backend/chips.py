@@ -73,7 +73,8 @@ class ChipSource(Protocol):
         ...
 
     def class_pixels(self) -> np.ndarray | None:
-        """Labelled pixels by chip and class, (len, classes) int64; None where that isn't known.
+        """Labelled pixels by chip and class, (len, classes) int64; None where every epoch has other
+        chips.
 
         Oversampling and balanced class weights read this, so they don't read every chip.
         """

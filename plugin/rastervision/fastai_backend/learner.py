@@ -173,6 +173,8 @@ class Training:
         threads = torch.get_num_threads()
         if self.device.type == "cuda":
             log.info("training on %s in %s", torch.cuda.get_device_name(), self.precision)
+            if (gpus := torch.cuda.device_count()) > 1:
+                log.warning("this version trains on one of the %d GPUs", gpus)
         else:
             log.warning("no GPU: training on the CPU, %d threads, %s", threads, self.precision)
 
@@ -265,7 +267,6 @@ class Training:
         for phase in schedule.phases(s):
             if course.epoch >= phase.start + phase.epochs:
                 continue
-            course.phase_start = phase.start
             if saver.stale():
                 break  # stopped early, and then killed before the bundle was written
             schedule.prepare(learn, phase)

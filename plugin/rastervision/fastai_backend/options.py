@@ -62,9 +62,11 @@ class DataOptions(Options):
     )
     train_prop: Proportion = Field(1.0, description="Proportion of the training chips to use.")
     train_count: int | None = Field(
-        None, ge=1, description="Number of training chips to use; stronger than train_prop."
+        None, ge=1, description="Number of training chips to use; instead of train_prop."
     )
-    oversample: Oversample | None = None
+    oversample: Oversample | None = Field(
+        None, description="Draw chips that hold rare classes more often; see below."
+    )
     flip_horiz: bool = Field(True, description="Mirror chips left to right, half of the time.")
     flip_vert: bool = Field(False, description="Mirror chips top to bottom, half of the time.")
     dihedral: bool = Field(False, description="All 8 flips and quarter turns, equally often.")
@@ -89,8 +91,12 @@ class SolverOptions(Options):
     lr: float | None = Field(
         1e-4, gt=0, description="Learning rate, the peak of a schedule; None: fastai's lr_find."
     )
-    schedule: Literal["constant", "one_cycle", "flat_cos"] = "one_cycle"
-    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["constant", "one_cycle", "flat_cos"] = Field(
+        "one_cycle",
+        description="one_cycle: up to lr in a quarter of the epochs, then down; flat_cos: lr for "
+        "three quarters, then down. Frozen epochs have a schedule of their own.",
+    )
+    weight_decay: float = Field(1e-2, ge=0, description="Decoupled from the gradient, as in AdamW.")
     precision: Precision = Field(
         "auto",
         description="auto: bf16 where the device computes it natively, else fp16 on a GPU, "
@@ -102,20 +108,24 @@ class SolverOptions(Options):
     ignore_class_index: int | None = Field(
         None, description="This class adds nothing to loss and metrics."
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each pixel's target that is spread over all classes."
+    )
     grad_clip: float | None = Field(None, gt=0, description="Greatest norm of the gradient.")
-    grad_accum: int = Field(1, ge=1, description="Batches whose gradients are summed for one step.")
+    grad_accum: int = Field(1, ge=1, description="Batches whose mean gradient makes one step.")
     beta: float = Field(1.0, gt=0, description="The best epoch is the one of the best F-beta.")
     early_stop_patience: int | None = Field(
-        None, ge=1, description="Stop after this many epochs without a better F-beta."
+        None,
+        ge=1,
+        description="Stop after this many epochs without a better F-beta; frozen ones don't count.",
     )
     save_all_checkpoints: bool = Field(False, description="Keep a checkpoint of every epoch.")
     checkpoint_seconds: float = Field(
         300.0, gt=0, description="Save the state this often also within an epoch."
     )
     sync_interval: int = Field(1, ge=1, description="Upload the train folder every N epochs.")
-    log_tensorboard: bool = True
-    seed: int = Field(0, ge=0, description="Same seed and same machine: same model.")
+    log_tensorboard: bool = Field(True, description="Write train/tensorboard/.")
+    seed: int = Field(0, ge=0, description="Same seed, same machine, on a CPU: same model.")
 
 
 class PredictSettings(Options):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from rastervision.fastai_backend.chips import ChipSource, SubsetChips, class_pixels
+from rastervision.fastai_backend.chips import ChipSource, SubsetChips
 from rastervision.fastai_backend.options import DataOptions, Oversample
 
 from rvk8s.errors import InputError
@@ -82,13 +82,20 @@ def epoch_order(
     """The order in which to draw training chips.
 
     Raises:
-        InputError: a rare class is unknown, or no chip holds any.
+        InputError: a rare class is unknown, no chip holds any, or every epoch has other chips.
     """
     if oversample is None:
         return EpochOrder(len(source), seed)
     ids = oversample.rare_class_ids
     check_rare(ids, num_classes)
-    counts = class_pixels(source, num_classes)[:, ids].sum(axis=1)
+    pixels = source.class_pixels()
+    if pixels is None:
+        raise InputError(
+            "windows that each epoch draws anew can't be oversampled",
+            where="data.oversample",
+            fix="leave the backend's sampling out, so that they are chipped first",
+        )
+    counts = pixels[:, ids].sum(axis=1)
     rare = counts > oversample.rare_min_prop * source.size**2
     share = float(rare.mean())
     if share == 0:

@@ -170,7 +170,8 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
         What was written to scores.json.
 
     Raises:
-        InputError: no scene was evaluated, or an eval.json does not fit the pipeline.
+        InputError: no validation scene was evaluated (Raster Vision skips a group where a file is
+            missing), or an eval.json does not fit the pipeline.
     """
     classes = pipeline_config["dataset"]["class_config"]
     names, null_id = classes["names"], _null_id(classes)
@@ -181,9 +182,9 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
             matrices, average = read_eval(path, names)
             groups[group] = score_scenes(matrices, names, null_id)
             groups[group]["overall"]["rasterVisionAverageF1"] = average
-    if not groups:
+    if not groups or (pipeline_config["dataset"].get(VALIDATION) and VALIDATION not in groups):
         raise InputError(
-            "no scene was evaluated: there is no eval.json",
+            "no validation scene was evaluated: there is no eval.json",
             where=str(out_dir),
             fix="give validation scenes a label source, and run predict before eval",
         )

@@ -71,7 +71,7 @@ class Heartbeat:
         value = {"at": now(), "pid": os.getpid(), "host": platform.node()}
         try:
             storage.write_bytes(self._uri, to_json(value))
-        except Rvk8sError as error:
+        except (Rvk8sError, OSError) as error:
             # The stage's own work may not need the storage now; the next beat may arrive.
             log.warning("No heartbeat: %s", error)
 
@@ -84,5 +84,5 @@ class Heartbeat:
                     self._sent[path] = changed
             except FileNotFoundError:
                 continue  # nothing was reported yet
-            except Rvk8sError as error:
+            except (Rvk8sError, OSError) as error:
                 log.warning("%s is not uploaded: %s", path.name, error)

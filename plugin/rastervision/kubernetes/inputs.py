@@ -64,6 +64,11 @@ def check(config: PipelineConfig, gpus: int) -> tuple[list[InputError], list[str
     if not dataset.train_scenes:
         fix = "give dataset.train_scenes at least one scene"
         return [*options, InputError("there is no training scene", fix=fix)], []
+    if isinstance(config.backend, FastaiSemanticSegmentationConfig) and (
+        not dataset.validation_scenes
+    ):
+        fix = "give dataset.validation_scenes at least one scene: it scores every epoch"
+        options.append(InputError("there is no validation scene", fix=fix))
     checker = _Checker(dataset.class_config)
     checker.errors += options
     for scene in dataset.train_scenes:

@@ -47,7 +47,8 @@ def write_started(context: Context, inputs: str, outputs: Sequence[str] = ()) ->
     """Say that outputs there are, or come now, are of these inputs.
 
     Args:
-        outputs: URIs of the files that are about to be published.
+        inputs: the result of input_hash; empty while old outputs are deleted.
+        outputs: URIs of the files that are about to be published, or deleted.
     """
     value = {"inputs": inputs, "at": now(), "outputs": list(outputs)}
     storage.write_json(started_uri(context), value)

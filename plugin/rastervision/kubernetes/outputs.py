@@ -76,20 +76,24 @@ def _config(context: Context) -> dict[str, Any]:
 
 
 def clear(context: Context) -> None:
-    """Delete the outputs that an attempt with other inputs left, as far as they are in the run.
+    """Delete what an attempt with other inputs left: its outputs in the run, and its done-marker.
 
     What splits write lies in one folder, so a split deletes the files that its markers name; the
-    files of another number of splits are deleted by the driver.
+    files of another number of splits are deleted by the driver. Killed in between, the next attempt
+    clears again whatever its inputs are: until all is gone, the started-marker is of none.
     """
     config = storage.read_json(context.layout.config_uri) or {}
     uri = config.get(f"{context.stage}_uri", "")
     scenes = f"{_stage_dir(context)}/scenes"
+    markers = [marks.started(context), marks.done(context)]
+    markers += [storage.read_json(f"{scenes}/{name}") for name in storage.list_files(scenes)]
+    outputs = [name for marker in markers if marker for name in marker.get("outputs", ())]
+    marks.write_started(context, "", outputs)
+    storage.delete_file(context.layout.done(context.stage, context.split))
     if context.splits == 1 and context.holds(uri):
         storage.delete_tree(uri)
     else:
-        markers = [marks.started(context), marks.done(context)]
-        markers += [storage.read_json(f"{scenes}/{name}") for name in storage.list_files(scenes)]
-        for name in [name for marker in markers if marker for name in marker.get("outputs", ())]:
+        for name in outputs:
             output = name if "://" in name or name.startswith("/") else context.layout.at(name)
             if context.holds(output):
                 storage.delete_file(output)

@@ -100,8 +100,9 @@ def _work(context: Context, work: Path, inputs: str) -> None:
 
     started = marks.started(context)
     if context.rerun or not started or started["inputs"] != inputs:
+        if started and started["inputs"] not in ("", inputs):
+            log.warning("The config or the code has changed: what the stage wrote is removed.")
         clear(context)
-        storage.delete_file(context.layout.done(context.stage, context.split))
         marks.write_started(context, inputs)
     if context.stage == CONFIGURE:
         outputs, extra = configure(context, work)
@@ -133,6 +134,9 @@ def _import_raster_vision(work: Path) -> None:
 
 def _fail(context: Context | None, error: BaseException) -> ExitCode:
     """Log an error, write failed.json, and say which exit code it has."""
+    # From here on a signal would only interrupt the writing.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     known = _known(context, error)
     if known is None:
         log.error("Stage failed", exc_info=error)
@@ -213,7 +217,7 @@ def _fix_hash_seed(arguments: Sequence[str]) -> None:
     if os.environ.get("PYTHONHASHSEED") == "0":
         return
     os.environ["PYTHONHASHSEED"] = "0"
-    command = [sys.executable, "-m", "rastervision.kubernetes.stage", *arguments]
+    command = [sys.executable, "-P", "-m", "rastervision.kubernetes.stage", *arguments]
     os.execv(sys.executable, command)
 
 

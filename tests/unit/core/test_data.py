@@ -112,6 +112,15 @@ class TestOrder:
         with pytest.raises(InputError, match="7: no such class id; use 0 to 2"):
             sampling.epoch_order(chips, unknown, 3, 0)
 
+    def test_windows_that_change_with_the_epoch_are_not_oversampled(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chips = numbered(4)
+        monkeypatch.setattr(chips, "class_pixels", lambda: None)
+        rare = Oversample(rare_class_ids=[2], rare_target_prop=0.5)
+        with pytest.raises(InputError, match="that each epoch draws anew can't be oversampled"):
+            sampling.epoch_order(chips, rare, 3, 0)
+
 
 class TestLoader:
     def test_batches_and_what_is_left_over(self) -> None:

@@ -209,6 +209,14 @@ def test_early_stopping_and_beta(train: Train, settings: Settings) -> None:
     assert any(row["f_beta"] != pytest.approx(row["macro_f1"], abs=1e-6) for row in log)
 
 
+def test_frozen_epochs_are_not_stopped_early(train: Train, settings: Settings) -> None:
+    solver = {"freeze_epochs": 3, "num_epochs": 5, "lr": 1e-12, "early_stop_patience": 1}
+    log = rows(train(settings(solver=solver)))
+    best = max(row["f_beta"] for row in log)
+    first = next(i for i, row in enumerate(log) if row["f_beta"] == best)
+    assert len(log) == max(first + 1, 3) + 1 < 8
+
+
 def test_best_is_the_first_epoch_of_the_best_f_beta() -> None:
     course = Course(epochs=3)
     assert course.best is None
