@@ -100,7 +100,8 @@ class Bench:
 
     def ours(self, precision: str) -> Callable[[], SemanticSegmentationLabels]:
         """The fastai backend's prediction."""
-        settings = PredictSettings(precision=precision)
+        kind = "fp32" if precision == "exact" else precision
+        settings = PredictSettings(precision=kind, exact=precision == "exact")
         predictor = ScenePredictor(copy.deepcopy(self.model), self.spec, settings)
 
         def predict() -> SemanticSegmentationLabels:
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("scene")
     for name, value in (("chip", 300), ("batch", 8), ("runs", 5), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--precisions", nargs="+", default=["exact", "fp32", "bf16"])
     args = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     sides = [None, *args.precisions]

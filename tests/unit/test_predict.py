@@ -142,6 +142,19 @@ def test_windows_that_miss_the_scene_change_nothing(model: nn.Module, spec: Mode
     assert not v.counts.any()
 
 
+def test_inexact_fp32_folds_and_gives_the_same_but_for_ties(
+    model: nn.Module, network: nn.Module, spec: ModelSpec
+) -> None:
+    windows = sliding(32, 32)
+    _, counts = expected(network, spec, windows)
+    v = votes()
+    predictor = ScenePredictor(model, spec, PredictSettings(exact=False))
+    assert predictor.layout == torch.channels_last
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in predictor.model.modules())
+    predictor.predict(Scene(), windows, v, batch_sz=4)
+    assert (v.counts == counts).mean() > 0.999
+
+
 def test_bf16_gives_nearly_the_same(model: nn.Module, network: nn.Module, spec: ModelSpec) -> None:
     windows = sliding(32, 32)
     _, counts = expected(network, spec, windows)

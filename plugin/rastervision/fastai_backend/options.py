@@ -135,6 +135,11 @@ class PredictSettings(Options):
     precision: Precision = Field(
         "fp32", description="fp32 gives every pixel as Raster Vision would."
     )
+    exact: bool = Field(
+        True,
+        description="With fp32: add numbers in Raster Vision's order. Off is faster and rounds "
+        "otherwise: a few pixels in a million differ.",
+    )
 
 
 class TrainSettings(Options):

@@ -106,7 +106,7 @@ class ScenePredictor:
         if self.device.type == "cpu":
             keep_freed_memory()
         model = model.eval().to(self.device)
-        if self.dtype == torch.float32:
+        if self.dtype == torch.float32 and settings.exact:
             # Raster Vision's layout: another one sums in another order, and pixels would differ.
             self.layout = torch.contiguous_format
         else:
