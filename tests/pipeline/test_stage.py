@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,18 @@ def test_other_inputs_clear_what_was_there(
         storage.write_bytes(run.layout.at(name), b"")
     predicted = outputs(run.layout.at("predict"))
     changed = make_plan(run.root_uri, tiny_data, args={"epochs": 3})
+    model = storage.read_bytes(run.layout.at("train/last.pt"))
     record = drive(changed, server, tmp_path)
-    assert {stage.state for stage in record.stages} == {State.SUCCEEDED}
+    assert record.exit_code == ExitCode.BAD_INPUT
+    assert "holds a model of another config" in str(record.message)
+    assert "--rerun train" in str(record.message)
+    assert storage.read_bytes(run.layout.at("train/last.pt")) == model
+    record = drive(replace(changed, rerun=("train",)), server, tmp_path)
+    states = {stage.name: stage.state for stage in record.stages}
+    done = {name: states.pop(name) for name in ("configure", "chip")}
+    assert set(done.values()) == {State.SKIPPED}
+    assert set(states.values()) - {State.SUCCEEDED} <= {State.SKIPPED}
+    assert states["train"] == states["predict"] == states["eval"] == State.SUCCEEDED
     assert not any("left-over" in name for name in storage.list_files(run.run_uri))
     assert outputs(run.layout.at("predict")) != predicted
     assert len(storage.read_bytes(run.layout.at("train/log.csv")).splitlines()) == 4

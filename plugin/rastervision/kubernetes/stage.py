@@ -27,12 +27,14 @@ from rastervision.kubernetes.heartbeat import Heartbeat
 
 from rvk8s import storage
 from rvk8s.contract import CONFIGURE, Env, ExitCode, now
-from rvk8s.errors import Interrupted, Preempted, Rvk8sError
+from rvk8s.errors import InputError, Interrupted, Preempted, Rvk8sError
 
 log = logging.getLogger(__name__)
 
 #: Seconds from the engine's death to the end of this process, if it does not stop by itself.
 _ORPHAN_GRACE = 8.0
+#: Endings of the files that a training leaves: checkpoints and bundles, also Raster Vision's own.
+_MODELS = (".pt", ".pth", ".zip")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -101,6 +103,8 @@ def _work(context: Context, work: Path, inputs: str) -> None:
     started = marks.started(context)
     if context.rerun or not started or started["inputs"] != inputs:
         if started and started["inputs"] not in ("", inputs):
+            if context.stage == "train" and not context.rerun:
+                _refuse_to_lose_a_model(context)
             log.warning("The config or the code has changed: what the stage wrote is removed.")
         clear(context)
         marks.write_started(context, inputs)
@@ -111,6 +115,17 @@ def _work(context: Context, work: Path, inputs: str) -> None:
         outputs, extra = run_command(context, work, inputs), {}
     marks.write_done(context, inputs, began, time.monotonic() - clock, outputs, extra)
     log.info("Stage %s is done: %.1f s", context.stage, time.monotonic() - clock)
+
+
+def _refuse_to_lose_a_model(context: Context) -> None:
+    """Raises InputError if the train folder holds a model of other inputs: hours of work."""
+    config = storage.read_json(context.layout.config_uri) or {}
+    folder = config.get("train_uri", "")
+    if any(name.endswith(_MODELS) for name in storage.list_files(folder)):
+        raise InputError(
+            f"{folder} holds a model of another config, other chips or another version of the code",
+            fix="start a new run, or give --rerun train to train anew and lose it",
+        )
 
 
 def _import_raster_vision(work: Path) -> None:
