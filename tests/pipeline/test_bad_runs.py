@@ -186,7 +186,8 @@ def test_out_of_memory_names_the_batch_that_fits(table: Bench, tmp_path: Path) -
     assert found.code == ExitCode.OUT_OF_MEMORY, found.text
     error = (
         r"stage train: a batch of 16 chips of 512 pixels needs too much memory; set "
-        r"solver.batch_sz to [248] \(and solver.grad_accum to [248] to train alike\).*"
+        # Measured, or where even that is refused in what is left of the memory: half.
+        r"solver.batch_sz to ([248] \(and solver.grad_accum to [248] to train alike\)|8 or less).*"
     )
     check_errors(found, [error], {})
     assert list((tmp_path / "runs").glob("*/train/*.pt")) == []

@@ -50,12 +50,15 @@ def advice(error: BaseException, learn: Learner, batch_sz: int, spec: ModelSpec)
     halves = [batch_sz >> i for i in range(1, batch_sz.bit_length())]
     tries = dict.fromkeys(max(b, least) for b in halves if max(b, least) < batch_sz)
     batch = next((b for b in tries if _fits(learn, b, spec, device)), 0)
-    fix = (
-        f"set solver.batch_sz to {batch} (and solver.grad_accum to {-(-batch_sz // batch)} to "
-        "train alike)"
-        if batch
-        else "no smaller batch fits, either: use smaller chips, data.img_sz or another backbone"
-    )
+    smaller = "smaller chips, data.img_sz or another backbone"
+    if batch:
+        fix = f"set solver.batch_sz to {batch} (and solver.grad_accum to {-(-batch_sz // batch)} "
+        fix += "to train alike)"
+    elif tries:
+        # A process that has run out may be refused what a new one would get: that is no proof.
+        fix = f"set solver.batch_sz to {next(iter(tries))} or less, or use {smaller}"
+    else:
+        fix = f"no smaller batch is possible: use {smaller}"
     return OutOfMemory(
         f"a batch of {batch_sz} chips of {spec.img_sz} pixels needs too much {where}; {fix}"
     )
