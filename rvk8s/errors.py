@@ -6,6 +6,8 @@
     |-- OutOfMemory           exit 12   host or GPU memory
     |-- DiskFull              exit 28   disk, quota or bucket
     |-- StorageUnavailable    exit 138  storage did not answer; the same call may work later
+    |-- ClusterUnavailable    exit 138  nor did the cluster's API server
+    |-- Conflict              exit 1    an object of the cluster is there already, or has changed
     |-- Interrupted           exit 130  Ctrl-C
     `-- Preempted             exit 143  SIGTERM: the node goes away
 
@@ -61,6 +63,24 @@ class DiskFull(Rvk8sError):
 
 class StorageUnavailable(Rvk8sError):
     exit_code = ExitCode.RETRYABLE
+
+
+class ClusterUnavailable(Rvk8sError):
+    """The API server did not answer, or with a passing fault.
+
+    Args:
+        retry_after: seconds after which it wants to be asked again; None where it did not say.
+    """
+
+    exit_code = ExitCode.RETRYABLE
+
+    def __init__(self, message: str, retry_after: float | None = None):
+        super().__init__(_one_line(message))
+        self.retry_after = retry_after
+
+
+class Conflict(Rvk8sError):
+    pass
 
 
 class Interrupted(Rvk8sError):

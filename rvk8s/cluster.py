@@ -1,0 +1,368 @@
+"""A namespace of a Kubernetes cluster: the only import of the Kubernetes client.
+
+The client library brings what a connection needs (kubeconfig files, exec plugins, service account
+tokens, TLS); requests are built here, because its typed API costs a second of imports. Every
+request has a timeout, and one that met a passing fault (no answer, 429, 5xx) is sent again until
+`patience` seconds are over. Objects are plain dicts as the API server sends them.
+
+Every method raises:
+    ClusterUnavailable: no answer, or only passing faults, for `patience` seconds.
+    InputError: the request is refused: no permission, no such kind, an invalid object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from rvk8s.errors import ClusterUnavailable, Conflict, InputError
+from rvk8s.kinds import KINDS, NotFound, WatchExpired, path_of, refusal
+
+if TYPE_CHECKING:
+    import urllib3
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+FIELD_MANAGER = "rvk8s"
+#: Seconds to connect, and to wait for the answer of a request that is not a stream.
+_CONNECT, _READ = 5.0, 20.0
+#: Seconds until a watch ends by itself; a server that is frozen is noticed a little later.
+_WATCH = 55
+_IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+class Cluster:
+    """A connection to a namespace; threads may share it.
+
+    Args:
+        api: the client library's ApiClient.
+        namespace: of all objects.
+        patience: seconds for which a request is tried again after passing faults.
+        cancelled: asked between two tries; once true, the last fault is raised.
+    """
+
+    def __init__(
+        self,
+        api: Any,
+        namespace: str,
+        patience: float = 20.0,
+        cancelled: Callable[[], bool] = lambda: False,
+    ):
+        self._api, self.namespace = api, namespace
+        self.patience, self.cancelled = patience, cancelled
+
+    @classmethod
+    def connect(
+        cls, *, context: str | None = None, namespace: str | None = None, patience: float = 20.0
+    ) -> Cluster:
+        """The cluster that kubectl would use: KUBECONFIG (several files too), ~/.kube/config, else
+        the service account of the pod that we run in.
+
+        Raises:
+            InputError: none of them is there, no such context, a kubeconfig that cannot be read.
+        """
+        from kubernetes.client.api_client import ApiClient
+        from kubernetes.client.configuration import Configuration
+        from kubernetes.config.config_exception import ConfigException
+
+        settings = Configuration()
+        try:
+            found = _load(settings, context)
+        except (ConfigException, OSError, KeyError, TypeError, ValueError) as error:
+            fix = "look at KUBECONFIG and `kubectl config get-contexts`, or give --context"
+            text = str(error) or type(error).__name__
+            raise InputError(text.rstrip("."), where="kubeconfig", fix=fix) from error
+        return cls(ApiClient(settings), namespace or found, patience)
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        host: str = self._api.configuration.host
+        return host
+
+    def apply(self, manifest: Object, *, dry_run: bool = False) -> Object:
+        """Server-side apply: make the object, or bring it to what the manifest says."""
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query |= {"dryRun": "All"} if dry_run else {}
+        path = path_of(self.namespace, manifest["kind"], manifest["metadata"]["name"])
+        return self._json("PATCH", path, query, manifest, "application/apply-patch+yaml")
+
+    def create(self, manifest: Object) -> Object:
+        """Make an object.
+
+        Raises:
+            Conflict: there is one of this name, perhaps made by a try whose answer was lost.
+        """
+        path = path_of(self.namespace, manifest["kind"])
+        return self._json("POST", path, {"fieldManager": FIELD_MANAGER}, manifest)
+
+    def replace(self, manifest: Object) -> Object:
+        """Replace an object by one with the resourceVersion that was read.
+
+        Raises:
+            Conflict: somebody else changed it since.
+        """
+        path = path_of(self.namespace, manifest["kind"], manifest["metadata"]["name"])
+        return self._json("PUT", path, {"fieldManager": FIELD_MANAGER}, manifest)
+
+    def patch(self, kind: str, name: str, changes: Object) -> Object | None:
+        """Merge changes into an object (RFC 7386: null deletes a key); None where there is none."""
+        path = path_of(self.namespace, kind, name)
+        query = {"fieldManager": FIELD_MANAGER}
+        return self._maybe("PATCH", path, query, changes, "application/merge-patch+json")
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object; None where there is none."""
+        return self._maybe("GET", path_of(self.namespace, kind, name))
+
+    def list_all(self, kind: str, labels: str = "", fields: str = "") -> list[Object]:
+        """All objects that selectors such as "rvk8s.io/run=potsdam-1,app!=x" pick."""
+        return self._list(kind, labels, fields)[0]
+
+    def delete(
+        self, kind: str, name: str, *, propagation: str = "Background", uid: str | None = None
+    ) -> bool:
+        """Delete an object.
+
+        Args:
+            propagation: Background: what it owns goes after it; Foreground: before it.
+            uid: delete only the object that has it, not one made anew under its name.
+
+        Returns:
+            Whether there was one.
+        """
+        body: Object = {"propagationPolicy": propagation}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            return self._maybe("DELETE", path_of(self.namespace, kind, name), body=body) is not None
+        except Conflict:
+            return False  # another object has the name now
+
+    def watch_once(
+        self, kind: str, labels: str = "", version: str | None = None
+    ) -> Iterator[tuple[str, Object]]:
+        """One list or watch request; watch.py makes an endless one of it.
+
+        Args:
+            version: go on from here; None: begin with a list.
+
+        Yields:
+            ("LISTED", {"items", "version"}) once, where version is None; then
+            ("ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK", object) until the server ends the watch.
+
+        Raises:
+            WatchExpired: version is too old; begin with a list again.
+        """
+        if version is None:
+            items, version = self._list(kind, labels, "")
+            yield "LISTED", {"items": items, "version": version}
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(_WATCH + random.randrange(5)),
+            **({"labelSelector": labels} if labels else {}),
+        }
+        with self._stream(path_of(self.namespace, kind), query, _WATCH + 15.0) as response:
+            for line in _lines(response):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    if event["object"].get("code") == 410:
+                        raise WatchExpired(str(event["object"].get("message")))
+                    raise ClusterUnavailable(f"{self.server}: {event['object'].get('message')}")
+                yield event["type"], event["object"]
+
+    def log_lines(
+        self,
+        pod: str,
+        container: str,
+        *,
+        follow: bool = False,
+        previous: bool = False,
+        timestamps: bool = False,
+        since: str | None = None,
+    ) -> Iterator[bytes]:
+        """The lines that a container has written, without their ends; none where it is gone.
+
+        Args:
+            follow: go on until the container ends; ends earlier where it is silent for minutes, so
+                ask again with `since` while it runs.
+            previous: of the container before its last restart.
+            timestamps: put the time (RFC 3339, UTC, nanoseconds) and a space before each line.
+            since: RFC 3339; only lines of that second or later.
+        """
+        query = {"container": container}
+        flags = {"follow": follow, "previous": previous, "timestamps": timestamps}
+        query |= {name: "true" for name, on in flags.items() if on}
+        query |= {"sinceTime": since} if since else {}
+        with suppress(NotFound):
+            path = path_of(self.namespace, "Pod", pod) + "/log"
+            with self._stream(path, query, 300.0 if follow else 60.0) as response:
+                yield from _lines(response)
+
+    def _list(self, kind: str, labels: str, fields: str) -> tuple[list[Object], str]:
+        query = {"labelSelector": labels} if labels else {}
+        query |= {"fieldSelector": fields} if fields else {}
+        query["limit"] = "500"
+        items: list[Object] = []
+        while True:
+            answer = self._json("GET", path_of(self.namespace, kind), query)
+            items += answer["items"]
+            if not answer["metadata"].get("continue"):
+                break
+            query["continue"] = answer["metadata"]["continue"]
+        for item in items:  # the server leaves out what all items have in common
+            item.setdefault("kind", kind)
+            item.setdefault("apiVersion", KINDS[kind].api)
+        return items, answer["metadata"]["resourceVersion"]
+
+    def _maybe(self, *args: Any, **kwargs: Any) -> Object | None:
+        try:
+            return self._json(*args, **kwargs)
+        except NotFound:
+            return None
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        """Send a request until it is answered; gives the answer's JSON."""
+        end, pause = time.monotonic() + self.patience, 0.5
+        while True:
+            try:
+                answer = self._send(method, path, query, body, content_type, _READ)
+                value: Object = json.loads(answer.data)
+                return value
+            except ClusterUnavailable as error:
+                wait = max(error.retry_after or 0.0, pause * random.uniform(0.5, 1.5))
+                if self.cancelled() or time.monotonic() + wait > end:
+                    raise
+                log.debug("%s %s: %s; trying again", method, path, error)
+                time.sleep(wait)
+                pause = min(pause * 2, 15.0)
+
+    def _stream(self, path: str, query: Mapping[str, str], read_timeout: float) -> Any:
+        """The response of a GET whose body is read piece by piece; a context manager."""
+        return _Stream(self._send("GET", path, query, None, "", read_timeout, stream=True))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Object | None,
+        content_type: str,
+        read_timeout: float,
+        stream: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
+        import urllib3
+
+        headers = {"Accept": "application/json", "User-Agent": "rvk8s"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            self._api.update_params_for_auth(headers, [], ["BearerToken"])
+            response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=_CONNECT, read=read_timeout),
+                retries=False,
+                preload_content=not stream,
+            )
+        except (urllib3.exceptions.SSLError, OSError) as error:
+            raise InputError(str(error), where=self.server, fix="look at the kubeconfig") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise ClusterUnavailable(f"{self.server} does not answer ({_reason(error)})") from error
+        if not 200 <= response.status < 300:
+            raise refusal(response, f"{method} {path}", self.server)
+        return response
+
+
+class _Stream:
+    """A response that is closed whether or not it was read to its end."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse):
+        self._response = response
+
+    def __enter__(self) -> urllib3.BaseHTTPResponse:
+        return self._response
+
+    def __exit__(self, *_: object) -> None:
+        self._response.close()
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """The lines of a response as they come.
+
+    Raises:
+        ClusterUnavailable: the connection broke, or was silent for too long.
+    """
+    import urllib3
+
+    rest = b""
+    try:
+        for chunk in response.stream(2**16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise ClusterUnavailable(f"the connection ended ({_reason(error)})") from error
+    if rest:
+        yield rest
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in a few words: "Connection refused"."""
+    inner: Any = error
+    for _ in range(5):
+        inner = getattr(inner, "reason", None) or inner.__cause__ or inner
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return str(inner).rpartition("object at ")[2].partition(": ")[2] or str(inner)
+
+
+def _load(settings: Any, context: str | None) -> str:
+    """Fill the settings of a connection; gives the namespace that goes with it."""
+    from kubernetes.config.incluster_config import load_incluster_config
+    from kubernetes.config.kube_config import list_kube_config_contexts, load_kube_config
+
+    named = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    files = [path for path in named.split(os.pathsep) if path and os.path.exists(path)]
+    if not files and context is None and (_IN_CLUSTER / "token").exists():
+        load_incluster_config(settings)
+        return (_IN_CLUSTER / "namespace").read_text().strip()
+    if not files:
+        raise FileNotFoundError(f"there is no file {named}")
+    # As kubectl: the first file that says it wins; the library takes the last.
+    merged = os.pathsep.join(files)
+    context = context or next(filter(None, map(_current_context, files)), None)
+    if context is None:
+        raise ValueError(f"{named} names no current context")
+    load_kube_config(merged, context, settings, persist_config=False)
+    contexts, _ = list_kube_config_contexts(merged)
+    chosen = next(one for one in contexts if one["name"] == context)
+    return str(chosen["context"].get("namespace") or "default")
+
+
+def _current_context(path: str) -> str | None:
+    import yaml
+
+    value = yaml.safe_load(Path(path).read_text())
+    return value.get("current-context") if isinstance(value, dict) else None

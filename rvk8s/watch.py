@@ -1,0 +1,116 @@
+"""Objects of a kind as they are now, kept up to date by a thread: list, watch, and again.
+
+The library's watches neither reconnect nor list again; a driver that waits for hours meets servers
+that restart (no answer, 5xx), that are overloaded (429) and that forget old versions (410).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from rvk8s.cluster import Cluster, Object
+from rvk8s.errors import ClusterUnavailable, Rvk8sError
+from rvk8s.kinds import WatchExpired
+
+log = logging.getLogger(__name__)
+
+#: Seconds before the first and the last of the tries to reach the server again.
+_FIRST_PAUSE, _LAST_PAUSE = 0.5, 20.0
+
+
+class Watcher:
+    """The objects of a kind that a selector picks.
+
+    Use it as a context manager: it watches until the block ends.
+
+    Args:
+        cluster: where.
+        kind: a key of kinds.KINDS.
+        labels: a selector such as "rvk8s.io/run=potsdam-1".
+        changed: called from the watching thread after every change.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        kind: str,
+        labels: str = "",
+        changed: Callable[[], None] = lambda: None,
+    ):
+        self.cluster, self.kind, self.labels, self._changed = cluster, kind, labels, changed
+        self._objects: dict[str, Object] = {}
+        self._lock = threading.Lock()
+        self._listed, self._stopped = threading.Event(), threading.Event()
+        self._fault: Rvk8sError | None = None
+        self._version: str | None = None
+        name = f"watch-{kind}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The thread may be in a read of a minute; it is a daemon and writes nothing.
+        self._stopped.set()
+
+    def objects(self, timeout: float = 60.0) -> dict[str, Object]:
+        """Name -> object, as the server last said; waits for the first list.
+
+        Raises:
+            ClusterUnavailable: there is no first list after `timeout` seconds.
+            InputError: the server refuses the watch.
+        """
+        if not self._listed.wait(timeout):
+            raise ClusterUnavailable(f"{self.cluster.server} did not list {self.kind} objects")
+        if self._fault:
+            raise self._fault
+        with self._lock:
+            return dict(self._objects)
+
+    def put(self, item: Object) -> None:
+        """An object that was just created: the watch may need a moment to say so."""
+        with self._lock:
+            self._objects.setdefault(item["metadata"]["name"], item)
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stopped.is_set():
+            try:
+                for event, item in self.cluster.watch_once(self.kind, self.labels, self._version):
+                    if self._stopped.is_set():
+                        return
+                    self._take(event, item)
+                    pause = _FIRST_PAUSE
+                continue  # watches end by themselves after a minute
+            except WatchExpired:
+                self._version = None
+            except ClusterUnavailable as error:
+                log.debug("watch of %s: %s", self.kind, error)
+            except Rvk8sError as error:
+                self._fault = error
+                self._listed.set()
+                self._changed()
+                return
+            self._stopped.wait(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 2, _LAST_PAUSE)
+
+    def _take(self, event: str, item: Object) -> None:
+        if event == "LISTED":
+            with self._lock:
+                self._objects = {one["metadata"]["name"]: one for one in item["items"]}
+            self._version = item["version"]
+            self._listed.set()
+        else:
+            self._version = item["metadata"]["resourceVersion"]
+            name = item["metadata"]["name"]
+            with self._lock:
+                if event == "DELETED":
+                    self._objects.pop(name, None)
+                elif event != "BOOKMARK":
+                    self._objects[name] = item
+        if event != "BOOKMARK":
+            self._changed()
