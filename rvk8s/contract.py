@@ -42,6 +42,33 @@ class Env(StrEnum):
     THREADS = "RVK8S_THREADS"  #: CPU threads that this process may use; unset: all
     LOG_FILE = "RVK8S_LOG_FILE"  #: local file in which the engine collects the stage's output
     WATCH_PARENT = "RVK8S_WATCH_PARENT"  #: "1": stdin is a pipe whose end means: engine is gone
+    RANKS_PER_NODE = "RVK8S_RANKS_PER_NODE"  #: processes that train on this node; default 1
+    WORLD_SIZE = "RVK8S_WORLD_SIZE"  #: processes that train, over all nodes; checked if it is set
+    S3_PATH_STYLE = "RVK8S_S3_PATH_STYLE"  #: "1": buckets are in the path, not in the host's name
+    NAMESPACE = "RVK8S_NAMESPACE"  #: of the driver's pod
+    POD = "RVK8S_POD"  #: name of the driver's pod
+    STAGES_DIR = "RVK8S_STAGES_DIR"  #: the driver's plan.json and STAGE.yaml
+
+
+class Label(StrEnum):
+    """Labels by which a run's objects are found; names are never built again."""
+
+    RUN = "rvk8s.io/run"  #: the run's id
+    EXPERIMENT = "rvk8s.io/experiment"
+    STAGE = "rvk8s.io/stage"  #: on what the driver makes for a stage, and on its pods
+    COMPONENT = "app.kubernetes.io/component"  #: driver, stage or run (the run's ConfigMaps)
+
+
+class Annotation(StrEnum):
+    ROOT_URI = "rvk8s.io/root-uri"  #: on the driver's Job
+    SPEC_HASH = "rvk8s.io/spec-hash"  #: on what the driver makes: of the manifest that it made
+    CANCEL = "rvk8s.io/cancel"  #: on the driver's Job: when the user cancelled the run, UTC
+
+
+#: Stands for the run id in the objects of a schedule, whose runs get their ids when they start.
+RUN_ID_TOKEN = "rvk8s-run-id"
+#: Where a run's project files lie in its pods.
+PROJECT_DIR = "/workspace/project"
 
 
 class ExitCode(IntEnum):

@@ -153,7 +153,7 @@ class Driver:
             codes.update(self._wait(self.launcher.start(stage, todo), todo, deadline))
             todo = [split for split, code in codes.items() if code]
             final = [code for code in codes.values() if 0 < code < _RETRYABLE_FROM]
-            if not todo or final or record.attempts > stage.retries:
+            if not todo or final or record.attempts > (stage.retries or 0):
                 return codes
             pause = _BACKOFF * 2 ** (record.attempts - 1)
             log.warning(

@@ -10,19 +10,19 @@ import os
 import re
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from rvk8s.contract import SPLITTABLE, STAGES, RunLayout, now
+from rvk8s.contract import STAGES, RunLayout, now
 from rvk8s.errors import InputError, InputErrors
+from rvk8s.run_options import ALL_STAGES, RunOptions
+from rvk8s.values import cluster_values
 
 if TYPE_CHECKING:
     from rvk8s.project import Experiment
 
-#: What `--rerun` without a stage means.
-ALL_STAGES = "all"
 #: A DNS label of RFC 1035, which is what Kubernetes wants of the names of Jobs and Services.
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -35,14 +35,19 @@ class Stage:
         name: one of contract.STAGES.
         splits: how many processes or pods do it, each its part of the scenes; 1 where not split.
         gpus: for train the total over all nodes; for predict those of each split. 0: CPU only.
-        retries: how often it is started again after an exit code of 128 or more.
+        nodes: machines or pods that train together.
+        ranks: processes that train together, over all nodes.
+        retries: how often it is started again after an exit code of 128 or more; None: as often as
+            the engine does by itself, which is never on this machine.
         deadline_seconds: it is stopped after this time; None: never.
     """
 
     name: str
     splits: int = 1
     gpus: int = 0
-    retries: int = 0
+    nodes: int = 1
+    ranks: int = 1
+    retries: int | None = None
     deadline_seconds: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,6 +55,8 @@ class Stage:
             "name": self.name,
             "splits": self.splits,
             "gpus": self.gpus,
+            "nodes": self.nodes,
+            "ranks": self.ranks,
             "retries": self.retries,
             "deadlineSeconds": self.deadline_seconds,
         }
@@ -60,6 +67,8 @@ class Stage:
             name=value["name"],
             splits=value["splits"],
             gpus=value["gpus"],
+            nodes=value["nodes"],
+            ranks=value["ranks"],
             retries=value["retries"],
             deadline_seconds=value["deadlineSeconds"],
         )
@@ -83,6 +92,7 @@ class Plan:
         from_stage: start here; it is an error where an earlier stage is not done.
         created: UTC, to the second.
         go_on: the shell command that goes on with this run.
+        values: values of the chart beside those that the plan itself becomes; empty on one machine.
     """
 
     run_id: str
@@ -97,6 +107,7 @@ class Plan:
     from_stage: str | None = None
     created: str = field(default_factory=now)
     go_on: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_uri(self) -> str:
@@ -124,6 +135,7 @@ class Plan:
             "fromStage": self.from_stage,
             "created": self.created,
             "goOn": self.go_on,
+            "values": dict(self.values),
         }
 
     @classmethod
@@ -147,6 +159,7 @@ class Plan:
                 from_stage=value["fromStage"],
                 created=value["created"],
                 go_on=value["goOn"],
+                values=dict(value.get("values") or {}),
             )
         except KeyError as error:
             raise InputError(
@@ -154,36 +167,6 @@ class Plan:
                 where="run.json",
                 fix="it was written by another version of rvk8s; start a new run",
             ) from None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line adds to an experiment.
-
-    Attributes:
-        args: from -a: stronger than those of rvk8s.yaml; "true" and "false" become booleans, other
-            values stay strings, as in `rastervision run`.
-        test: pass test=True to get_config.
-        splits: stage -> number of splits.
-        gpus: for training, in total; None: what the experiment says, else machine_gpus, at most 1.
-        machine_gpus: GPUs of the machine that runs the plan; None where a cluster does.
-        root_uri: instead of the file's rootUri; a relative path is relative to the working folder.
-        from_stage: start with this stage; needs run_id.
-        rerun: forget that this stage and those after it are done; ALL_STAGES; needs run_id.
-        run_id: go on with this run.
-        file: the rvk8s.yaml given with -f; only for the go_on command.
-    """
-
-    args: Mapping[str, str] = field(default_factory=dict)
-    test: bool = False
-    splits: Mapping[str, int] = field(default_factory=dict)
-    gpus: int | None = None
-    machine_gpus: int | None = None
-    root_uri: str | None = None
-    from_stage: str | None = None
-    rerun: str | None = None
-    run_id: str | None = None
-    file: str | None = None
 
 
 def make_plan(experiment: Experiment, options: RunOptions | None = None) -> Plan:
@@ -199,6 +182,7 @@ def make_plan(experiment: Experiment, options: RunOptions | None = None) -> Plan
     root_uri = _root_uri(experiment, options, errors)
     stages = _stages(experiment, options, errors)
     _check_run_id(options, errors)
+    values, image = cluster_values(experiment, options, root_uri, errors)
     if errors:
         raise InputErrors(errors)
     run_id = options.run_id or new_run_id(experiment.name)
@@ -210,10 +194,11 @@ def make_plan(experiment: Experiment, options: RunOptions | None = None) -> Plan
         args=args,
         root_uri=root_uri,
         stages=stages,
-        image=experiment.image,
+        image=image,
         rerun=_rerun(options.rerun),
         from_stage=options.from_stage,
         go_on=_go_on(experiment, options, run_id, root_uri),
+        values=values,
     )
 
 
@@ -238,25 +223,6 @@ def absolute_root(root_uri: str, folder: str, where: str) -> str:
             raise InputError(f"{root_uri} names no bucket", where=where, fix="give s3://bucket")
         return root_uri.rstrip("/")
     return os.path.normpath(os.path.join(folder, os.path.expanduser(root_uri)))
-
-
-def parse_splits(values: Sequence[str]) -> dict[str, int]:
-    """The --splits options: "4" (every stage that can be split), "chip=4,predict=2", repeatable.
-
-    Raises:
-        InputError: another stage, or a number that is not a positive integer.
-    """
-    splits: dict[str, int] = {}
-    for part in ",".join(values).split(",") if values else ():
-        stage, equals, number = part.strip().rpartition("=")
-        if equals and stage not in SPLITTABLE:
-            fix = f"only {' and '.join(SPLITTABLE)} can be split: --splits chip=4,predict=2"
-            raise InputError(f"{stage or part} is no such stage", where="--splits", fix=fix)
-        if not number.isdecimal() or int(number) < 1:
-            fix = "give a number of at least 1: --splits 4 or --splits chip=4,predict=2"
-            raise InputError(f"{part!r} is not a number of splits", where="--splits", fix=fix)
-        splits.update(dict.fromkeys([stage] if equals else SPLITTABLE, int(number)))
-    return splits
 
 
 def _merged_args(
@@ -299,12 +265,14 @@ def _stages(
     splits = {**experiment.splits, **options.splits}
     # A split of predict is one process, which uses one GPU.
     stage_gpus = {"train": gpus, "predict": min(gpus, 1)}
+    ranks = max(gpus, 1) if options.ranks is None else options.ranks
     return tuple(
         Stage(
             name=name,
             splits=splits.get(name, 1),
             gpus=stage_gpus.get(name, 0),
-            retries=experiment.retries.get(name, 0),
+            ranks=ranks if name == "train" else 1,
+            retries=experiment.retries.get(name),
             deadline_seconds=experiment.deadline_seconds.get(name),
         )
         for name in STAGES
@@ -344,7 +312,8 @@ def _rerun(stage: str | None) -> tuple[str, ...]:
 
 
 def _go_on(experiment: Experiment, options: RunOptions, run_id: str, root_uri: str) -> str:
-    words = ["rvk8s", "run", experiment.name]
+    cluster = options.cluster
+    words = ["rvk8s", "submit" if cluster else "run", experiment.name]
     if options.file:
         words += ["-f", options.file]
     for key, value in options.args.items():
@@ -355,6 +324,9 @@ def _go_on(experiment: Experiment, options: RunOptions, run_id: str, root_uri: s
         words += ["--splits", ",".join(f"{k}={v}" for k, v in options.splits.items())]
     if options.gpus is not None:
         words += ["--gpus", str(options.gpus)]
+    if options.ranks is not None:
+        words += ["--ranks", str(options.ranks)]
     if options.root_uri:
         words += ["--root-uri", root_uri]
+    words += cluster.words if cluster else ()
     return shlex.join([*words, "--run-id", run_id])

@@ -42,6 +42,7 @@ class Experiment:
         gpus: for training, in total; None where the file does not say.
         root_uri: absolute; None where the file has none.
         image: the container image; None where the file has none.
+        values: values of the chart for runs on a cluster.
         variant_of: the experiment of which this is a variant.
     """
 
@@ -57,6 +58,7 @@ class Experiment:
     deadline_seconds: Mapping[str, int] = field(default_factory=dict)
     root_uri: str | None = None
     image: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
     variant_of: str | None = None
 
 
@@ -68,12 +70,14 @@ class Project:
         path: the file.
         root_uri: where runs are written, absolute; None where the file does not say.
         image: the container image; None where the file does not say.
+        namespace: of runs on a cluster; None where the file does not say.
         experiments: each experiment followed by its variants, in the file's order.
     """
 
     path: Path
     root_uri: str | None
     image: str | None
+    namespace: str | None
     experiments: tuple[Experiment, ...]
 
     def select(self, name: str | None = None, match: str | None = None) -> list[Experiment]:
@@ -134,7 +138,8 @@ def load(path: Path) -> Project:
         errors += builder.errors
     if errors:
         raise InputErrors(sorted(errors, key=_line))
-    return Project(path, root_uri, document.value.get("image"), tuple(experiments))
+    value = document.value
+    return Project(path, root_uri, value.get("image"), value.get("namespace"), tuple(experiments))
 
 
 def root_uri_of(path: Path) -> str | None:
@@ -227,6 +232,7 @@ class _Builder:
             deadline_seconds=_by_stage(value.get("deadlineSeconds"), STAGES),
             root_uri=self.root_uri,
             image=document.value.get("image"),
+            values=_dict(document.value.get("values")),
             variant_of=variant_of,
         )
 

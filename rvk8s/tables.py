@@ -54,7 +54,7 @@ def plan_table(plan: Plan) -> RenderableType:
     for index, stage in enumerate(plan.stages):
         deadline = "-" if stage.deadline_seconds is None else f"{stage.deadline_seconds} s"
         note = "has to be done" if index < start else "again" if stage.name in plan.rerun else ""
-        numbers = (stage.splits, stage.gpus, stage.retries)
+        numbers = (stage.splits, stage.gpus, stage.retries or 0)
         stages.add_row(stage.name, *(str(number) for number in numbers), deadline, note)
     return Group(head, Text(), stages, Text())
 

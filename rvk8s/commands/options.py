@@ -132,10 +132,11 @@ def make_plans(
     from rvk8s import plan
     from rvk8s.errors import InputError
     from rvk8s.machine import gpu_count
+    from rvk8s.run_options import RunOptions, parse_splits
 
-    run_options = plan.RunOptions(
+    run_options = RunOptions(
         args=dict(args),
-        splits=plan.parse_splits(splits),
+        splits=parse_splits(splits),
         machine_gpus=gpu_count(),
         file=file,
         **options,

@@ -11,8 +11,9 @@ import pytest
 from rvk8s.contract import STAGES
 from rvk8s.errors import InputError
 from rvk8s.machine import gpu_count
-from rvk8s.plan import Plan, RunOptions, Stage, absolute_root, make_plan, new_run_id, parse_splits
+from rvk8s.plan import Plan, Stage, absolute_root, make_plan, new_run_id
 from rvk8s.project import Experiment
+from rvk8s.run_options import RunOptions, parse_splits
 from rvk8s.signature import Signature
 
 
@@ -59,7 +60,7 @@ def test_the_whole_plan() -> None:
             Stage("configure"),
             Stage("analyze"),
             Stage("chip", splits=4),
-            Stage("train", gpus=8, retries=3),
+            Stage("train", gpus=8, ranks=8, retries=3),
             Stage("predict", splits=2, gpus=1, deadline_seconds=60),
             Stage("eval"),
             Stage("bundle"),

@@ -1,0 +1,96 @@
+"""Plan -> the values of the chart helm/rvk8s: `rvk8s plan -o values` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rvk8s.errors import InputError
+
+if TYPE_CHECKING:
+    from rvk8s.plan import Plan, Stage
+    from rvk8s.project import Experiment
+    from rvk8s.run_options import RunOptions
+
+
+def to_values(plan: Plan, source: Mapping[str, str]) -> dict[str, Any]:
+    """The values file of a plan's run.
+
+    What the experiment does not say is left to the chart's own values.yaml.
+
+    Args:
+        source: path below the project's folder -> content of the files that configure imports.
+    """
+    mine: dict[str, Any] = {
+        "run": {
+            "id": plan.run_id,
+            "created": plan.created,
+            "rerun": list(plan.rerun),
+            "fromStage": plan.from_stage,
+            "goOn": plan.go_on,
+        },
+        "experiment": {
+            "name": plan.experiment,
+            "module": plan.module,
+            "args": dict(plan.args),
+            "source": dict(source),
+        },
+        "rootUri": plan.root_uri,
+        "image": {"stage": plan.image},
+        "stages": {stage.name: _stage(stage) for stage in plan.stages if _stage(stage)},
+    }
+    return deep_merged(plan.values, mine)
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    # The shape (nodes, ranks) is the chart's to find; what a user said of it is in plan.values.
+    values = {
+        "splits": stage.splits if stage.splits > 1 else None,
+        "gpus": stage.gpus or None,
+        "retries": stage.retries,
+        "deadlineSeconds": stage.deadline_seconds,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def cluster_values(
+    experiment: Experiment, options: RunOptions, root_uri: str, errors: list[InputError]
+) -> tuple[Mapping[str, Any], str | None]:
+    """The chart's values that do not follow from the plan, and the image.
+
+    Args:
+        errors: gets what is missing or cannot be had on a cluster.
+
+    Returns:
+        Nothing and the file's image for a run on this machine.
+    """
+    cluster = options.cluster
+    if cluster is None:
+        return {}, experiment.image
+    train = {"nodes": cluster.nodes, "gpusPerNode": cluster.gpus_per_node, "pool": cluster.pool}
+    train["ranks"] = options.ranks
+    given: dict[str, Any] = {"stages": {"train": {k: v for k, v in train.items() if v is not None}}}
+    if cluster.launcher is not None:
+        given["launcher"] = cluster.launcher
+    values = deep_merged(deep_merged(experiment.values, cluster.values), given)
+    images = values.get("image")
+    named = images.get("stage") if isinstance(images, dict) else None
+    image = cluster.image or named or experiment.image
+    if not image:
+        fix = "add image to rvk8s.yaml or give --image NAME:TAG"
+        errors.append(InputError("no image says what the stages run in", fix=fix))
+    if root_uri and "://" not in root_uri:
+        where = "--root-uri" if options.root_uri else "rootUri"
+        fix = "pods see no folder of this machine: give s3://bucket/prefix"
+        errors.append(InputError(f"{root_uri} is a folder", where=where, fix=fix))
+    return values, image
+
+
+def deep_merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Two values files as Helm merges them: mappings key by key, anything else replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = deep_merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged
