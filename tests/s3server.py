@@ -1,4 +1,4 @@
-"""A real S3 server for the tests: versitygw, built from Go sources that tests/s3server/ locks.
+"""A real S3 server for the tests: versitygw, built from Go modules (cluster/programs.py).
 
 It is built once into a cache (45 s) and listens on loopback. Where Go is missing the tests that
 need it are skipped, and pytest's summary says so.
@@ -6,8 +6,6 @@ need it are skipped, and pytest's summary says so.
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -16,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from cluster.programs import CannotBuild, program
 
-_MODULE = Path(__file__).parent / "s3server"
-_PROGRAM = "github.com/versity/versitygw/cmd/versitygw"
 _KEY, _SECRET = "testkey", "testsecret"
 
 
@@ -82,38 +78,10 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 def _build() -> Path:
-    version = next(
-        line.split()[-1] if line.split()[-1] != "indirect" else line.split()[-3]
-        for line in (_MODULE / "go.mod").read_text().splitlines()
-        if "versity/versitygw v" in line
-    )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rvk8s-tests"
-    program = cache / f"versitygw-{version}"
-    if program.exists():
-        return program
-    if shutil.which("go") is None:
-        pytest.skip("NOT TESTED: S3, because Go is not installed and builds the S3 server")
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{program.name}.lock"):  # test processes run side by side
-        if not program.exists():
-            _go_build(program)
-    return program
-
-
-def _go_build(program: Path) -> None:
-    temporary = program.with_suffix(".partial")
-    build = subprocess.run(
-        ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", temporary, _PROGRAM],
-        cwd=_MODULE,
-        env={**os.environ, "CGO_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if build.returncode:
-        last = build.stderr.strip().splitlines()[-1:]
-        pytest.skip(f"NOT TESTED: S3, because the S3 server could not be built: {last}")
-    temporary.rename(program)
+    try:
+        return program("versitygw")
+    except CannotBuild as error:
+        pytest.skip(f"NOT TESTED: S3, because the S3 server is missing: {error}")
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-module rvk8s/tests/s3server
+module rvk8s/tests/cluster/tools/versitygw
 
 go 1.25.0
 

@@ -1,0 +1,3 @@
+module rvk8s/tests/cluster/tools/pause
+
+go 1.25.0
