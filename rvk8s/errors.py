@@ -6,6 +6,7 @@
     |-- OutOfMemory           exit 12   host or GPU memory
     |-- DiskFull              exit 28   disk, quota or bucket
     |-- StorageUnavailable    exit 138  storage did not answer; the same call may work later
+    |-- RanksLost             exit 138  another process of the training is gone or does not answer
     |-- ClusterUnavailable    exit 138  nor did the cluster's API server
     |-- Conflict              exit 1    an object of the cluster is there already, or has changed
     |-- Interrupted           exit 130  Ctrl-C
@@ -62,6 +63,12 @@ class DiskFull(Rvk8sError):
 
 
 class StorageUnavailable(Rvk8sError):
+    exit_code = ExitCode.RETRYABLE
+
+
+class RanksLost(Rvk8sError):
+    """Another process of the training has ended or hangs: it has the reason, not this one."""
+
     exit_code = ExitCode.RETRYABLE
 
 
