@@ -168,17 +168,10 @@ class ControlPlane:
     def _is_ready(self) -> bool:
         if not processes.listens(self.host, self.port):
             return False
-        return self._answers("get", "--raw", "/readyz")
+        return succeeds(self.kubeconfig, "get", "--raw", "/readyz")
 
     def _has_account(self) -> bool:
-        return self._answers("-n", "default", "get", "serviceaccount", "default")
-
-    def _answers(self, *args: str) -> bool:
-        try:
-            self.kubectl(*args, "--request-timeout=5s")
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            return False
-        return True
+        return succeeds(self.kubeconfig, "-n", "default", "get", "serviceaccount", "default")
 
 
 def light(folder: Path) -> ControlPlane:
@@ -191,8 +184,9 @@ def install_training_crds(config: Path) -> None:
     """The training operator's resource definitions (PyTorchJob), without the operator."""
     crds = built("training-operator") / "manifests" / "base" / "crds"
     kubectl(config, "apply", "--server-side", "-f", f"{crds}/kubeflow.org_pytorchjobs.yaml")
-    established = "--for=condition=Established"
-    kubectl(config, "wait", established, "crd/pytorchjobs.kubeflow.org", "--timeout=30s")
+    listed = ("get", "--raw", "/apis/kubeflow.org/v1/pytorchjobs")
+    # `kubectl wait` fails where a definition has no conditions yet.
+    processes.wait("the PyTorchJob resource", lambda: succeeds(config, *listed), 30)
 
 
 def kubectl(config: Path, *args: str, stdin: str | None = None, seconds: float = 60) -> str:
@@ -213,6 +207,15 @@ def kubectl(config: Path, *args: str, stdin: str | None = None, seconds: float =
     except subprocess.CalledProcessError as error:
         error.add_note(error.stderr)
         raise
+
+
+def succeeds(config: Path, *args: str) -> bool:
+    """Whether kubectl succeeds within 5 seconds."""
+    try:
+        kubectl(config, *args, "--request-timeout=5s", seconds=10)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return False
+    return True
 
 
 def kubectl_json(config: Path, *args: str) -> Any:
