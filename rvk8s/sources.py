@@ -1,0 +1,120 @@
+"""The Python files of a project that go with a run to the cluster."""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rvk8s.errors import InputError
+from rvk8s.project import Experiment
+from rvk8s.signature import find_module
+
+#: They travel in a ConfigMap, which holds 1 MiB with everything around them.
+_MOST_BYTES = 700 * 1024
+_NOT_SOURCES = {"__pycache__", "node_modules", "site-packages"}
+
+
+def sources(experiment: Experiment) -> dict[str, str]:
+    """What configure imports in its pod: path below the project's folder -> text.
+
+    The module, all Python files of its folder and below (of a dotted module: of its top package),
+    and what these import from the project. None of a module that lies outside: it is in the image.
+
+    Raises:
+        InputError: a file is not UTF-8 or cannot be read; they are too many for a ConfigMap.
+    """
+    folder = Path(experiment.project_dir)
+    module = find_module(experiment.module, folder)
+    if module is None or not _is_below(module, folder):
+        return {}
+    found: dict[str, str] = {}
+    todo = [module, *_neighbours(experiment.module, module, folder)]
+    while todo:
+        path = todo.pop()
+        name = path.relative_to(folder).as_posix()
+        if name not in found:
+            found[name] = _read(path, name)
+            todo += _imported(found[name], path, folder)
+    _check_size(found, experiment)
+    return dict(sorted(found.items()))
+
+
+def _neighbours(name: str, module: Path, folder: Path) -> Iterator[Path]:
+    if name.endswith(".py") or "." not in name:
+        top = module.parent
+    else:
+        top = folder / name.partition(".")[0]
+    # A module beside rvk8s.yaml would take the whole repository: only what it imports, then.
+    if top != folder and _is_below(top, folder):
+        yield from _python_files(top)
+
+
+def _python_files(top: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(top):
+        folders[:] = sorted(f for f in folders if f not in _NOT_SOURCES and not f.startswith("."))
+        if "pyvenv.cfg" in files:
+            folders.clear()
+            continue
+        yield from (Path(parent, file) for file in files if file.endswith(".py"))
+
+
+def _imported(text: str, path: Path, folder: Path) -> Iterator[Path]:
+    """The files of the project that a source's import statements name."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return  # configure says it, with the line
+    package = path.parent
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(alias.name.split("."), folder, folder)
+        elif isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".") if node.module else []
+            start = folder
+            if node.level:
+                start = package.parents[node.level - 2] if node.level > 1 else package
+            for alias in node.names:
+                yield from _files_of([*parts, alias.name], start, folder)
+
+
+def _files_of(parts: list[str], start: Path, folder: Path) -> Iterator[Path]:
+    """The files that `import a.b.c` reads from a folder; c may be a name inside b."""
+    places = [str(start)]
+    for part in parts:
+        spec = importlib.machinery.PathFinder.find_spec(part, places)
+        if spec is None:
+            return
+        if spec.origin and spec.origin.endswith(".py") and _is_below(Path(spec.origin), folder):
+            yield Path(spec.origin)
+        places = list(spec.submodule_search_locations or ())
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    inside = path.is_relative_to(folder)
+    return inside and not _NOT_SOURCES.intersection(path.relative_to(folder).parts)
+
+
+def _read(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8", where=name, fix="save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=name) from None
+
+
+def _check_size(found: dict[str, str], experiment: Experiment) -> None:
+    sizes = {name: len(text.encode()) for name, text in found.items()}
+    total = sum(sizes.values())
+    if total > _MOST_BYTES:
+        largest = ", ".join(sorted(sizes, key=lambda name: -sizes[name])[:3])
+        what = f"{len(sizes)} Python files with {total // 1024} KiB ({largest}, ...)"
+        fix = (
+            f"at most {_MOST_BYTES // 1024} KiB go with a run: give the experiment a folder of its "
+            "own, or put the modules in the image and write a dotted name"
+        )
+        raise InputError(what, where=experiment.where, fix=fix)
