@@ -1,0 +1,65 @@
+{{/* The driver: a small pod that makes one stage after the other and watches it. */}}
+
+{{- define "rvk8s.driverJobSpec" -}}
+{{- $pool := .Values.driver.pool }}
+{{- include "rvk8s.checkPool" (dict "root" . "name" $pool "key" "driver.pool") }}
+# A driver that is killed is started again and goes on; these exit codes are its verdict.
+backoffLimit: 20
+podReplacementPolicy: Failed
+podFailurePolicy:
+  rules:
+    - action: Ignore
+      onPodConditions:
+        - {type: DisruptionTarget, status: "True"}
+    - action: FailJob
+      onExitCodes:
+        containerName: driver
+        operator: In
+        values: [1, 2, 12, 28, 124, 130]
+{{- if not (kindIs "invalid" .Values.driver.ttlSecondsAfterFinished) }}
+ttlSecondsAfterFinished: {{ int64 .Values.driver.ttlSecondsAfterFinished }}
+{{- end }}
+template:
+  metadata:
+    annotations:
+      sidecar.istio.io/inject: "false"
+    labels:
+      {{- include "rvk8s.labels" (dict "root" . "component" "driver") | nindent 6 }}
+  spec:
+    serviceAccountName: {{ quote .Values.serviceAccounts.driver }}
+    automountServiceAccountToken: true
+    enableServiceLinks: false
+    restartPolicy: Never
+    {{- include "rvk8s.placement" (dict "root" . "pool" $pool) | trim | nindent 4 }}
+    {{- with include "rvk8s.pullSecrets" . }}{{ nindent 4 . }}{{ end }}
+    securityContext:
+      {{- include "rvk8s.podSecurity" . | nindent 6 }}
+    containers:
+      - name: driver
+        image: {{ .Values.image.driver | default (include "rvk8s.image" (dict "root" . "pool" $pool)) | quote }}
+        imagePullPolicy: {{ .Values.image.pullPolicy }}
+        args: [rvk8s-driver]
+        env:
+          {{- $ours := fromJson (include "rvk8s.commonEnv" .) }}
+          {{- $_ := set $ours "RVK8S_STAGES_DIR" "/etc/rvk8s/stages" }}
+          {{- $fields := dict "RVK8S_RUN_ID" "metadata.labels['batch.kubernetes.io/job-name']" "RVK8S_NAMESPACE" "metadata.namespace" "RVK8S_POD" "metadata.name" }}
+          {{- range $name, $path := $fields }}{{ $_ := set $ours $name (dict "fieldRef" (dict "fieldPath" $path)) }}{{ end }}
+          {{- $_ := set $ours "RVK8S_IMAGE_DIGEST" (include "rvk8s.digest" .Values.image.stage) }}
+          {{- include "rvk8s.env" (list .Values.driver.env $ours) | trim | nindent 10 }}
+        resources:
+          {{- toYaml .Values.driver.resources | nindent 10 }}
+        securityContext:
+          {{- include "rvk8s.containerSecurity" . | nindent 10 }}
+        volumeMounts:
+          - {name: tmp, mountPath: /tmp}
+          - {name: stages, mountPath: /etc/rvk8s/stages, readOnly: true}
+          {{- if .Values.storage.caSecret }}
+          - {name: ca, mountPath: /etc/rvk8s/ca, readOnly: true}
+          {{- end }}
+    volumes:
+      - name: tmp
+        emptyDir: {}
+      - name: stages
+        configMap: {name: {{ include "rvk8s.stagesName" . }}}
+      {{- with include "rvk8s.caVolume" . }}{{ nindent 6 . }}{{ end }}
+{{- end }}
