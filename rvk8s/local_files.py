@@ -44,14 +44,14 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    with errors(path), _temporary(path) as temporary:
-        Path(temporary).write_bytes(data)
+    with errors(path), temporary(path) as name:
+        Path(name).write_bytes(data)
 
 
 def copy(source: str, target: str) -> None:
     """Copy a file with its modification time."""
-    with errors(target), _temporary(target) as temporary:
-        shutil.copy2(source, temporary)
+    with errors(target), temporary(target) as name:
+        shutil.copy2(source, name)
 
 
 def move(source: Path, target: str) -> None:
@@ -96,7 +96,7 @@ _SUFFIX = ".rvk8s-tmp"
 
 
 @contextmanager
-def _temporary(target: str) -> Iterator[str]:
+def temporary(target: str | Path) -> Iterator[str]:
     """A name beside the target that is renamed to it at the end, or deleted after an error."""
     folder, name = os.path.split(os.path.abspath(target))
     try:
@@ -104,10 +104,10 @@ def _temporary(target: str) -> Iterator[str]:
     except FileNotFoundError as error:
         # Of what does not exist no file can be: /proc says so.
         raise InputError("cannot be made", where=folder, fix="give another folder") from error
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_SUFFIX}")
+    written = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
-        yield temporary
-        os.replace(temporary, target)
+        yield written
+        os.replace(written, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(written).unlink(missing_ok=True)
         raise

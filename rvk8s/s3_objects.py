@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rvk8s import local_files
+from rvk8s import local_files, s3_transfer
+from rvk8s.contract import Env
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
 from rvk8s.parallel import THREADS
+from rvk8s.s3_transfer import Place
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {
@@ -31,16 +33,25 @@ _DENIED = {
 _FULL = {"QuotaExceeded", "507", "InsufficientStorage", "XMinioStorageFull", "EntityTooLarge"}
 _LOGIN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the pod's role"
 
-_clients: dict[tuple[int, str | None], Any] = {}
+_clients: dict[tuple[object, ...], Any] = {}
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An object: its size in bytes and when it was last modified, in ns since 1970."""
+    """An object.
+
+    Attributes:
+        size: in bytes.
+        modified_ns: when it was last modified, in ns since 1970.
+        tag: its ETag, which is another one after each change.
+        metadata: what was uploaded with it; only head() knows it.
+    """
 
     size: int
     modified_ns: int
+    tag: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def client() -> Any:
@@ -49,7 +60,7 @@ def client() -> Any:
     Raises:
         InputError: boto3 is not installed, or the settings of AWS cannot be understood.
     """
-    key = (os.getpid(), os.environ.get("AWS_ENDPOINT_URL"))
+    key = (os.getpid(), endpoint(), _path_style())
     with _lock:
         if key not in _clients:
             _clients[key] = _new_client()
@@ -65,25 +76,55 @@ def _new_client() -> Any:
     except ImportError:
         fix = "pip install 'rvk8s[s3]'"
         raise InputError("an s3:// URI needs boto3, which is not installed", fix=fix) from None
-    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
     config = Config(
-        signature_version=UNSIGNED if unsigned else None,
+        signature_version=UNSIGNED if is_unsigned() else None,
+        s3={"addressing_style": {"1": "path", "0": "virtual"}.get(_path_style(), "auto")},
         retries={"max_attempts": 5, "mode": "standard"},
         connect_timeout=5,
         read_timeout=60,
         max_pool_connections=2 * THREADS,
-        # Other servers than Amazon's do not all know the newer checksums.
+        # Other servers than Amazon's do not all know the newer checksums of requests; s3_transfer
+        # sends the old one. Those of an answer are checked where the server gives any.
         request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
+        response_checksum_validation="when_supported",
     )
-    # Requests have to name some region; other servers than Amazon's ignore it.
-    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    region = "us-east-1" if os.environ.get("AWS_ENDPOINT_URL") and not named else named
     try:
-        return boto3.Session().client("s3", config=config, region_name=region)
+        return boto3.Session().client("s3", config=config, region_name=region())
     except (BotoCoreError, ValueError) as error:
         fix = "look at AWS_PROFILE and AWS_ENDPOINT_URL"
         raise InputError(f"AWS settings: {error}", fix=fix) from error
+
+
+def endpoint() -> str | None:
+    """The URL of the server; None for Amazon's."""
+    given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return given or None
+
+
+def region() -> str | None:
+    """The region; None where boto3 has to look for it in its files.
+
+    Requests have to name some region; other servers than Amazon's ignore it.
+    """
+    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return named or ("us-east-1" if endpoint() else None)
+
+
+def is_path_style() -> bool:
+    """Whether a bucket's name goes into the path of a URL and not into the name of the host.
+
+    Unless Env.S3_PATH_STYLE says it, that is so for all servers but Amazon's, as boto3 does it.
+    """
+    return _path_style() == "1" if _path_style() else endpoint() is not None
+
+
+def _path_style() -> str:
+    return os.environ.get(Env.S3_PATH_STYLE, "")
+
+
+def is_unsigned() -> bool:
+    """Whether requests go without credentials, as for public data."""
+    return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
 
 
 def translate(error: BaseException, uri: str) -> Rvk8sError | FileNotFoundError | None:
@@ -125,6 +166,8 @@ def _of_answer(error: Any, uri: str) -> Rvk8sError | FileNotFoundError:
         return FileNotFoundError(f"{uri} does not exist")
     if code in _FULL or status == 507:
         return DiskFull(f"{uri}: no space or quota left ({code})")
+    if code in ("BadDigest", "IncompleteBody"):
+        return StorageUnavailable(f"{uri} arrived damaged several times ({code}); try again")
     if status >= 500 or code in ("SlowDown", "Throttling", "RequestTimeout", "TooManyRequests"):
         return StorageUnavailable(f"{uri}: storage answered {code or status}: {message}")
     fix = "look at the bucket's settings and AWS_REGION"
@@ -151,38 +194,42 @@ def errors(uri: str) -> Iterator[Any]:
 
 
 def read(uri: str) -> bytes:
-    bucket, key = _split(uri)
     with errors(uri) as s3:
-        data: bytes = s3.get_object(Bucket=bucket, Key=key, **_payer())["Body"].read()
-        return data
+        return s3_transfer.get(_place(s3, uri))
 
 
 def write(uri: str, data: bytes) -> None:
-    bucket, key = _split(uri)
     with errors(uri) as s3:
-        s3.put_object(Bucket=bucket, Key=key, Body=data)
+        s3_transfer.put(_place(s3, uri), data)
 
 
 def upload(path: Path, uri: str) -> None:
     """Large files go in parts, which S3 shows as one object when all have arrived."""
-    bucket, key = _split(uri)
     with errors(uri) as s3:
-        s3.upload_file(str(path), bucket, key)
+        s3_transfer.upload(path, _place(s3, uri))
+
+
+def is_same(path: Path, uri: str) -> bool:
+    """Whether an object holds what a file holds, as far as its metadata tells."""
+    try:
+        entry = head(uri)
+    except FileNotFoundError:
+        return False
+    return s3_transfer.is_same(path, entry.size, entry.metadata)
 
 
 def download(uri: str, path: Path) -> None:
-    bucket, key = _split(uri)
+    entry = head(uri)
     local_files.make_dir(path.parent)
-    with errors(uri) as s3, local_files.errors(path):
-        # boto3 downloads to a temporary name and renames.
-        s3.download_file(bucket, key, str(path), ExtraArgs=_payer())
+    with errors(uri) as s3, local_files.errors(path), local_files.temporary(path) as part:
+        s3_transfer.download(_place(s3, uri), Path(part), entry.size, entry.tag, entry.metadata)
 
 
 def copy(source: str, target: str) -> None:
     bucket, key = _split(target)
     from_bucket, from_key = _split(source)
     with errors(source) as s3:
-        s3.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key)
+        s3.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key, ExtraArgs=_payer())
 
 
 def exists(uri: str) -> bool:
@@ -210,7 +257,8 @@ def head(uri: str) -> Entry:
     bucket, key = _split(uri)
     with errors(uri) as s3:
         answer = s3.head_object(Bucket=bucket, Key=key, **_payer())
-    return Entry(answer["ContentLength"], _nanoseconds(answer["LastModified"]))
+    modified = _nanoseconds(answer["LastModified"])
+    return Entry(answer["ContentLength"], modified, answer.get("ETag", ""), answer["Metadata"])
 
 
 def list_dirs(uri: str) -> list[str]:
@@ -249,11 +297,23 @@ def delete(uri: str, suffixes: Sequence[str]) -> None:
     with errors(uri) as s3:
         for start in range(0, len(suffixes), 1000):
             objects = [{"Key": key + suffix} for suffix in suffixes[start : start + 1000]]
-            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            wanted = {"Objects": objects, "Quiet": True}
+            answer = s3.delete_objects(Bucket=bucket, Delete=wanted, **_payer())
             for refused in answer.get("Errors", ()):
                 fix = f"give these credentials the right to delete in s3://{bucket}"
                 what = f"could not be deleted ({refused.get('Code')})"
                 raise InputError(what, where=f"s3://{bucket}/{refused.get('Key')}", fix=fix)
+
+
+def abort_unfinished(uri: str) -> None:
+    """Abort the uploads below a folder that were broken off: they are kept and paid for."""
+    bucket, prefix = _folder(uri)
+    with errors(uri) as s3:
+        s3_transfer.abort_unfinished(s3, bucket, prefix, _payer())
+
+
+def _place(s3: Any, uri: str) -> Place:
+    return Place(s3, *_split(uri), _payer())
 
 
 def _split(uri: str) -> tuple[str, str]:

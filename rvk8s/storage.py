@@ -2,7 +2,8 @@
 
 A URI is a local path or s3://bucket/key. Whatever is written appears whole or not at all: local
 files get a temporary name beside the target and are renamed, S3 objects are put in one request.
-boto3 is imported when the first s3:// URI is used; AWS_ENDPOINT_URL names another server.
+boto3 is imported when the first s3:// URI is used; s3_objects.py reads the environment, AWS_* and
+Env.S3_PATH_STYLE, and s3_transfer.py moves files in parts and checks them.
 
 Every function raises:
     FileNotFoundError: the file or object is not there (where the docstring says nothing else).
@@ -25,6 +26,8 @@ from rvk8s.contract import to_json
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
 from rvk8s.parallel import in_threads
 
+#: From this size in bytes on, asking whether a file is there costs less than sending it.
+_LARGE = 1 << 20
 #: Relative path -> (size, modification time in ns) of the files that were uploaded already.
 Known = dict[str, tuple[int, int]]
 
@@ -92,6 +95,7 @@ def delete_tree(uri: str) -> None:
     """Delete a folder and all below it; nothing happens where there is none."""
     if is_s3(uri):
         s3_objects.delete(uri, [f"/{name}" for name in s3_objects.list_objects(uri)])
+        s3_objects.abort_unfinished(uri)
     elif os.path.isdir(uri):
         with local_files.errors(uri):
             shutil.rmtree(uri)
@@ -133,15 +137,22 @@ def upload_dir(
         last: files with these ends of their names wait until all others are there, so that an
             index never names a file that is not there yet.
         known: give the same dict at each call to skip the files that did not change since the last
-            one; it is filled here.
+            one; it is filled here. On S3 a large file that is there already is not sent again
+            either, whoever sent it.
     """
     folder = Path(path)
     known = {} if known is None else known
     stamps = {name: _stamp(folder / name) for name in local_files.list_files(str(folder))}
     changed = [name for name, stamp in stamps.items() if known.get(name) != stamp]
 
+    large = is_s3(uri) and any(stamps[name][0] >= _LARGE for name in changed)
+    there = s3_objects.list_objects(uri) if large else {}
+
     def upload(name: str) -> None:
-        copy(str(folder / name), _join(uri, name))
+        source, target = folder / name, _join(uri, name)
+        candidate = name in there and there[name].size == stamps[name][0] >= _LARGE
+        if not (candidate and s3_objects.is_same(source, target)):
+            copy(str(source), target)
         known[name] = stamps[name]
 
     in_threads(upload, [name for name in changed if not name.endswith(last)])
