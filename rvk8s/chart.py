@@ -78,7 +78,7 @@ def render(values: Mapping[str, Any], name: str, namespace: str) -> Rendered:
         text = _by_program(chart, values, name, namespace)
     else:
         text = _by_library(chart, values, name, namespace)
-    documents = tuple(d for d in yaml.load_all(text, Loader=_Loader) if d)  # noqa: S506
+    documents = tuple(d for d in yaml.load_all(text, Loader=_Loader) if d)
     return Rendered(text, documents)
 
 

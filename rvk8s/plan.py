@@ -197,6 +197,7 @@ def make_plan(experiment: Experiment, options: RunOptions | None = None) -> Plan
         image=image,
         rerun=_rerun(options.rerun),
         from_stage=options.from_stage,
+        created=_created(run_id),
         go_on=_go_on(experiment, options, run_id, root_uri),
         values=values,
     )
@@ -206,6 +207,16 @@ def new_run_id(experiment: str) -> str:
     """A name such as potsdam-20261123-131501-7f3a: sortable by time (UTC), DNS-1035, unique."""
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     return f"{experiment}-{stamp}-{secrets.token_hex(2)}"
+
+
+def _created(run_id: str) -> str:
+    """When a run was first asked for, as its id says; the present where it was named otherwise."""
+    stamp = re.search(r"-(\d{8}-\d{6})-[0-9a-f]{4}$", run_id)
+    try:
+        time = datetime.strptime(stamp[1] if stamp else "", "%Y%m%d-%H%M%S")
+    except ValueError:
+        return now()
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def absolute_root(root_uri: str, folder: str, where: str) -> str:

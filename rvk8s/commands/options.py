@@ -69,6 +69,12 @@ _PLAN_OPTIONS: tuple[Callable[[Function], Function], ...] = (
     click.option(
         "--gpus", type=click.IntRange(min=0), metavar="N", help="GPUs for training, in total."
     ),
+    click.option(
+        "--ranks",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Processes that train together; default: one for each GPU, at least one.",
+    ),
     root_uri_option,
     click.option(
         "--from",
@@ -89,12 +95,63 @@ _PLAN_OPTIONS: tuple[Callable[[Function], Function], ...] = (
     file_option,
 )
 
+namespace_option = click.option(
+    "-n",
+    "--namespace",
+    metavar="NAME",
+    help="The namespace of the runs; default: namespace of rvk8s.yaml, else the kubeconfig's.",
+)
+context_option = click.option(
+    "--context", metavar="NAME", help="The context of the kubeconfig; default: the current one."
+)
+_CLUSTER_OPTIONS: tuple[Callable[[Function], Function], ...] = (
+    click.option(
+        "--nodes",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Nodes that train together; default: as many as the GPUs fill.",
+    ),
+    click.option(
+        "--gpus-per-node",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="GPUs of each node for training; default: those of the pool's nodes.",
+    ),
+    click.option("--pool", metavar="NAME", help="The node pool of the training: one of pools."),
+    click.option("--image", metavar="NAME:TAG", help="The image of the stages."),
+    click.option(
+        "--launcher",
+        type=click.Choice(["pytorchjob", "job"]),
+        help="What starts the training: pytorchjob needs the Kubeflow training operator.",
+    ),
+    click.option(
+        "--values",
+        "value_files",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Values of the chart, stronger than those of rvk8s.yaml. Repeatable.",
+    ),
+    namespace_option,
+    context_option,
+)
 
-def plan_options(function: Function) -> Function:
-    """The argument and the options that make a plan; for make_plans()."""
-    for option in reversed(_PLAN_OPTIONS):
-        function = option(function)
-    return function
+
+def _all_of(
+    options: tuple[Callable[[Function], Function], ...],
+) -> Callable[[Function], Function]:
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+#: The argument and the options that make a plan; for make_plans().
+plan_options = _all_of(_PLAN_OPTIONS)
+#: What a plan for a cluster takes beside plan_options.
+cluster_options = _all_of(_CLUSTER_OPTIONS)
 
 
 def load_project(file: str | None) -> Project:

@@ -14,6 +14,7 @@ PLAN = [
     "--test",
     "--splits N...",
     "--gpus N",
+    "--ranks N",
     "--root-uri URI",
     "--from STAGE",
     "--rerun [STAGE]",
