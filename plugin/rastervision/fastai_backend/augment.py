@@ -15,13 +15,18 @@ class Augment:
     Args:
         options: flip_horiz, flip_vert, dihedral, lighting.
         seed: with epoch and batch it decides what is drawn.
+        share: (rank, ranks): the chips are this part of the batch that all ranks have together,
+            and get what they would get in the whole of it.
     """
 
-    def __init__(self, options: DataOptions, seed: int):
-        self.options, self.seed = options, seed
+    def __init__(self, options: DataOptions, seed: int, share: tuple[int, int] = (0, 1)):
+        self.options, self.seed, self.share = options, seed, share
 
-    def _rng(self, epoch: int, batch: int, kind: int) -> np.random.Generator:
-        return np.random.default_rng([_AUGMENT, self.seed, epoch, batch, kind])
+    def _uniform(self, epoch: int, batch: int, kind: int, rows: int, n: int) -> np.ndarray:
+        """(rows, n) numbers in [0, 1), drawn for the batch of all ranks."""
+        rank, ranks = self.share
+        rng = np.random.default_rng([_AUGMENT, self.seed, epoch, batch, kind])
+        return rng.random((rows, n * ranks))[:, rank * n : (rank + 1) * n]
 
     def turn(
         self, images: torch.Tensor, labels: torch.Tensor, epoch: int, batch: int
@@ -36,7 +41,7 @@ class Augment:
             The same shapes; new tensors where anything was turned.
         """
         o, n = self.options, len(images)
-        draws = self._rng(epoch, batch, 0).random((3, n)) < 0.5
+        draws = self._uniform(epoch, batch, 0, 3, n) < 0.5
         wanted = np.array([[o.dihedral], [o.flip_vert or o.dihedral], [o.flip_horiz or o.dihedral]])
         codes = (draws & wanted).T @ np.array([4, 2, 1])
         if not codes.any():
@@ -56,7 +61,7 @@ class Augment:
         """
         if self.options.lighting == 0:
             return images
-        draws = self._rng(epoch, batch, 1).uniform(-1, 1, (2, len(images), 1, 1, 1))
+        draws = 2 * self._uniform(epoch, batch, 1, 2, len(images)).reshape(2, -1, 1, 1, 1) - 1
         u, v = torch.from_numpy(draws * self.options.lighting).to(images.device, torch.float32)
         return images.mul_(u.exp()).add_(v)
 

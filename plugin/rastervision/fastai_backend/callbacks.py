@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.training import GradientAccumulation
-from fastai.torch_core import find_bs
+from fastai.torch_core import find_bs, get_model
 from rastervision.fastai_backend import checkpoint, progress
 from rastervision.fastai_backend.chips import Classes
+from rastervision.fastai_backend.distributed import Group
 from rastervision.fastai_backend.models import ModelSpec
 from rastervision.fastai_backend.options import SolverOptions
 from rastervision.fastai_backend.precision import Precision
@@ -64,8 +65,8 @@ class Place(Callback):
     order = -5  # after fastai's TrainEvalCallback, before all that reads pct_train
     run_valid = False
 
-    def __init__(self, course: Course, seed: int):
-        self.course, self.seed = course, seed
+    def __init__(self, course: Course, seed: int, rank: int = 0):
+        self.course, self.seed, self.rank = course, seed, rank
 
     def before_epoch(self) -> None:
         loader = self.learn.dls.train
@@ -74,7 +75,9 @@ class Place(Callback):
     def before_batch(self) -> None:
         done = self.learn.epoch + self.learn.iter / self.learn.n_iter
         self.learn.pct_train = done / self.learn.n_epoch
-        torch.manual_seed((self.seed * 100_003 + self.course.epoch) * 1_000_003 + self.learn.iter)
+        seed = (self.seed * 100_003 + self.course.epoch) * 1_000_003 + self.learn.iter
+        # Ranks see other chips, so they drop other activations.
+        torch.manual_seed(seed + self.rank * 1_000_000_007)
 
 
 class AccumulateGradients(GradientAccumulation):
@@ -84,6 +87,11 @@ class AccumulateGradients(GradientAccumulation):
         if self.learn.iter == self.learn.n_iter - 1:
             self.count = self.n_acc
         super().before_step()
+
+    def steps_now(self) -> bool:
+        """Asked before a batch: whether a step follows it."""
+        last = self.learn.iter == self.learn.n_iter - 1
+        return last or self.count + find_bs(self.learn.yb) >= self.n_acc
 
     @property
     def pending(self) -> bool:
@@ -100,15 +108,22 @@ class EpochLog(Callback):
         metric: holds the confusion matrix of the validation.
         folder: the training's output folder.
         writer: TensorBoard's, or None.
+        group: the ranks; all have the same history, rank 0 writes it.
     """
 
     order = 65  # after fastai's Recorder and schedulers
 
     def __init__(
-        self, course: Course, classes: Classes, metric: PixelScores, folder: Path, writer: Any
+        self,
+        course: Course,
+        classes: Classes,
+        metric: PixelScores,
+        folder: Path,
+        writer: Any,
+        group: Group,
     ):
         self.course, self.classes, self.metric = course, classes, metric
-        self.folder, self.writer = folder, writer
+        self.folder, self.writer, self.group = folder, writer, group
 
     def before_epoch(self) -> None:
         self.started = time.monotonic()
@@ -125,7 +140,9 @@ class EpochLog(Callback):
         c.rate = float(self.learn.opt.hypers[-1]["lr"])
         c.loss_sum = c.loss_sum + self.learn.loss.detach().double().as_subclass(torch.Tensor)
         c.loss_count += 1
-        self.images += find_bs(self.learn.yb)
+        self.images += find_bs(self.learn.yb) * self.group.size
+        if not self.group.writes:
+            return
         progress.report(
             epoch=c.epoch + 1,
             epochs=c.epochs,
@@ -149,6 +166,14 @@ class EpochLog(Callback):
         return self.images / seconds if seconds > 0 else 0.0
 
     def after_epoch(self) -> None:
+        c = self.course
+        # One rank's rounding must not stop it early while the others go on.
+        c.history.append(self.group.from_first(self._row))
+        c.epoch, c.batch, c.loss_sum, c.loss_count = c.epoch + 1, 0, 0.0, 0
+        if self.group.writes:
+            self._write(c.history[-1])
+
+    def _row(self) -> dict[str, Any]:
         c, scores = self.course, self.metric.scores()
         row: dict[str, Any] = {
             "epoch": c.epoch + 1,
@@ -164,9 +189,7 @@ class EpochLog(Callback):
             row[f"f1_{name}"] = f1
         row["seconds"] = round(time.monotonic() - self.started, 3)
         row["images_per_second"] = round(self.speed(self.trained), 3)
-        c.history.append(row)
-        c.epoch, c.batch, c.loss_sum, c.loss_count = c.epoch + 1, 0, 0.0, 0
-        self._write(row)
+        return row
 
     def _write(self, row: dict[str, Any]) -> None:
         c = self.course
@@ -200,6 +223,7 @@ class Saver(Callback):
         solver: checkpoint_seconds, save_all_checkpoints, sync_interval, early_stop_patience.
         folder: the training's output folder.
         sync: is called after the files were written that shall be uploaded.
+        writes: whether this rank does all that; else it only knows when to stop.
     """
 
     order = 70  # after EpochLog
@@ -212,13 +236,15 @@ class Saver(Callback):
         solver: SolverOptions,
         folder: Path,
         sync: Callable[[], None] | None,
+        writes: bool = True,
     ):
+        self.writes = writes
         self.course, self.spec, self.options = course, spec, options
         self.solver, self.folder, self.sync = solver, folder, sync
         self.saved = time.monotonic()
 
     def after_batch(self) -> None:
-        if not self.learn.training:
+        if not self.learn.training or not self.writes:
             return
         late = time.monotonic() - self.saved >= self.solver.checkpoint_seconds
         accumulate = self.learn._grab_cbs(AccumulateGradients)
@@ -231,9 +257,17 @@ class Saver(Callback):
         return bool(torch.isfinite(torch.as_tensor(self.course.loss_sum)))
 
     def after_epoch(self) -> None:
+        if self.writes:
+            self._save_epoch()
+        if self.stale():
+            if self.writes:
+                log.info("no better epoch for %d epochs: stopping early", self._waited())
+            raise CancelFitException
+
+    def _save_epoch(self) -> None:
         c = self.course
         row = c.history[-1]
-        weights = self.learn.model.state_dict()
+        weights = get_model(self.learn.model).state_dict()
         about = {"epoch": c.epoch, "f_beta": row["f_beta"]}
         # Best before last: killed in between, the epoch is trained again to the same weights.
         if c.best is row:
@@ -244,9 +278,6 @@ class Saver(Callback):
         self.save_last()
         if c.epoch % self.solver.sync_interval == 0:
             self._sync()
-        if self.stale():
-            log.info("no better epoch for %d epochs: stopping early", self._waited())
-            raise CancelFitException
 
     def save_last(self) -> None:
         """Write last.pt for the present moment."""
@@ -262,7 +293,7 @@ class Saver(Callback):
             loss_sum=float(c.loss_sum),
             loss_count=c.loss_count,
             history=c.history,
-            model=dict(self.learn.model.state_dict()),
+            model=dict(get_model(self.learn.model).state_dict()),
             optimizer=checkpoint.optimizer_state(self.learn.opt),
             scaler=precision[0].scaler_state() if precision else {},
         ).save(self.folder / checkpoint.LAST)

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from rastervision.fastai_backend import models, precision, sampling
+from rastervision.fastai_backend.chip_learner import check_batch
 from rastervision.fastai_backend.chips import Classes
 from rastervision.fastai_backend.options import ModelOptions, TrainSettings
 from rastervision.fastai_backend.tasks.semantic_segmentation import check_ignored, check_weights
@@ -27,6 +28,8 @@ def check(settings: TrainSettings, classes: Classes, gpus: int) -> list[InputErr
         lambda: _check_weights_file(settings.model.pretrained_uri),
         lambda: check_ignored(solver.ignore_class_index, classes),
     ]
+    if gpus > 1:
+        checks.append(partial(check_batch, solver.batch_sz, gpus))
     asked = {"solver.precision": solver.precision, "predict.precision": settings.predict.precision}
     for key in [key for key, value in asked.items() if value == "fp16" and gpus == 0]:
         checks.append(partial(precision.choose, "fp16", torch.device("cpu"), key))

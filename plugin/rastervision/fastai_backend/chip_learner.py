@@ -15,9 +15,12 @@ from rastervision.fastai_backend import data, memory, models, sampling
 from rastervision.fastai_backend.augment import Augment
 from rastervision.fastai_backend.callbacks import AccumulateGradients
 from rastervision.fastai_backend.chips import ChipSource, Classes
+from rastervision.fastai_backend.data_parallel import DataParallel
+from rastervision.fastai_backend.distributed import Group
 from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.precision import Chosen, Precision
+from rastervision.fastai_backend.ranks import Ranks
 from rastervision.fastai_backend.tasks.semantic_segmentation import PixelScores, make_loss
 from torch import nn
 
@@ -52,14 +55,17 @@ def make_learner(
     precision: Chosen,
     device: torch.device,
     folder: Path,
+    group: Group,
 ) -> ChipLearner:
     """A Learner for the chips, with all that is the same in each of its phases.
 
     Its one metric is the PixelScores.
     """
     s = settings.solver
-    train_loader, valid_loader = _loaders(spec, settings, train, valid, device)
+    train_loader, valid_loader = _loaders(spec, settings, train, valid, device, group.ranks)
     cbs: list[Callback] = [TrainEvalCallback(), Recorder(add_time=False), ChannelsLast()]
+    if group.size > 1:
+        cbs.append(DataParallel(group, device, s.sync_bn))
     if precision != "fp32":
         cbs.append(Precision(precision, device))
     if s.grad_accum > 1:
@@ -87,16 +93,18 @@ def _loaders(
     train: ChipSource,
     valid: ChipSource,
     device: torch.device,
+    ranks: Ranks,
 ) -> tuple[data.ChipLoader, data.ChipLoader]:
     s, d = settings.solver, settings.data
-    batch = min(s.batch_sz, len(train))
-    if batch < s.batch_sz:
-        log.warning("only %d training chips: that is the batch size, too", batch)
-    if batch < memory.smallest_batch(spec):
+    size, share = ranks.world_size, (ranks.rank, ranks.world_size)
+    batch = batch_of_rank(s.batch_sz, len(train), size)
+    least = memory.smallest_batch(spec)
+    if batch < least:
         raise InputError(
             "batch normalization can't train on one value, as this network has with one chip",
-            where="solver.batch_sz" if s.batch_sz == 1 else None,
-            fix="use batches of 2 or more, or arch unet with chips of 64 pixels or more",
+            where="solver.batch_sz" if s.batch_sz < least * size else None,
+            fix=f"use batches of {least * size} or more, or arch unet with chips of 64 pixels or "
+            "more",
         )
     train_loader = data.ChipLoader(
         train,
@@ -104,14 +112,47 @@ def _loaders(
         spec,
         device=device,
         order=sampling.epoch_order(train, d.oversample, len(spec.class_names), s.seed),
-        augment=Augment(d, s.seed),
+        augment=Augment(d, s.seed, share),
         drop_last=True,
         num_workers=d.num_workers,
+        share=share,
     )
     valid_loader = data.ChipLoader(
-        valid, s.batch_sz, spec, device=device, num_workers=d.num_workers
+        valid,
+        s.batch_sz // size,
+        spec,
+        device=device,
+        num_workers=d.num_workers,
+        share=share,
     )
     return train_loader, valid_loader
+
+
+def batch_of_rank(batch_sz: int, chips: int, ranks: int) -> int:
+    """Chips of each rank in a batch of solver.batch_sz, which all ranks have together.
+
+    Raises:
+        InputError: the ranks can't have equally many, or there are fewer chips than ranks.
+    """
+    check_batch(batch_sz, ranks)
+    batch = min(batch_sz, chips) // ranks
+    if batch == 0:
+        what = f"{chips} training chips are too few for {ranks} ranks"
+        raise InputError(what, fix=f"use at most {chips} ranks, or make more chips")
+    if batch * ranks < batch_sz:
+        log.warning("only %d training chips: the batch size is %d, too", chips, batch * ranks)
+    return batch
+
+
+def check_batch(batch_sz: int, ranks: int) -> None:
+    """Raise InputError if the ranks can't share a batch equally."""
+    if batch_sz % ranks:
+        sizes = [s for s in (batch_sz // ranks * ranks, (batch_sz // ranks + 1) * ranks) if s]
+        raise InputError(
+            f"{batch_sz} chips can't be shared equally by {ranks} ranks",
+            where="solver.batch_sz",
+            fix=f"use {' or '.join(map(str, sizes))}, or another number of ranks",
+        )
 
 
 def _silent(_: object) -> None:

@@ -28,12 +28,14 @@ class ChipLoader(DataLoader):
 
     Args:
         source: the chips.
-        bs: chips in a batch.
+        bs: chips in a batch of this rank.
         spec: how to normalise, and the size to which images are resized.
         order: epoch -> the positions that it draws, in order; None: all chips in their order.
         augment: None: none.
         drop_last: leave out a last batch that isn't full.
         num_workers: processes that read ahead; 0: none.
+        share: (rank, ranks). With drop_last this rank reads its part of every batch that all ranks
+            have together, so all have equally many; else its part of the chips, each chip once.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ChipLoader(DataLoader):
         augment: Augment | None = None,
         drop_last: bool = False,
         num_workers: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__(
             source,
@@ -58,13 +61,27 @@ class ChipLoader(DataLoader):
             pin_memory=device.type == "cuda",
         )
         self.spec, self.order, self.augment = spec, order, augment
+        self.share = share
         self.epoch, self.first_batch, self.position = 0, 0, 0
 
     def before_iter(self) -> None:
         self.position = self.first_batch
 
+    def __len__(self) -> int:
+        """Batches of an epoch, on this rank."""
+        rank, ranks = self.share
+        if self.drop_last:
+            return self.n // (self.bs * ranks)
+        return -(-len(np.array_split(np.arange(self.n), ranks)[rank]) // self.bs)
+
     def get_idxs(self) -> list[int]:
+        rank, ranks = self.share
         positions = np.arange(self.n) if self.order is None else self.order(self.epoch)
+        if self.drop_last:
+            batches = positions[: len(self) * ranks * self.bs].reshape(-1, ranks, self.bs)
+            positions = batches[:, rank].ravel()
+        else:
+            positions = np.array_split(positions, ranks)[rank]
         return positions[self.first_batch * self.bs :].tolist()
 
     def create_batches(self, samps: Iterable[int]) -> Iterator[Batch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +38,10 @@ from rastervision.fastai_backend.chips import (
     band_statistics,
     scale_of,
 )
+from rastervision.fastai_backend.data_parallel import hidden_from_fastai
 from rastervision.fastai_backend.debug import chips_picture
+from rastervision.fastai_backend.distributed import Group, device_of, lost
 from rastervision.fastai_backend.options import TrainSettings
-from rastervision.fastai_backend.ranks import Ranks
 from rastervision.fastai_backend.tasks.semantic_segmentation import (
     check_ignored,
 )
@@ -72,7 +74,7 @@ def train(
     sync: Callable[[], None] | None = None,
     model_init: Path | None = None,
 ) -> Path:
-    """Train, or go on with the training that output_dir holds.
+    """Train, or go on with the training that output_dir holds; with several ranks, all call this.
 
     Into output_dir go last.pt (the state), best.pt, epoch-NNN.pt where asked for, log.csv,
     tensorboard/, lr_find.png, debug/, metrics.json and at the end model-bundle.zip with the weights
@@ -82,7 +84,7 @@ def train(
         settings: what to do.
         train, valid: chips to learn from, and to score each epoch with.
         classes: of the labels.
-        output_dir: is made if it isn't there.
+        output_dir: is made if it isn't there. Only rank 0 reads and writes it.
         sync: uploads output_dir; called after the files that solver.sync_interval is about were
             written, and at the end.
         model_init: weights to start from: settings.model.pretrained_uri, as a local file.
@@ -111,10 +113,12 @@ class Training:
         model_init: Path | None,
     ):
         self.settings, self.classes, self.folder, self.sync = settings, classes, folder, sync
-        self.ranks = Ranks.from_env()
-        if self.ranks.world_size > 1:
-            raise InputError("this version trains in one process", where="WORLD_SIZE", fix="use 1")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.group = Group.join()
+        if not self.group.writes:
+            # fastai wants a folder where it looks for a learning rate.
+            self._own = tempfile.TemporaryDirectory(prefix="rank-")
+            self.folder = Path(self._own.name)
+        self.device = device_of(self.group.ranks)
         self.precision = precision.choose(settings.solver.precision, self.device)
         self.ignore = check_ignored(settings.solver.ignore_class_index, classes)
         uri = settings.model.pretrained_uri
@@ -139,24 +143,35 @@ class Training:
 
     def run(self) -> Path:
         """See train()."""
-        path = self.folder / bundle.NAME
+        path, first = self.folder / bundle.NAME, self.group.from_first
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".*.partial"):
             left.unlink()  # of a process that was killed while it wrote
-        if self._is_finished():
-            log.info("the training in %s is finished", self.folder)
-            return path
-        self._say_where()
-        with self._errors() as guard:
+        with hidden_from_fastai(), self._errors() as guard:
+            if first(self._is_finished):
+                log.info("the training in %s is finished", self.folder)
+                return path
+            self._say_where()
             last = self.folder / checkpoint.LAST
-            self.resumed = checkpoint.Checkpoint.load(last) if last.exists() else None
-            spec = self._spec(last)
+            self._resume(last)
+            spec = first(lambda: self._spec(last))
             learn = self._learner(spec)
             guard["learn"], guard["spec"] = learn, spec
             course = self._course(learn)
             self._fit(learn, spec, course)
-            self._finish(spec, course)
+            if self.group.writes:
+                self._finish(spec, course)
+            self.group.barrier()
         return path
+
+    def _resume(self, last: Path) -> None:
+        """Rank 0 reads its checkpoint, where there is one, and all go on with it."""
+
+        def read() -> dict[str, Any] | None:
+            return vars(checkpoint.Checkpoint.load(last)) if last.exists() else None
+
+        values = self.group.tensors_from_first(read)
+        self.resumed = checkpoint.Checkpoint(**values) if values else None
 
     def _is_finished(self) -> bool:
         path = self.folder / METRICS
@@ -170,13 +185,23 @@ class Training:
         return True
 
     def _say_where(self) -> None:
-        threads = torch.get_num_threads()
+        if not self.group.writes:
+            return
+        threads, ranks = torch.get_num_threads(), self.group.size
         if self.device.type == "cuda":
-            log.info("training on %s in %s", torch.cuda.get_device_name(), self.precision)
-            if (gpus := torch.cuda.device_count()) > 1:
-                log.warning("this version trains on one of the %d GPUs", gpus)
-        else:
-            log.warning("no GPU: training on the CPU, %d threads, %s", threads, self.precision)
+            many = f"{ranks} ranks with NCCL, a GPU each" if ranks > 1 else "one GPU"
+            name = torch.cuda.get_device_name()
+            log.info("training on %s: %s, %s", name, many, self.precision)
+            if ranks == 1 and (gpus := torch.cuda.device_count()) > 1:
+                log.warning("one process trains on one of the %d GPUs", gpus)
+            return
+        many = f"{ranks} ranks with gloo, each " if ranks > 1 else ""
+        log.warning("no GPU: training on the CPU, %s%d threads, %s", many, threads, self.precision)
+        if self.settings.solver.sync_bn and ranks > 1:
+            log.warning(
+                "solver.sync_bn needs GPUs: every rank normalizes over its own %d chips",
+                self.settings.solver.batch_sz // ranks,
+            )
 
     def _spec(self, path: Path) -> models.ModelSpec:
         """The network's spec; the checkpoint that lies at `path` gives its statistics."""
@@ -210,6 +235,8 @@ class Training:
         if self.resumed:
             model = models.build(spec)
             model.load_state_dict(self.resumed.model)
+        elif not self.group.writes:
+            model = models.build(spec)  # it gets rank 0's weights before the first batch
         elif self.model_init:
             model = weights.start(spec, self.model_init)
         else:
@@ -227,6 +254,7 @@ class Training:
             self.precision,
             self.device,
             self.folder,
+            self.group,
         )
 
     def _course(self, learn: ChipLearner) -> Course:
@@ -236,14 +264,16 @@ class Training:
             for name in ("lr", "rate", "epoch", "batch", "loss_sum", "loss_count", "history"):
                 setattr(course, name, getattr(self.resumed, name))
             log.info("going on after epoch %d, batch %d", course.epoch, course.batch)
-            if course.history:
+            if course.history and self.group.writes:
                 write_log(self.folder / "log.csv", course.history)
         else:
-            if self.settings.data.debug:
+            if self.settings.data.debug and self.group.writes:
                 self._debug_pictures(learn)
             if s.lr is None:
-                learn.add_cb(place := Place(course, s.seed))
-                course.lr = schedule.find_lr(learn, schedule.phases(s)[0], self.folder)
+                learn.add_cb(place := Place(course, s.seed, self.group.ranks.rank))
+                phase = schedule.phases(s)[0]
+                found = schedule.find_lr(learn, phase, self.folder, self.group.writes)
+                course.lr = self.group.from_first(lambda: found)
                 learn.remove_cb(place)
         return course
 
@@ -258,10 +288,11 @@ class Training:
     def _fit(self, learn: ChipLearner, spec: models.ModelSpec, course: Course) -> None:
         s = self.settings.solver
         writer = self._tensorboard(course)
-        saver = Saver(course, spec, self.options, s, self.folder, self.sync)
+        group = self.group
+        saver = Saver(course, spec, self.options, s, self.folder, self.sync, group.writes)
         cbs = [
-            Place(course, s.seed),
-            EpochLog(course, self.classes, learn.metrics[0], self.folder, writer),
+            Place(course, s.seed, group.ranks.rank),
+            EpochLog(course, self.classes, learn.metrics[0], self.folder, writer, group),
             saver,
         ]
         for phase in schedule.phases(s):
@@ -281,7 +312,7 @@ class Training:
             writer.close()
 
     def _tensorboard(self, course: Course) -> Any:
-        if not self.settings.solver.log_tensorboard:
+        if not self.settings.solver.log_tensorboard or not self.group.writes:
             return None
         from torch.utils.tensorboard import SummaryWriter
 
@@ -297,6 +328,7 @@ class Training:
             "epochs": len(course.history),
             "lr": course.lr,
             "device": self.device.type,
+            "ranks": self.group.size,
             "precision": self.precision,
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__}
@@ -321,10 +353,12 @@ class Training:
             e.args = (_own_message(str(e)),)
             raise
         except (RuntimeError, MemoryError) as e:
+            if (without := lost(e)) is not None:
+                raise without from e
             if not memory.is_out_of_memory(e) or "learn" not in found:
                 raise
-            learn = found["learn"]
-            raise memory.advice(e, learn, learn.dls.train.bs, found["spec"]) from e
+            learn, batch = found["learn"], found["learn"].dls.train.bs
+            raise memory.advice(e, learn, batch, found["spec"], self.group.size) from e
         finally:
             for callback in found["learn"]._grab_cbs(precision.Precision) if found else ():
                 callback.leave()

@@ -9,6 +9,7 @@ import traceback
 
 import torch
 from fastai.learner import Learner
+from fastai.torch_core import get_model
 from rastervision.fastai_backend.models import ModelSpec
 
 from rvk8s.errors import OutOfMemory
@@ -33,15 +34,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_CPU.search(str(error)))
 
 
-def advice(error: BaseException, learn: Learner, batch_sz: int, spec: ModelSpec) -> OutOfMemory:
+def advice(
+    error: BaseException, learn: Learner, batch_sz: int, spec: ModelSpec, ranks: int = 1
+) -> OutOfMemory:
     """The error to raise after an out of memory: it names the batch size that fits.
 
     Halves of the batch are tried, forward and backward, until one fits.
 
     Args:
         error: what was raised; the activations that its frames hold are let go.
-        batch_sz: what didn't fit.
+        batch_sz: what didn't fit: chips of this rank.
         spec: of the network.
+        ranks: processes that share a batch of solver.batch_sz.
     """
     traceback.clear_frames(error.__traceback__)
     device = next(learn.model.parameters()).device
@@ -52,11 +56,12 @@ def advice(error: BaseException, learn: Learner, batch_sz: int, spec: ModelSpec)
     batch = next((b for b in tries if _fits(learn, b, spec, device)), 0)
     smaller = "smaller chips, data.img_sz or another backbone"
     if batch:
-        fix = f"set solver.batch_sz to {batch} (and solver.grad_accum to {-(-batch_sz // batch)} "
+        steps = -(-batch_sz // batch)
+        fix = f"set solver.batch_sz to {batch * ranks} (and solver.grad_accum to {steps} "
         fix += "to train alike)"
     elif tries:
         # A process that has run out may be refused what a new one would get: that is no proof.
-        fix = f"set solver.batch_sz to {next(iter(tries))} or less, or use {smaller}"
+        fix = f"set solver.batch_sz to {next(iter(tries)) * ranks} or less, or use {smaller}"
     else:
         fix = f"no smaller batch is possible: use {smaller}"
     return OutOfMemory(
@@ -89,7 +94,7 @@ def _try(learn: Learner, batch: int, spec: ModelSpec, device: torch.device) -> b
     _release(learn, device)
     try:
         x = torch.zeros(batch, spec.img_sz, spec.img_sz, spec.channels, device=device)
-        learn.model(x.permute(0, 3, 1, 2)).float().mean().backward()
+        get_model(learn.model)(x.permute(0, 3, 1, 2)).float().mean().backward()
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e):
             raise

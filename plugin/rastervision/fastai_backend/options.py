@@ -125,6 +125,10 @@ class SolverOptions(Options):
     )
     sync_interval: int = Field(1, ge=1, description="Upload the train folder every N epochs.")
     log_tensorboard: bool = Field(True, description="Write train/tensorboard/.")
+    sync_bn: bool = Field(
+        False,
+        description="Several ranks: batch normalization over the chips of all of them; on GPUs.",
+    )
     seed: int = Field(0, ge=0, description="Same seed, same machine, on a CPU: same model.")
 
 

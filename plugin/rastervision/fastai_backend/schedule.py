@@ -66,11 +66,12 @@ def fit(
         learn.fit(phase.epochs, lr, wd=wd, cbs=cbs)
 
 
-def find_lr(learn: Learner, phase: Phase, folder: Path) -> float:
+def find_lr(learn: Learner, phase: Phase, folder: Path, writes: bool = True) -> float:
     """fastai's lr_find ("valley"): a mock training with growing rate; weights are put back.
 
     Args:
-        folder: gets lr_find.png.
+        folder: gets lr_find.png; it is learn.path.
+        writes: whether this rank makes the picture.
 
     Raises:
         InputError: the losses show no valley.
@@ -90,9 +91,10 @@ def find_lr(learn: Learner, phase: Phase, folder: Path) -> float:
         shutil.rmtree(folder / learn.model_dir, ignore_errors=True)
     if not np.isfinite(lr) or lr <= 0:
         raise _no_lr(f"it suggests {lr}")
-    recorder = learn.recorder
-    losses = [float(loss) for loss in recorder.losses]
-    lr_picture(folder / "lr_find.png", [float(x) for x in recorder.lrs], losses, lr)
+    if writes:
+        recorder = learn.recorder
+        losses = [float(loss) for loss in recorder.losses]
+        lr_picture(folder / "lr_find.png", [float(x) for x in recorder.lrs], losses, lr)
     log.info("lr_find chose a learning rate of %.3g (see %s)", lr, folder / "lr_find.png")
     return lr
 

@@ -11,6 +11,7 @@ import torch
 from fastai.learner import Learner, Metric
 from fastai.losses import CrossEntropyLossFlat
 from rastervision.fastai_backend.chips import ChipSource, Classes, class_pixels
+from rastervision.fastai_backend.distributed import Group
 from rastervision.fastai_backend.options import SolverOptions
 
 from rvk8s.errors import InputError
@@ -42,12 +43,18 @@ class PixelCrossEntropy(CrossEntropyLossFlat):
         loss = super().__call__(inp, targ, **kwargs)
         if self.ignore is None:
             return loss
-        counted = targ != self.ignore
-        if self.func.weight is None:
-            total = counted.sum()
-        else:
-            total = (self.func.weight[targ] * counted).sum()
+        total = self.total(targ)
+        assert total is not None
         return loss / total.clamp(min=torch.finfo(torch.float32).tiny)
+
+    def total(self, targ: torch.Tensor) -> torch.Tensor | None:
+        """What the sum over pixels is divided by, a scalar; None: their number, which is the same
+        for all batches of one size."""
+        weight = self.func.weight
+        if self.ignore is None:
+            return None if weight is None else weight[targ].sum()
+        counted = targ != self.ignore
+        return counted.sum() if weight is None else (weight[targ] * counted).sum()
 
 
 def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> PixelCrossEntropy:
@@ -126,6 +133,10 @@ class PixelScores(Metric):
         self.confusion += confusion_matrix(
             learn.pred.argmax(dim=1), learn.yb[0], len(self.classes), self.ignore
         )
+
+    def reduce(self, group: Group) -> None:
+        """Add up the confusion matrices of all ranks."""
+        self.confusion = group.sum(self.confusion.cpu())
 
     @property
     def value(self) -> float:

@@ -1,0 +1,122 @@
+"""Training with several ranks: a fastai callback around torch's DistributedDataParallel.
+
+fastai's own needs the package accelerate and a GPU. Here the union of the ranks' batches is the
+batch that one rank alone would see, and a step is the step that it would make.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from fastai.callback.core import Callback
+from fastai.torch_core import get_model
+from rastervision.fastai_backend.callbacks import AccumulateGradients
+from rastervision.fastai_backend.distributed import Group
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class DataParallel(Callback):
+    """Wraps the model while it is fitted, and reduces losses, statistics and metrics over ranks.
+
+    Args:
+        group: the ranks.
+        device: this rank's.
+        sync_bn: batch normalization over the chips of all ranks; on GPUs only.
+    """
+
+    order = 1  # after ChannelsLast, before whatever reads the loss
+
+    def __init__(self, group: Group, device: torch.device, sync_bn: bool):
+        self.group, self.device = group, device
+        self.sync_bn = sync_bn and device.type == "cuda"
+
+    def before_fit(self) -> None:
+        # Here and not earlier: which parameters are frozen is known now, and changes by phase.
+        if self.sync_bn:
+            _change_class(self.learn.model, nn.BatchNorm2d, nn.SyncBatchNorm)
+        self.learn.model = DistributedDataParallel(
+            self.learn.model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # after_batch takes the mean of all ranks' instead
+        )
+
+    def after_fit(self) -> None:
+        self.learn.model = get_model(self.learn.model)
+        if self.sync_bn:
+            _change_class(self.learn.model, nn.SyncBatchNorm, nn.BatchNorm2d)
+
+    def before_batch(self) -> None:
+        """Gradients are exchanged in the last of the batches whose mean makes a step."""
+        if self.learn.training:
+            accumulate = self.learn._grab_cbs(AccumulateGradients)
+            self.learn.model.require_backward_grad_sync = (
+                not accumulate or accumulate[0].steps_now()
+            )
+
+    def after_loss(self) -> None:
+        """Make the mean over ranks the mean over pixels, where ranks count different numbers."""
+        if not self.learn.training:
+            return
+        mine = self.learn.loss_func.total(self.learn.yb[0])
+        if mine is not None:
+            mean = self.group.sum(mine.detach().float().clone()) / self.group.size
+            factor = mine.float() / mean.clamp(min=torch.finfo(torch.float32).tiny)
+            self.learn.loss_grad = self.learn.loss_grad * factor
+            self.learn.loss = self.learn.loss_grad.clone()
+
+    def after_batch(self) -> None:
+        """Means of the loss and of batch normalization's running statistics over the ranks.
+
+        After every batch, so that rank 0's checkpoint is the state of all.
+        """
+        if not self.learn.training:
+            return
+        buffers = [b for b in self.learn.model.buffers() if b.is_floating_point()]
+        values = [self.learn.loss.detach().as_subclass(torch.Tensor), *buffers]
+        flat = torch.cat([v.reshape(-1).float() for v in values])
+        self.group.sum(flat).div_(self.group.size)
+        self.learn.loss = flat[0].clone()
+        parts = flat[1:].split([b.numel() for b in buffers])
+        for buffer, part in zip(buffers, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    def after_validate(self) -> None:
+        """Every rank has scored its share: now each has the scores of all."""
+        loss = self.learn.recorder.loss
+        both = torch.tensor([float(loss.total), float(loss.count)], dtype=torch.float64)
+        total, count = self.group.sum(both).tolist()
+        loss.total, loss.count = total, int(count)
+        for metric in self.learn.metrics:
+            metric.reduce(self.group)
+
+
+@contextmanager
+def hidden_from_fastai() -> Iterator[None]:
+    """fastai does not see that there are several ranks.
+
+    It would gather the loss of every batch over them, where we have other numbers of batches, and
+    meet at barriers of its own. It asks these variables each time; torch has read them already.
+    """
+    names = ("RANK", "WORLD_SIZE")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _change_class(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
+    """Make one kind of batch normalization the other, in place.
+
+    Both have the same parameters and buffers, so optimizer and checkpoints don't notice; torch's
+    own conversion makes new modules, and fastai's optimizer takes those for no normalization.
+    """
+    for module in model.modules():
+        if type(module) is old:
+            module.__class__ = new
+            if new is nn.SyncBatchNorm:
+                module.process_group = torch.distributed.group.WORLD  # type: ignore[assignment]
