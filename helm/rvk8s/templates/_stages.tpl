@@ -32,7 +32,7 @@
   "goOn" (.Values.run.goOn | default "")
   "values" dict
 }}
-{{- if and (hasSuffix ".py" $plan.module) .Values.experiment.source (not (hasKey .Values.experiment.source $plan.module)) }}
+{{- if and (hasSuffix ".py" $plan.module) (not (hasKey (.Values.experiment.source | default dict) $plan.module)) }}
 {{- fail (printf "values.experiment.module: %s is not among the files of experiment.source; add it there" $plan.module) }}
 {{- end }}
 {{- toPrettyJson $plan }}
