@@ -55,6 +55,10 @@ class NotFound(Rvk8sError):
     """There is no such object."""
 
 
+class Forbidden(InputError):
+    """The user may not do this (403)."""
+
+
 class WatchExpired(Rvk8sError):
     """The version from which a watch should go on is gone (410): list again."""
 
@@ -111,7 +115,7 @@ def refusal(response: Response, request: str, server: str) -> Rvk8sError:
         return InputError("does not accept these credentials", where=server, fix=fix)
     if status == 403 and "exceeded quota" not in text:
         fix = "ask the administrator for the roles of helm/rvk8s-platform, or give -n NAMESPACE"
-        return InputError(f"not allowed: {text}", where=server, fix=fix)
+        return Forbidden(f"not allowed: {text}", where=server, fix=fix)
     return InputError(f"{request}: {text or status}", where=server)
 
 
