@@ -46,6 +46,7 @@ class Env(StrEnum):
     WORLD_SIZE = "RVK8S_WORLD_SIZE"  #: processes that train, over all nodes; checked if it is set
     RANKS_TIMEOUT = "RVK8S_RANKS_TIMEOUT"  #: seconds that ranks wait for each other; default 1800
     S3_PATH_STYLE = "RVK8S_S3_PATH_STYLE"  #: "1": buckets are in the path, not in the host's name
+    STREAM = "RVK8S_STREAM"  #: "0": imagery on S3 is always downloaded; read by configure
     NAMESPACE = "RVK8S_NAMESPACE"  #: of the driver's pod
     POD = "RVK8S_POD"  #: name of the driver's pod
     STAGES_DIR = "RVK8S_STAGES_DIR"  #: the driver's plan.json and STAGE.yaml

@@ -44,8 +44,11 @@ def configure(context: Context, work: Path) -> tuple[list[str], dict[str, Any]]:
     module = _module(plan, folder)
     config = _build(plan, module, context.layout.run_uri)
     commands = _commands(config, work, plan.module)
-    from rastervision.kubernetes import inputs
+    from rastervision.core.rv_pipeline import RVPipelineConfig
+    from rastervision.kubernetes import inputs, streaming
 
+    if isinstance(config, RVPipelineConfig):
+        streaming.stream_tiles(config.dataset)
     errors, warnings = inputs.check(config, plan.stage("train").gpus)
     for warning in warnings:
         log.warning("%s", warning)

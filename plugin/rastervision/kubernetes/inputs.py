@@ -1,7 +1,7 @@
 """Looks at the user's data before anything is computed from it: every mistake at once, a line each.
 
-Files are opened and their last block is read; images and labels are looked at in windows spread
-over the scene, all of it where it is small.
+Files are opened and their last block is read, GeoTIFFs on S3 without downloading them; images and
+labels are looked at in windows spread over the scene, all of it where it is small.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from rasterio.windows import Window
 from rastervision.core.box import Box
 from rastervision.core.data import (
     ClassConfig,
-    MultiRasterSourceConfig,
     RasterioSourceConfig,
     RasterizedSourceConfig,
     RasterSourceConfig,
@@ -26,9 +25,11 @@ from rastervision.core.data import (
     SceneConfig,
     SemanticSegmentationLabelSourceConfig,
 )
+from rastervision.core.data.utils.rasterio import get_aws_session
 from rastervision.core.rv_pipeline import RVPipelineConfig
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 from rastervision.kubernetes.failures import explain, one_line
+from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
 from rastervision.pipeline.file_system import NotReadableError, download_if_needed
 
 from rvk8s import storage
@@ -113,13 +114,14 @@ class _Checker:
         """Check one scene; group is train, validation or test."""
         where = f"{group} scene {scene.id}"
         before = len(self.errors)
-        sizes = [self._check_files(source, where) for source in _sources(scene.raster_source)]
+        scene = streamed_for_check(scene)
+        sizes = [self._check_files(s, where) for s in raster_sources(scene.raster_source)]
         label = scene.label_source
         raster_label = isinstance(label, SemanticSegmentationLabelSourceConfig)
         if raster_label and not isinstance(label.raster_source, RasterizedSourceConfig):
             label_sizes = [
                 self._check_files(source, f"label of {where}")
-                for source in _sources(label.raster_source)
+                for source in raster_sources(label.raster_source)
             ]
             if len(self.errors) == before and label.raster_source.bbox is None:
                 self._compare(sizes[0], label_sizes[0], where)
@@ -171,9 +173,13 @@ class _Checker:
         return sizes[0] if len(uris) == 1 and sizes else None
 
     def _check_file(self, uri: str, source: RasterioSourceConfig, where: str) -> tuple[int, int]:
-        path = _local(uri, where)
+        stream = source.allow_streaming and storage.is_s3(uri)
+        path = uri if stream else _local(uri, where)
         try:
-            with rasterio.open(path) as image:
+            with (
+                rasterio.Env(session=get_aws_session() if stream else None),
+                rasterio.open(path) as image,
+            ):
                 count, size = image.count, (image.height, image.width)
                 bands = source.channel_order or ()
                 outside = [band for band in bands if not 0 <= band < count]
@@ -183,6 +189,9 @@ class _Checker:
                     raise InputError(what, where=where, fix=fix)
                 _read_last_block(image)
         except (RasterioError, RasterioIOError) as error:
+            if stream:
+                # Or is it the server? Then this raises StorageUnavailable.
+                _existing(uri, where)
             text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
             fix = "is it complete, and a GeoTIFF? copy it again"
             raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
@@ -266,14 +275,6 @@ def _sampling(
     return sampling
 
 
-def _sources(config: RasterSourceConfig) -> Iterator[RasterSourceConfig]:
-    if isinstance(config, MultiRasterSourceConfig):
-        for part in config.raster_sources:
-            yield from _sources(part)
-    else:
-        yield config
-
-
 def _local(uri: str, where: str) -> str:
     """The path of a file; a remote one is downloaded to Raster Vision's cache.
 
@@ -282,8 +283,8 @@ def _local(uri: str, where: str) -> str:
     """
     fix = "look at the path; relative ones start at the folder of rvk8s.yaml"
     try:
-        if storage.is_s3(uri) and not storage.exists(uri):
-            raise InputError(f"{uri} does not exist", where=where, fix="look at the URI")
+        if storage.is_s3(uri):
+            _existing(uri, where)
         if "://" not in uri and not uri.startswith("/vsi") and not os.path.isfile(uri):
             raise InputError(f"{uri} does not exist", where=where, fix=fix)
         path: str = download_if_needed(uri)
@@ -294,6 +295,12 @@ def _local(uri: str, where: str) -> str:
         raise InputError(f"{uri}: {error.what}", where=where, fix=error.fix) from error
     except NotReadableError as error:
         raise InputError(f"{uri} cannot be read", where=where, fix="look at the URI") from error
+
+
+def _existing(uri: str, where: str) -> None:
+    """Raises InputError if there is no such object, StorageUnavailable if nothing can be known."""
+    if not storage.exists(uri):
+        raise InputError(f"{uri} does not exist", where=where, fix="look at the URI")
 
 
 def _read_last_block(image: rasterio.DatasetReader) -> None:

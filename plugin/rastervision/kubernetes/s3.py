@@ -78,6 +78,16 @@ class StorageFileSystem(S3FileSystem):
             storage.upload_dir(src_dir, dst_dir_uri, delete=delete)
 
     @staticmethod
+    def list_paths(  # type: ignore[override]  # Raster Vision's has a delimiter that is "/"
+        uri: str, ext: str = ""
+    ) -> list[str]:
+        """URIs of the files and folders directly below a folder whose names end with ext."""
+        with _reading(uri):
+            names = [f"{name}/" for name in s3_objects.list_dirs(uri)]
+            names += [name for name in s3_objects.list_objects(uri) if "/" not in name]
+        return [os.path.join(uri, name) for name in names if name.endswith(ext)]
+
+    @staticmethod
     def last_modified(uri: str) -> datetime:
         with _reading(uri):
             seconds = s3_objects.head(uri).modified_ns / 1e9
@@ -98,6 +108,19 @@ class StorageFileSystem(S3FileSystem):
             download_dir = os.path.join(tempfile.gettempdir(), "of-this-run")
         bucket, key = S3FileSystem.parse_uri(uri)
         return os.path.join(download_dir, "s3", bucket, key)
+
+
+def correct_request_payer() -> None:
+    """Make Raster Vision ask a bucket's readers to pay only where AWS_REQUEST_PAYER says so.
+
+    Where it is not set, Raster Vision's own answer is the text "None". Imagery that is streamed
+    takes any text for yes.
+    """
+
+    def payer() -> str:
+        return os.environ.get("AWS_REQUEST_PAYER", "")
+
+    S3FileSystem.get_request_payer = staticmethod(payer)  # type: ignore[method-assign]
 
 
 @contextmanager

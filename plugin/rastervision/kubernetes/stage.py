@@ -3,6 +3,10 @@
 It reads contract.Env, does the work if it is not done, and leaves markers, a heartbeat and its
 progress in the run's folder. Its exit status is one of contract.ExitCode. Killed at any moment and
 started again, it goes on and ends in the same results.
+
+Where several processes train, the one that the engine starts is their agent (see launch.py), and
+of the ranks only rank 0 writes. It writes everything, the done-marker last; then all meet at a
+barrier: a PyTorchJob may be over, and its other pods gone, as soon as one of them has ended.
 """
 
 from __future__ import annotations
@@ -15,12 +19,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from rastervision.kubernetes import marks
+from rastervision.kubernetes import launch, marks
 from rastervision.kubernetes.context import Context
 from rastervision.kubernetes.failures import chain, explain, one_line
 from rastervision.kubernetes.heartbeat import Heartbeat
@@ -28,6 +33,9 @@ from rastervision.kubernetes.heartbeat import Heartbeat
 from rvk8s import storage
 from rvk8s.contract import CONFIGURE, Env, ExitCode, now
 from rvk8s.errors import InputError, Interrupted, Preempted, Rvk8sError
+
+if TYPE_CHECKING:
+    from rastervision.fastai_backend.distributed import Group
 
 log = logging.getLogger(__name__)
 
@@ -53,44 +61,87 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"usage: rvk8s-stage NAME\n\n{__doc__}")
         sys.exit(ExitCode.OK if len(arguments) == 1 else ExitCode.BAD_INPUT)
     _set_environment()
+    level, who = launch.log_as() if launch.is_rank() else (logging.INFO, "")
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+        level=level, stream=sys.stderr, format=f"%(asctime)s %(levelname)s {who}%(message)s"
     )
-    sys.exit(run(arguments[0]))
+    code = run(arguments[0])
+    if launch.is_rank():
+        launch.leave(code)
+    sys.exit(code)
 
 
-def run(name: str) -> ExitCode:
+def run(name: str) -> int:
     """Do a stage; every error ends as an exit code, a line in the log and failed.json."""
-    context = None
+    context, began = None, now()
     try:
         with _signals():
             context = Context.from_environ(name)
             _do(context)
         return ExitCode.OK
     except BaseException as error:  # noqa: BLE001 - this is where exit codes are made
-        return _fail(context, error)
+        return _fail(context, error, began)
 
 
 def _do(context: Context) -> None:
+    group: Group | None = None
+    if context.stage == "train":
+        if launch.is_rank():
+            group = launch.join()
+        else:
+            several = launch.Launch.from_environ()
+            if several.world_size > 1:
+                _do_as_agent(context, several)
+                return
+            launch.forget_node()
+    inputs = group.from_first(lambda: _look(context)) if group else _look(context)
+    if inputs is None:
+        return
+    with _work_folder() as work:
+        if group and not group.writes:
+            _work(context, work, inputs, group)
+        else:
+            with Heartbeat(context, work) as heartbeat:
+                os.environ[Env.PROGRESS_FILE] = str(heartbeat.progress_file)
+                _work(context, work, inputs, group)
+    if group:
+        group.barrier()
+
+
+def _do_as_agent(context: Context, several: launch.Launch) -> None:
+    # On several nodes rank 0 alone decides: a node that comes late may find another answer.
+    if several.nodes == 1 and _look(context) is None:
+        return
+    with _work_folder() as work:
+        launch.run(several, context.stage, work)
+
+
+def _look(context: Context) -> str | None:
+    """The hash of the stage's inputs; None where it is done with them."""
     storage.delete_file(context.layout.failed(context.stage, context.split))
     inputs = marks.input_hash(context)
     done = marks.done(context)
     if done and done["inputs"] == inputs and not context.rerun:
         log.info("Stage %s is done already, with the same inputs.", context.stage)
-        return
+        return None
+    return inputs
+
+
+@contextmanager
+def _work_folder() -> Iterator[Path]:
+    """A folder of this process, removed at the end."""
     work = Path(tempfile.mkdtemp(prefix="rvk8s-stage-"))
     # Whoever makes temporary files in this process makes them there, so that none stays.
     tempfile.tempdir = str(work)
     try:
-        with Heartbeat(context, work) as heartbeat:
-            os.environ[Env.PROGRESS_FILE] = str(heartbeat.progress_file)
-            _work(context, work, inputs)
+        yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _work(context: Context, work: Path, inputs: str) -> None:
+def _work(context: Context, work: Path, inputs: str, group: Group | None = None) -> None:
     began, clock = now(), time.monotonic()
+    writes = group is None or group.writes
     folder = context.plan.project_dir
     if os.path.isdir(folder):
         os.chdir(folder)
@@ -100,6 +151,22 @@ def _work(context: Context, work: Path, inputs: str) -> None:
     from rastervision.kubernetes.configure import configure
     from rastervision.kubernetes.outputs import clear, run_command
 
+    if writes:
+        _start(context, inputs, clear)
+    if group:
+        group.barrier()
+    if context.stage == CONFIGURE:
+        outputs, extra = configure(context, work)
+        inputs = marks.configure_hash(context, extra["sources"])
+    else:
+        outputs, extra = run_command(context, work, inputs), {}
+    if writes:
+        marks.write_done(context, inputs, began, time.monotonic() - clock, outputs, extra)
+        log.info("Stage %s is done: %.1f s", context.stage, time.monotonic() - clock)
+
+
+def _start(context: Context, inputs: str, clear: Callable[[Context], None]) -> None:
+    """Clear what an attempt with other inputs left, and say that outputs are of these."""
     started = marks.started(context)
     if context.rerun or not started or started["inputs"] != inputs:
         if started and started["inputs"] not in ("", inputs):
@@ -108,13 +175,6 @@ def _work(context: Context, work: Path, inputs: str) -> None:
             log.warning("The config or the code has changed: what the stage wrote is removed.")
         clear(context)
         marks.write_started(context, inputs)
-    if context.stage == CONFIGURE:
-        outputs, extra = configure(context, work)
-        inputs = marks.configure_hash(context, extra["sources"])
-    else:
-        outputs, extra = run_command(context, work, inputs), {}
-    marks.write_done(context, inputs, began, time.monotonic() - clock, outputs, extra)
-    log.info("Stage %s is done: %.1f s", context.stage, time.monotonic() - clock)
 
 
 def _refuse_to_lose_a_model(context: Context) -> None:
@@ -134,7 +194,10 @@ def _import_raster_vision(work: Path) -> None:
 
     import numpy as np
     import torch
+    from rastervision.kubernetes import gdal
     from rastervision.pipeline import rv_config_
+
+    gdal.prepare()
 
     # Raster Vision has a log handler of its own.
     logging.getLogger("rastervision").propagate = False
@@ -147,27 +210,40 @@ def _import_raster_vision(work: Path) -> None:
         torch.set_num_threads(int(threads))
 
 
-def _fail(context: Context | None, error: BaseException) -> ExitCode:
-    """Log an error, write failed.json, and say which exit code it has."""
+def _fail(context: Context | None, error: BaseException, began: str) -> int:
+    """Log an error, write failed.json (a rank: tell its agent), and say which exit code it has."""
     # From here on a signal would only interrupt the writing.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     known = _known(context, error)
     if known is None:
         log.error("Stage failed", exc_info=error)
-        code, message = ExitCode.FAILED, f"{one_line(error)} (the log has the traceback)"
+        code, message = int(ExitCode.FAILED), f"{one_line(error)} (the log has the traceback)"
     else:
-        code, message = known.exit_code, str(known)
+        code, message = launch.code_of(known), str(known)
         for line in message.splitlines():
             log.error("%s", line)
-    if context:
-        value = {"exitCode": int(code), "message": message, "at": now()}
+    lost = launch.is_lost(known)
+    if launch.is_rank():
+        launch.tell_agent(message, code, lost=lost, known=known is not None)
+    elif context:
         uri = context.layout.failed(context.stage, context.split)
         try:
-            storage.write_json(uri, value)
+            if not (lost and _said_by_another(uri, began)):
+                storage.write_json(uri, {"exitCode": code, "message": message, "at": now()})
         except (Rvk8sError, OSError) as second:
             log.error("%s is not written: %s", uri, second)
     return code
+
+
+def _said_by_another(uri: str, began: str) -> bool:
+    """Whether the node whose rank has failed says why; this one has only missed it."""
+    for _ in range(5):
+        said = storage.read_json(uri)
+        if said and said["at"] >= began:
+            return True
+        time.sleep(1)
+    return False
 
 
 def _known(context: Context | None, error: BaseException) -> Rvk8sError | None:
@@ -177,6 +253,8 @@ def _known(context: Context | None, error: BaseException) -> Rvk8sError | None:
         return Preempted("ended by SIGTERM; a restart goes on from here")
     if signalled or isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted")
+    if launch.is_rank() and (lost := launch.lost(error)):
+        return lost
     return explain(error, _batch_size(context))
 
 
@@ -208,6 +286,8 @@ def _signals() -> Iterator[None]:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+    if launch.is_rank():
+        launch.end_with_agent()
     if os.environ.get(Env.WATCH_PARENT) == "1":
         threading.Thread(target=_watch_parent, name="watch-parent", daemon=True).start()
     yield

@@ -1,0 +1,106 @@
+"""A TCP proxy between a client and a server that can be slow, silent, gone, or spoil what it carries.
+
+It keeps the heads of the HTTP requests that pass, so that a test can look at their headers.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+_PIECE = 1 << 16
+_HEAD = re.compile(rb"(?:GET|PUT|POST|HEAD|DELETE) \S+ HTTP/1\.1\r\n.*?\r\n\r\n", re.DOTALL)
+
+
+class Proxy:
+    """A listening proxy.
+
+    Attributes:
+        url: where it listens.
+        silent: while set, what comes from clients is kept and nothing is answered.
+        away: while set, connections are closed at once, those that stand too.
+        bytes_per_second: of answers; None: as fast as it goes.
+        spoil_request, spoil_answer: change the bytes that pass.
+        heads: of the requests so far.
+        sent: bytes of requests so far.
+    """
+
+    def __init__(self, target: str):
+        place = urlsplit(target)
+        self._target = (place.hostname or "127.0.0.1", place.port or 80)
+        self.silent, self.away = threading.Event(), threading.Event()
+        self.bytes_per_second: int | None = None
+        self.spoil_request: Callable[[bytes], bytes] = lambda data: data
+        self.spoil_answer: Callable[[bytes], bytes] = lambda data: data
+        self.heads: list[str] = []
+        self.sent = 0
+        self._closed = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread(self._accept)
+
+    def close(self) -> None:
+        self._closed.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.away.is_set():
+                client.close()
+                continue
+            server = socket.create_connection(self._target)
+            self._thread(self._carry, client, server, self._request)
+            self._thread(self._carry, server, client, self._answer)
+
+    def _request(self, data: bytes) -> bytes:
+        self.sent += len(data)
+        self.heads += [head.decode("latin-1") for head in _HEAD.findall(data)]
+        return self.spoil_request(data)
+
+    def _answer(self, data: bytes) -> bytes:
+        if self.bytes_per_second:
+            time.sleep(len(data) / self.bytes_per_second)
+        return self.spoil_answer(data)
+
+    def _carry(
+        self, source: socket.socket, target: socket.socket, pass_on: Callable[[bytes], bytes]
+    ) -> None:
+        source.settimeout(0.1)
+        with suppress(OSError):
+            while not self._closed.is_set() and not self.away.is_set():
+                with suppress(TimeoutError):
+                    data = source.recv(_PIECE)
+                    if not data:
+                        break
+                    data = pass_on(data)
+                    while self.silent.is_set() and not self._closed.is_set():
+                        time.sleep(0.02)
+                    target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _thread(self, target: Callable[..., None], *args: object) -> None:
+        threading.Thread(target=target, args=args, daemon=True).start()
+
+
+@contextmanager
+def proxy_to(url: str) -> Iterator[Proxy]:
+    """A proxy in front of a server."""
+    proxy = Proxy(url)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
