@@ -1,0 +1,71 @@
+"""The training operator, installed by the project's own kustomization."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from cluster import processes
+from cluster.controlplane import kubectl
+from cluster.images import write_program_archive
+from cluster.programs import built, program, version
+
+KUSTOMIZATION = Path(__file__).parents[2] / "manifests" / "training-operator"
+UPSTREAM = "https://github.com/kubeflow/training-operator//manifests/overlays/standalone?ref="
+IMAGE = f"docker.io/local/training-operator:{version('training-operator')}"
+NAMESPACE = "kubeflow"
+
+
+def write_image(archive: Path) -> None:
+    """The operator's image as a docker archive."""
+    write_program_archive(archive, IMAGE, program("training-operator"), entry="manager")
+
+
+def install(config: Path, scratch: Path) -> None:
+    """Apply the kustomization, with upstream's manifests taken from the locked Go module.
+
+    The module is what upstream tagged, so both are the same files; a different tag in the
+    kustomization is an error. It does not wait: `wait_for` does.
+    """
+    folder = scratch / "training-operator"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    text = (KUSTOMIZATION / "kustomization.yaml").read_text()
+    remote = UPSTREAM + version("training-operator")
+    assert remote in text, f"manifests/training-operator does not pin {remote}"
+    local = built("training-operator") / "manifests" / "overlays" / "standalone"
+    text = text.replace(remote, os.path.relpath(local.resolve(), folder.resolve()))
+    name, tag = IMAGE.rsplit(":", 1)
+    mirror = "newName: ghcr.io/kubeflow/training-v1/training-operator"
+    assert mirror in text
+    text = text.replace(mirror, f"newName: {name}\n    newTag: {tag}")
+    (folder / "kustomization.yaml").write_text(text)
+    kubectl(config, "apply", "--server-side", "--force-conflicts", "-k", str(folder))
+
+
+def wait_for(config: Path, seconds: float = 180) -> None:
+    """Wait until a PyTorchJob can be created: the operator's webhook answers.
+
+    Raises:
+        processes.NotReady: it does not in time.
+    """
+    processes.wait("the training operator", lambda: _accepts(config), seconds)
+
+
+def _accepts(config: Path) -> bool:
+    container = {"name": "pytorch", "image": "docker.io/local/none:1"}
+    replicas = {"Worker": {"replicas": 1, "template": {"spec": {"containers": [container]}}}}
+    job = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": "probe", "namespace": "default"},
+        "spec": {"pytorchReplicaSpecs": replicas},
+    }
+    try:
+        kubectl(config, "create", "--dry-run=server", "-f", "-", stdin=json.dumps(job), seconds=15)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return False
+    return True
