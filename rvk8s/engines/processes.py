@@ -14,6 +14,7 @@ from pathlib import Path
 from rvk8s import local_files, storage
 from rvk8s.contract import CONTRACT_VERSION, Env, now, split_of
 from rvk8s.errors import Rvk8sError
+from rvk8s.machine import gpu_names
 from rvk8s.plan import Plan, Stage
 
 #: Seconds from SIGTERM to SIGKILL; everything is gone within ten.
@@ -41,10 +42,21 @@ class ProcessLauncher:
     def start(self, stage: Stage, splits: Sequence[int]) -> ProcessSplits:
         return ProcessSplits(self, stage, splits)
 
-    def environment(self, stage: Stage, split: int, splits: int, threads: int) -> dict[str, str]:
-        """The environment of a split: this process's and what contract.Env says."""
+    def environment(
+        self, stage: Stage, split: int, splits: int, threads: int, slot: int = 0
+    ) -> dict[str, str]:
+        """The environment of a split: this process's and what contract.Env says.
+
+        Args:
+            threads: CPU threads that it may use.
+            slot: which of the processes that run at once this is: it has GPUs of its own.
+        """
+        gpus = gpus_of(stage.gpus, slot, gpu_names())
+        ranks = {Env.RANKS_PER_NODE: str(stage.ranks)} if stage.ranks > 1 else {}
         return {
             **os.environ,
+            **({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}),
+            **ranks,
             Env.CONTRACT: str(CONTRACT_VERSION),
             Env.RUN_ID: self.plan.run_id,
             Env.RUN_URI: self.plan.run_uri,
@@ -67,6 +79,20 @@ class ProcessLauncher:
         return self.scratch / f"log-{stage}-{split}.txt"
 
 
+def gpus_of(count: int, slot: int, names: Sequence[str]) -> str:
+    """The GPUs of one of the processes that run at once, as CUDA_VISIBLE_DEVICES takes them.
+
+    Where there are fewer than all of them want, they share.
+
+    Args:
+        count: how many it uses.
+        slot: its number among those that run at once.
+        names: the GPUs of this machine.
+    """
+    chosen = [names[(slot * count + i) % len(names)] for i in range(min(count, len(names)))]
+    return ",".join(chosen)
+
+
 class ProcessSplits:
     """Splits of one stage: as many processes at once as there are cores, the others wait.
 
@@ -81,6 +107,7 @@ class ProcessSplits:
         self._waiting = list(splits)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._codes: dict[int, int] = {}
+        self._slots: dict[int, int] = {}
         self._at_once = min(len(splits), cores())
         self._start_more()
 
@@ -112,12 +139,14 @@ class ProcessSplits:
         new = {split: code for split, code in codes.items() if code is not None}
         self._codes |= new
         for split in new:
-            del self._processes[split]
+            del self._processes[split], self._slots[split]
         return list(new)
 
     def _start_more(self) -> None:
         while self._waiting and len(self._processes) < self._at_once:
             split = self._waiting.pop(0)
+            taken = set(self._slots.values())
+            self._slots[split] = next(i for i in range(self._at_once) if i not in taken)
             self._processes[split] = self._start(split)
 
     def _start(self, split: int) -> subprocess.Popen[bytes]:
@@ -132,7 +161,7 @@ class ProcessSplits:
             return subprocess.Popen(
                 # -P: the user's folder must not hide modules that the stage imports.
                 [sys.executable, "-P", "-m", "rastervision.kubernetes.stage", stage.name],
-                env=launcher.environment(stage, split, stage.splits, threads),
+                env=launcher.environment(stage, split, stage.splits, threads, self._slots[split]),
                 cwd=folder if os.path.isdir(folder) else None,
                 # The stage ends itself when this pipe closes: when we die, however we die.
                 stdin=subprocess.PIPE,

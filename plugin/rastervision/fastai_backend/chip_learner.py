@@ -140,7 +140,7 @@ def batch_of_rank(batch_sz: int, chips: int, ranks: int) -> int:
         what = f"{chips} training chips are too few for {ranks} ranks"
         raise InputError(what, fix=f"use at most {chips} ranks, or make more chips")
     if batch * ranks < batch_sz:
-        log.warning("only %d training chips: the batch size is %d, too", chips, batch * ranks)
+        log.warning("only %d training chips: that is the batch size, too", batch * ranks)
     return batch
 
 
