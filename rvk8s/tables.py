@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rvk8s.plan import Plan
+    from rvk8s.plan import Plan, Stage
     from rvk8s.project import Experiment
 
 
@@ -47,16 +47,23 @@ def plan_table(plan: Plan) -> RenderableType:
     for name, value in _head(plan):
         head.add_row(name, Text(value))
     stages = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("STAGE", "SPLITS", "GPUS", "RETRIES", "DEADLINE", ""):
+    for column in ("STAGE", "SPLITS", "NODES", "GPUS", "RETRIES", "DEADLINE", ""):
         stages.add_column(column, justify="left" if column in ("STAGE", "") else "right")
     names = [stage.name for stage in plan.stages]
     start = names.index(plan.from_stage) if plan.from_stage else 0
     for index, stage in enumerate(plan.stages):
         deadline = "-" if stage.deadline_seconds is None else f"{stage.deadline_seconds} s"
         note = "has to be done" if index < start else "again" if stage.name in plan.rerun else ""
-        numbers = (stage.splits, stage.gpus, stage.retries or 0)
+        numbers = (stage.splits, stage.nodes, _gpus(stage), stage.retries or 0)
         stages.add_row(stage.name, *(str(number) for number in numbers), deadline, note)
     return Group(head, Text(), stages, Text())
+
+
+def _gpus(stage: Stage) -> str:
+    """In total; over several nodes `4 (2 x 2)`: nodes x GPUs of each."""
+    if stage.nodes == 1 or not stage.gpus:
+        return str(stage.gpus)
+    return f"{stage.gpus} ({stage.nodes} x {stage.gpus // stage.nodes})"
 
 
 def arguments(args: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rvk8s.errors import InputError
+from rvk8s.errors import InputError, InputErrors
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan, Stage
@@ -84,6 +85,49 @@ def cluster_values(
         fix = "pods see no folder of this machine: give s3://bucket/prefix"
         errors.append(InputError(f"{root_uri} is a folder", where=where, fix=fix))
     return values, image
+
+
+def to_yaml(values: Any, several: bool = False) -> str:
+    """YAML in which texts of several lines stay readable.
+
+    Args:
+        several: values is a list of documents.
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        # PyYAML quotes all the same what a block cannot hold.
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    documents = values if several else [values]
+    return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def read_files(paths: Sequence[str]) -> dict[str, Any]:
+    """Values files, the later ones stronger, as `helm install -f` takes them.
+
+    Raises:
+        InputError: a file cannot be read, is not YAML, or is no mapping.
+    """
+    from rvk8s.yamldoc import read
+
+    merged: dict[str, Any] = {}
+    for path in paths:
+        if not Path(path).is_file():
+            fix = "give a file of values of the chart"
+            raise InputError("there is no such file", where=path, fix=fix)
+        document = read(Path(path), path)
+        if document.errors:
+            raise InputErrors(document.errors)
+        if not isinstance(document.value, dict):
+            raise InputError("is no mapping", where=path, fix="write values of the chart: key: ...")
+        merged = deep_merged(merged, document.value)
+    return merged
 
 
 def deep_merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

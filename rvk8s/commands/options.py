@@ -14,6 +14,7 @@ from rvk8s.contract import STAGES
 if TYPE_CHECKING:
     from rvk8s.plan import Plan
     from rvk8s.project import Project
+    from rvk8s.submit import Submission
 
 Function = Callable[..., Any]
 
@@ -177,6 +178,11 @@ def root_uri(given: str | None, file: str | None) -> str:
     return found
 
 
+#: The parameters of cluster_options().
+CLUSTER_NAMES = ("nodes", "gpus_per_node", "pool", "image", "launcher", "value_files")
+CLUSTER_NAMES += ("namespace", "context")
+
+
 def make_plans(
     experiment: str | None,
     match: str | None,
@@ -203,6 +209,65 @@ def make_plans(
         names = ", ".join(e.name for e in experiments)
         raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
     return [plan.make_plan(e, run_options) for e in experiments]
+
+
+def make_submissions(
+    experiment: str | None,
+    match: str | None,
+    args: tuple[tuple[str, str], ...],
+    splits: tuple[str, ...],
+    file: str | None,
+    namespace: str | None,
+    context: str | None,
+    value_files: tuple[str, ...],
+    image: str | None,
+    nodes: int | None,
+    gpus_per_node: int | None,
+    pool: str | None,
+    launcher: str | None,
+    **options: Any,
+) -> list[Submission]:
+    """What would be sent for each experiment that plan_options() and cluster_options() select."""
+    from rvk8s import submit, values
+    from rvk8s.errors import InputError
+    from rvk8s.run_options import ClusterOptions, RunOptions, parse_splits
+
+    given = {"--nodes": nodes, "--gpus-per-node": gpus_per_node, "--pool": pool, "--image": image}
+    given |= {"--launcher": launcher, "-n": namespace, "--context": context}
+    words = [word for flag, value in given.items() if value for word in (flag, str(value))]
+    words += [word for path in value_files for word in ("--values", path)]
+    cluster = ClusterOptions(
+        image=image,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        pool=pool,
+        launcher=launcher,
+        values=values.read_files(value_files),
+        words=tuple(words),
+    )
+    run_options = RunOptions(
+        args=dict(args), splits=parse_splits(splits), file=file, cluster=cluster, **options
+    )
+    project = load_project(file)
+    experiments = project.select(experiment, match)
+    if run_options.run_id and len(experiments) > 1:
+        names = ", ".join(e.name for e in experiments)
+        raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
+    where = namespace or project.namespace or _kubeconfig_namespace(context)
+    return [submit.prepare(e, run_options, where) for e in experiments]
+
+
+def _kubeconfig_namespace(context: str | None) -> str:
+    """As kubectl and helm choose it; rendering works without a kubeconfig too."""
+    from rvk8s.cluster import Cluster
+    from rvk8s.errors import InputError
+
+    try:
+        return Cluster.connect(context=context).namespace
+    except InputError:
+        if context is not None:
+            raise
+        return "default"
 
 
 def print_json(value: Any) -> None:

@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rvk8s.commands.options import make_plans, output_option, plan_options, print_json
+from rvk8s.commands.options import (
+    CLUSTER_NAMES,
+    cluster_options,
+    load_project,
+    make_plans,
+    make_submissions,
+    plan_options,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from rvk8s.plan import Plan
 
 
 @click.command("plan")
 @plan_options
-@output_option
+@cluster_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["json", "values"]),
+    help="Print JSON, or the values of the chart helm/rvk8s (YAML), and nothing else.",
+)
 def plan_command(output: str | None, **options: Any) -> None:
-    """Show what `rvk8s run EXPERIMENT` with the same options would do; nothing is created."""
-    print_plans(output, **options)
+    """Show what a run with the same options would do; nothing is created.
+
+    It is a run on a cluster (`rvk8s submit`) where an option that only a cluster has is given, or
+    rvk8s.yaml has a namespace, or its values are asked for; else one on this machine (`rvk8s run`).
+    """
+    if output == "values":
+        _print_values(options)
+        return
+    asked = any(options[name] for name in CLUSTER_NAMES)
+    if asked or load_project(options["file"]).namespace:
+        plans = [submission.plan for submission in make_submissions(**options)]
+    else:
+        plans = make_plans(**{k: v for k, v in options.items() if k not in CLUSTER_NAMES})
+    show_plans(plans, output, several=options["match"] is not None)
 
 
 def print_plans(output: str | None, **options: Any) -> None:
-    """The plans of plan_options() on stdout: JSON (with -m a list), else a table each."""
-    plans = make_plans(**options)
+    """The plans of plan_options() for this machine, on stdout."""
+    show_plans(make_plans(**options), output, several=options["match"] is not None)
+
+
+def show_plans(plans: list[Plan], output: str | None, several: bool) -> None:
+    """Plans on stdout: JSON (a list, where there may be several), else a table each."""
     if output:
         documents = [plan.to_dict() for plan in plans]
-        print_json(documents if options["match"] is not None else documents[0])
+        print_json(documents if several else documents[0])
         return
     from rvk8s.tables import console, plan_table
 
     for plan in plans:
         console().print(plan_table(plan))
+
+
+def _print_values(options: dict[str, Any]) -> None:
+    from rvk8s.values import to_yaml
+
+    submissions = make_submissions(**options)
+    click.echo(to_yaml([dict(s.values) for s in submissions], several=True), nl=False)

@@ -1,0 +1,94 @@
+"""rvk8s submit and render."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rvk8s.commands.options import cluster_options, make_submissions, plan_options, print_json
+
+if TYPE_CHECKING:
+    from rvk8s.cluster import Object
+    from rvk8s.submit import Submission
+
+
+@click.command("render")
+@plan_options
+@cluster_options
+def render_command(**options: Any) -> None:
+    """Print the YAML that `rvk8s submit EXPERIMENT` with the same options sends.
+
+    It is what `helm template` makes of `rvk8s plan EXPERIMENT -o values`; kubectl apply takes it.
+    """
+    for submission in make_submissions(**options):
+        click.echo(submission.rendered.text, nl=False)
+
+
+@click.command("submit")
+@plan_options
+@cluster_options
+@click.option("--wait", is_flag=True, help="Return when the run has ended; exit with its code.")
+@click.option("--follow", is_flag=True, help="Show the stages until the run has ended; as --wait.")
+@click.option(
+    "--dry-run",
+    is_flag=False,
+    flag_value="client",
+    type=click.Choice(["client", "server"]),
+    help="Create nothing: print what would be sent, or have the server check it.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["name", "json", "yaml"]),
+    help="Print the objects, or only the name of the driver's Job.",
+)
+def submit_command(
+    wait: bool, follow: bool, dry_run: str | None, output: str | None, **options: Any
+) -> None:
+    """Run EXPERIMENT on a Kubernetes cluster; it goes on when this machine is switched off.
+
+    The cluster and namespace are those that kubectl would use. `--gpus 4` becomes nodes x GPUs by
+    the GPUs per node of the pool (values.pools); `rvk8s plan` shows the shape.
+    """
+    submissions = make_submissions(**options)
+    if dry_run == "client":
+        for submission in submissions:
+            _print_objects(submission, list(submission.rendered.manifests), output or "yaml", "")
+        return
+    from rvk8s import submit
+    from rvk8s.cluster import Cluster
+
+    cluster = Cluster.connect(context=options["context"], namespace=submissions[0].namespace)
+    act = submit.try_out if dry_run else submit.send
+    for submission in submissions:
+        sent = act(cluster, submission)
+        _print_objects(submission, sent, output, " (server dry run)" if dry_run else "")
+    if (wait or follow) and not dry_run:
+        from rvk8s.follow import until_ended
+
+        for submission in submissions:
+            until_ended(cluster, submission.plan.run_id, show=follow)
+
+
+def _print_objects(
+    submission: Submission, objects: list[Object], output: str | None, note: str
+) -> None:
+    if output == "name":
+        jobs = [n for n in submission.names if n.startswith(("job.", "cronjob."))]
+        click.echo("\n".join(jobs))
+    elif output == "json":
+        print_json({"apiVersion": "v1", "kind": "List", "items": objects})
+    elif output == "yaml" and objects == list(submission.rendered.manifests):
+        click.echo(submission.rendered.text, nl=False)
+    elif output == "yaml":
+        from rvk8s.values import to_yaml
+
+        click.echo(to_yaml(objects, several=True), nl=False)
+    else:
+        for name in submission.names:
+            click.echo(f"{name} created{note}")
+        if not note:
+            run = submission.plan.run_id
+            where = f"-n {submission.namespace}"
+            click.echo(f"follow it with: rvk8s status {run} {where} -w", err=True)

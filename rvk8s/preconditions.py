@@ -1,0 +1,152 @@
+"""What a run needs of a cluster, looked at before anything is created."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import yaml
+
+from rvk8s.cluster import Cluster, Object
+from rvk8s.errors import InputError, InputErrors
+from rvk8s.kinds import Forbidden, NotFound
+
+_PLATFORM = "helm install rvk8s-platform helm/rvk8s-platform -n"
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_THREADS = 8
+
+
+def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[str] = ()) -> None:
+    """Ask the cluster for what the manifests name, and whether it would take them.
+
+    What the user may not look at is left out: the driver and `rvk8s status` say it later.
+
+    Args:
+        skip_kinds: manifests of these kinds are not sent for a trial.
+
+    Raises:
+        InputErrors: the namespace, a service account, the launcher's kind, a Secret or one of its
+            keys is missing; a manifest is refused. A line for each.
+    """
+    namespace = cluster.namespace
+    if _seen(partial(cluster.get, "Namespace", namespace)) is None:
+        raise InputErrors([_no_namespace(namespace)])
+    stages = [document for manifest in manifests for document in _stage_manifests(manifest)]
+    pods = [pod for manifest in (*manifests, *stages) for pod in _pod_specs(manifest)]
+    looks: list[Callable[[], list[InputError]]] = [
+        *(partial(_account, cluster, name) for name in _accounts(pods)),
+        *(partial(_secret, cluster, name, keys) for name, keys in _secrets(pods).items()),
+        *(partial(_kind, cluster, kind) for kind in sorted({one["kind"] for one in stages})),
+        *(
+            partial(_trial, cluster, manifest)
+            for manifest in manifests
+            if manifest["kind"] not in skip_kinds
+        ),
+    ]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        errors = [error for found in pool.map(lambda look: look(), looks) for error in found]
+    if errors:
+        raise InputErrors(list({str(error): error for error in errors}.values()))
+
+
+def _no_namespace(namespace: str) -> InputError:
+    fix = f"create it, or give another one with -n: `{_PLATFORM} {namespace} --create-namespace`"
+    return InputError(f"there is no namespace {namespace}", fix=fix)
+
+
+def _account(cluster: Cluster, name: str) -> list[InputError]:
+    if _seen(partial(cluster.get, "ServiceAccount", name)) is not None:
+        return []
+    fix = f"`{_PLATFORM} {cluster.namespace}` makes it, or name another in values.serviceAccounts"
+    return [InputError(f"no service account {name} in namespace {cluster.namespace}", fix=fix)]
+
+
+def _secret(cluster: Cluster, name: str, keys: set[str]) -> list[InputError]:
+    secret = _seen(partial(cluster.get, "Secret", name))
+    if secret is None:
+        words = ["kubectl create secret generic", name, "-n", cluster.namespace]
+        words += [f"--from-literal={key}=..." for key in sorted(keys)]
+        fix = f"`{' '.join(words)}`" if keys else "create it"
+        return [InputError(f"no Secret {name} in namespace {cluster.namespace}", fix=fix)]
+    # One that the user may not read is {}; a real one has a kind.
+    missing = sorted(keys - set(secret.get("data") or ())) if "kind" in secret else []
+    if not missing:
+        return []
+    fix = f"`kubectl edit secret {name} -n {cluster.namespace}` adds what is missing"
+    return [InputError(f"Secret {name} has no {' and no '.join(missing)}", fix=fix)]
+
+
+def _kind(cluster: Cluster, kind: str) -> list[InputError]:
+    """Whether the API has a kind: an object of any name is asked for."""
+    try:
+        cluster.get(kind, "rvk8s")
+    except Forbidden:
+        return []
+    except InputError as error:
+        return [error]
+    return []
+
+
+def _trial(cluster: Cluster, manifest: Object) -> list[InputError]:
+    try:
+        cluster.apply(manifest, dry_run=True)
+    except NotFound:
+        return [_no_namespace(cluster.namespace)]
+    except InputError as error:
+        return [error]
+    return []
+
+
+def _seen(get: Callable[[], Object | None]) -> Object | None:
+    """What get() gives; something that is neither None nor an object where it is forbidden."""
+    try:
+        return get()
+    except Forbidden:
+        return {}
+
+
+def _stage_manifests(manifest: Object) -> Iterator[Object]:
+    """What the driver will create: the .yaml keys of the run's ConfigMap."""
+    if "plan.json" in (manifest.get("data") or {}):
+        for key, text in manifest["data"].items():
+            if key.endswith(".yaml"):
+                yield from (one for one in yaml.load_all(text, Loader=_Loader) if one)
+
+
+def _pod_specs(value: Any) -> Iterator[Object]:
+    """Everything below an object that is a pod's spec."""
+    if isinstance(value, dict):
+        if "containers" in value:
+            yield value
+        else:
+            for below in value.values():
+                yield from _pod_specs(below)
+
+
+def _accounts(pods: Iterable[Object]) -> list[str]:
+    return sorted({pod.get("serviceAccountName") or "default" for pod in pods})
+
+
+def _secrets(pods: Iterable[Object]) -> dict[str, set[str]]:
+    """Name -> keys of the Secrets that pods cannot start without."""
+    found: dict[str, set[str]] = {}
+    for pod in pods:
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            for entry in container.get("env") or ():
+                ref = (entry.get("valueFrom") or {}).get("secretKeyRef")
+                if ref and not ref.get("optional"):
+                    found.setdefault(ref["name"], set()).add(ref["key"])
+            for entry in container.get("envFrom") or ():
+                ref = entry.get("secretRef")
+                if ref and not ref.get("optional"):
+                    found.setdefault(ref["name"], set())
+        for volume in pod.get("volumes") or ():
+            secret = volume.get("secret")
+            if secret and not secret.get("optional"):
+                keys = {item["key"] for item in secret.get("items") or ()}
+                found.setdefault(secret["secretName"], set()).update(keys)
+        for ref in pod.get("imagePullSecrets") or ():
+            found.setdefault(ref["name"], set())
+    return found

@@ -1,0 +1,187 @@
+"""Starts runs on a cluster: what is shown by a dry run is what is sent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rvk8s import chart, preconditions
+from rvk8s.cluster import Cluster, Object
+from rvk8s.conditions import has_ended
+from rvk8s.contract import Label
+from rvk8s.errors import InputError, Rvk8sError
+from rvk8s.kinds import NotFound
+from rvk8s.plan import Plan, make_plan
+from rvk8s.project import Experiment
+from rvk8s.run_options import RunOptions
+from rvk8s.sources import sources
+from rvk8s.values import to_values
+
+log = logging.getLogger(__name__)
+
+#: Seconds until what is left of a run's earlier attempt has to be gone.
+_GONE = 120.0
+_POLL = 0.3
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run that can be sent to a cluster.
+
+    Attributes:
+        plan: with the shape of the training that the chart found.
+        values: those of the chart.
+        rendered: the objects.
+        namespace: theirs.
+        replaces: it goes on with a run that may have objects from before.
+    """
+
+    plan: Plan
+    values: Mapping[str, Any]
+    rendered: chart.Rendered
+    namespace: str
+    replaces: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The objects as kubectl's -o name writes them."""
+        return [object_name(manifest) for manifest in self.rendered.manifests]
+
+
+def object_name(manifest: Object) -> str:
+    """`job.batch/x`: kind, group and name as kubectl's -o name writes them."""
+    group = manifest["apiVersion"].rpartition("/")[0]
+    kind = manifest["kind"].lower() + (f".{group}" if group else "")
+    return f"{kind}/{manifest['metadata']['name']}"
+
+
+def prepare(experiment: Experiment, options: RunOptions, namespace: str) -> Submission:
+    """Plan and render a run; nothing is sent.
+
+    Raises:
+        InputErrors: everything that the plan or the chart refuses.
+        InputError: the project's files cannot go with the run.
+    """
+    plan = make_plan(experiment, options)
+    values = to_values(plan, sources(experiment))
+    rendered = chart.render(values, plan.run_id, namespace)
+    stages = rendered.find("ConfigMap", "plan.json")
+    if stages is None:
+        raise InputError("the chart renders no plan", where="helm/rvk8s", fix="install rvk8s again")
+    shaped = Plan.from_dict(json.loads(stages["data"]["plan.json"]))
+    return Submission(shaped, values, rendered, namespace, options.run_id is not None)
+
+
+def send(cluster: Cluster, submission: Submission) -> list[Object]:
+    """Create the objects of a run, or none of them.
+
+    Returns:
+        The objects as the API server has them.
+
+    Raises:
+        InputErrors, InputError: the cluster lacks something or refuses; the run is running.
+        ClusterUnavailable: no answer.
+    """
+    manifests = submission.rendered.manifests
+    if not submission.replaces:
+        preconditions.check(cluster, manifests)
+        with _all_or_none(cluster) as made:
+            for manifest in manifests:
+                made.append(manifest)  # also where the answer is lost
+                cluster.apply(manifest)
+        return made
+    preconditions.check(cluster, manifests, skip_kinds=["Job"])
+    _make_room(cluster, submission.plan)
+    return [cluster.apply(manifest) for manifest in manifests]
+
+
+def try_out(cluster: Cluster, submission: Submission) -> list[Object]:
+    """Have the API server check the objects without storing them.
+
+    Returns:
+        The objects as it would have them.
+    """
+    skip = ["Job"] if submission.replaces else []
+    preconditions.check(cluster, submission.rendered.manifests, skip_kinds=skip)
+    return [
+        manifest if manifest["kind"] in skip else cluster.apply(manifest, dry_run=True)
+        for manifest in submission.rendered.manifests
+    ]
+
+
+@contextmanager
+def _all_or_none(cluster: Cluster) -> Iterator[list[Object]]:
+    """Objects that are put into the list are deleted where the block fails."""
+    made: list[Object] = []
+    try:
+        yield made
+    except BaseException as error:
+        left = []
+        for manifest in reversed(made):
+            try:
+                cluster.delete(manifest["kind"], manifest["metadata"]["name"])
+            except Rvk8sError as second:
+                log.debug("cannot remove %s: %s", object_name(manifest), second)
+                left.append(object_name(manifest))
+        if left and isinstance(error, Rvk8sError):
+            run = made[0]["metadata"]["labels"][Label.RUN]
+            what = f"{error}; {', '.join(left)} may be left: `rvk8s delete {run}` removes them"
+            raise type(error)(what) from error
+        if isinstance(error, NotFound):
+            raise InputError(f"the namespace {cluster.namespace} is gone: {error}") from error
+        raise
+
+
+def _make_room(cluster: Cluster, plan: Plan) -> None:
+    """Remove the driver's Job and the stages of a run that has ended.
+
+    Raises:
+        InputError: it is running, it is a run of another experiment.
+        ClusterUnavailable: its objects do not go away.
+    """
+    selector = f"{Label.RUN}={plan.run_id}"
+    for job in cluster.list_all("Job", f"{selector},{Label.COMPONENT}=driver"):
+        if not has_ended(job):
+            fix = f"wait, or `rvk8s cancel {plan.run_id}` first"
+            raise InputError(f"{plan.run_id} is running", where="--run-id", fix=fix)
+        experiment = job["metadata"]["labels"].get(Label.EXPERIMENT)
+        if experiment != plan.experiment:
+            what = f"{plan.run_id} is a run of {experiment}, not of {plan.experiment}"
+            raise InputError(what, where="--run-id", fix=f"submit {experiment}")
+    delete_all(cluster, selector, ["Job", "PyTorchJob", "Service"])
+    end = time.monotonic() + _GONE
+    while left := list(_objects(cluster, selector, ["Job", "PyTorchJob"])):
+        if time.monotonic() > end:
+            what = f"{object_name(left[0])} of the run's last attempt does not go away"
+            raise InputError(what, fix=f"look at `kubectl describe {object_name(left[0])}`")
+        time.sleep(_POLL)
+
+
+def delete_all(cluster: Cluster, selector: str, kinds: Sequence[str]) -> list[str]:
+    """Delete all objects of some kinds that a selector picks.
+
+    Returns:
+        The objects as kubectl's -o name writes them.
+    """
+    deleted = []
+    for item in list(_objects(cluster, selector, kinds)):
+        meta = item["metadata"]
+        if cluster.delete(item["kind"], meta["name"], uid=meta["uid"]):
+            deleted.append(object_name(item))
+    return deleted
+
+
+def _objects(cluster: Cluster, selector: str, kinds: Sequence[str]) -> Iterator[Object]:
+    for kind in kinds:
+        try:
+            yield from cluster.list_all(kind, selector)
+        except InputError as error:
+            # Clusters without the training operator have no PyTorchJobs to delete.
+            if kind != "PyTorchJob":
+                raise
+            log.debug("no PyTorchJobs: %s", error)
