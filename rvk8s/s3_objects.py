@@ -166,7 +166,7 @@ def _of_answer(error: Any, uri: str) -> Rvk8sError | FileNotFoundError:
         return FileNotFoundError(f"{uri} does not exist")
     if code in _FULL or status == 507:
         return DiskFull(f"{uri}: no space or quota left ({code})")
-    if code in ("BadDigest", "IncompleteBody"):
+    if code in s3_transfer.ARRIVED_DAMAGED:
         return StorageUnavailable(f"{uri} arrived damaged several times ({code}); try again")
     if status >= 500 or code in ("SlowDown", "Throttling", "RequestTimeout", "TooManyRequests"):
         return StorageUnavailable(f"{uri}: storage answered {code or status}: {message}")

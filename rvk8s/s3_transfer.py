@@ -37,6 +37,8 @@ _SHA256 = "rvk8s-sha256"
 #: Times a transfer is tried that was cut off or arrived damaged, beside boto3's own retries of
 #: requests that were not answered, and seconds before the first one, doubled before each other.
 _TRIES, _BACKOFF = 4, 0.5
+#: What servers answer when a request's body is not what its checksums say.
+ARRIVED_DAMAGED = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
 #: What is held in memory at once, over all threads.
 _slots = threading.BoundedSemaphore(THREADS)
 
@@ -225,7 +227,7 @@ def _passing(error: Exception) -> bool:
     from botocore.exceptions import ClientError
 
     if isinstance(error, ClientError):
-        return error.response.get("Error", {}).get("Code") in ("BadDigest", "IncompleteBody")
+        return error.response.get("Error", {}).get("Code") in ARRIVED_DAMAGED
     return isinstance(error, _CutOff | _Damaged)
 
 

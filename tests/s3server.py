@@ -6,6 +6,7 @@ need it are skipped, and pytest's summary says so.
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import time
@@ -17,6 +18,8 @@ import pytest
 from cluster.programs import CannotBuild, program
 
 _KEY, _SECRET = "testkey", "testsecret"
+#: A user who may do only what a bucket's policy allows.
+_READER, _READER_SECRET = "reader", "readersecret"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,38 @@ class S3Server:
             "AWS_REGION": "us-east-1",
         }
 
+    @property
+    def reader_environ(self) -> dict[str, str]:
+        """The same for the user who may only read what readable() names."""
+        return {
+            **self.environ,
+            "AWS_ACCESS_KEY_ID": _READER,
+            "AWS_SECRET_ACCESS_KEY": _READER_SECRET,
+        }
+
+    def readable(self, name: str) -> str:
+        """Make a bucket that the reader may read and list, and return its URI."""
+        import boto3
+
+        uri = self.bucket(name)
+        arn = f"arn:aws:s3:::{name}"
+        statement = {
+            "Effect": "Allow",
+            "Principal": [_READER],
+            "Action": ["s3:GetObject", "s3:ListBucket"],
+            "Resource": [arn, f"{arn}/*"],
+        }
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=_KEY,
+            aws_secret_access_key=_SECRET,
+        )
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        client.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
+        return uri
+
     def bucket(self, name: str) -> str:
         """Make a bucket and return its URI."""
         (self.data / name).mkdir(exist_ok=True)
@@ -52,11 +87,14 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The server, for the whole session."""
     program = _build()
     folder = tmp_path_factory.mktemp("s3")
-    data, sidecar = folder / "data", folder / "sidecar"
-    data.mkdir()
-    sidecar.mkdir()
+    data, sidecar, users = folder / "data", folder / "sidecar", folder / "users"
+    for made in (data, sidecar, users):
+        made.mkdir()
+    account = {"access": _READER, "secret": _READER_SECRET, "role": "user"}
+    (users / "users.json").write_text(json.dumps({"accessAccounts": {_READER: account}}))
     port = _free_port()
-    command = [program, "--access", _KEY, "--secret", _SECRET, "--port", f"127.0.0.1:{port}"]
+    command = [program, "--access", _KEY, "--secret", _SECRET, "--iam-dir", users]
+    command += ["--port", f"127.0.0.1:{port}"]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             [*command, "posix", "--sidecar", sidecar, data], stdout=log, stderr=log

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that can be slow, silent, gone, or spoil what it carries.
+"""A TCP proxy before a server: it can be slow, silent or gone, or spoil what it carries.
 
 It keeps the heads of the HTTP requests that pass, so that a test can look at their headers.
 """
@@ -27,7 +27,7 @@ class Proxy:
         bytes_per_second: of answers; None: as fast as it goes.
         spoil_request, spoil_answer: change the bytes that pass.
         heads: of the requests so far.
-        sent: bytes of requests so far.
+        sent, received: bytes of requests and of answers so far.
     """
 
     def __init__(self, target: str):
@@ -38,7 +38,7 @@ class Proxy:
         self.spoil_request: Callable[[bytes], bytes] = lambda data: data
         self.spoil_answer: Callable[[bytes], bytes] = lambda data: data
         self.heads: list[str] = []
-        self.sent = 0
+        self.sent = self.received = 0
         self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -69,6 +69,7 @@ class Proxy:
         return self.spoil_request(data)
 
     def _answer(self, data: bytes) -> bytes:
+        self.received += len(data)
         if self.bytes_per_second:
             time.sleep(len(data) / self.bytes_per_second)
         return self.spoil_answer(data)
