@@ -50,6 +50,13 @@ class Env(StrEnum):
     NAMESPACE = "RVK8S_NAMESPACE"  #: of the driver's pod
     POD = "RVK8S_POD"  #: name of the driver's pod
     STAGES_DIR = "RVK8S_STAGES_DIR"  #: the driver's plan.json and STAGE.yaml
+    #: Seconds that the driver lets pods that cannot start (no such image, no such Secret) try.
+    START_PATIENCE = "RVK8S_START_PATIENCE"
+    #: Seconds that the driver waits for a place in a queue or on a node.
+    PENDING_DEADLINE = "RVK8S_PENDING_DEADLINE"
+    #: Seconds for which the driver tries again while storage, or the API server, is away.
+    STORAGE_PATIENCE = "RVK8S_STORAGE_PATIENCE"
+    CLUSTER_PATIENCE = "RVK8S_CLUSTER_PATIENCE"
 
 
 class Label(StrEnum):
@@ -64,6 +71,8 @@ class Label(StrEnum):
 class Annotation(StrEnum):
     ROOT_URI = "rvk8s.io/root-uri"  #: on the driver's Job
     SPEC_HASH = "rvk8s.io/spec-hash"  #: on what the driver makes: of the manifest that it made
+    ATTEMPT = "rvk8s.io/attempt"  #: on what the driver makes: which start of the stage it is
+    SPENT = "rvk8s.io/spent-seconds"  #: likewise: what earlier attempts took of the deadline
     CANCEL = "rvk8s.io/cancel"  #: on the driver's Job: when the user cancelled the run, UTC
 
 
@@ -90,6 +99,10 @@ class ExitCode(IntEnum):
     KILLED = 137  #: SIGKILL; nobody can tell the kernel's OOM killer from another
     RETRYABLE = 138  #: a passing fault: storage or network away
     PREEMPTED = 143  #: SIGTERM: the node goes away; a restart goes on from the last checkpoint
+
+
+#: Stands for a stage's name in the driver's own heartbeat and log.
+DRIVER = "driver"
 
 
 class State(StrEnum):
@@ -139,8 +152,10 @@ class RunLayout:
     def progress(self, stage: str, split: int | None = None) -> str:
         return posixpath.join(self.stage_dir(stage, split), "progress.json")
 
-    def log(self, stage: str, split: int | None = None) -> str:
-        return posixpath.join(self.stage_dir(stage, split), "log.txt")
+    def log(self, stage: str, split: int | None = None, node: int = 0) -> str:
+        """The log of a split, or of one of the nodes that train together."""
+        name = f"log-node{node}.txt" if node else "log.txt"
+        return posixpath.join(self.stage_dir(stage, split), name)
 
     @property
     def scores(self) -> str:

@@ -11,6 +11,7 @@
     |-- Conflict              exit 1    an object of the cluster is there already, or has changed
     |-- Interrupted           exit 130  Ctrl-C
     `-- Preempted             exit 143  SIGTERM: the node goes away
+        `-- HandedOver        exit 143  this driver ends, the stages run on, another one goes on
 
 The message of each is one line that a user can act on; a traceback is for errors that are not here.
 """
@@ -96,6 +97,10 @@ class Interrupted(Rvk8sError):
 
 class Preempted(Rvk8sError):
     exit_code = ExitCode.PREEMPTED
+
+
+class HandedOver(Preempted):
+    """This driver must not act any more; the stages run on, and another driver goes on."""
 
 
 def _one_line(text: str) -> str:

@@ -42,6 +42,8 @@ class StageRecord:
         exit_code: of the split that failed, or 0; None before it ended.
         message: why it failed or was skipped, or what it warns of; one line, or one a mistake.
         failed_split: the split that exit_code and message are of.
+        disruptions: how often it was started again because a node went away; not an attempt less.
+        images: what its pods ran, by digest; empty on one machine.
     """
 
     name: str
@@ -54,6 +56,12 @@ class StageRecord:
     exit_code: int | None = None
     message: str | None = None
     failed_split: int | None = None
+    disruptions: int = 0
+    images: tuple[str, ...] = ()
+
+    @property
+    def ended_well(self) -> bool:
+        return self.state in (State.SUCCEEDED, State.SKIPPED)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -67,6 +75,8 @@ class StageRecord:
             "exitCode": self.exit_code,
             "message": self.message,
             "failedSplit": self.failed_split,
+            "disruptions": self.disruptions,
+            "images": list(self.images),
         }
 
     @classmethod
@@ -82,12 +92,19 @@ class StageRecord:
             exit_code=value["exitCode"],
             message=value["message"],
             failed_split=value["failedSplit"],
+            disruptions=value.get("disruptions", 0),
+            images=tuple(value.get("images", ())),
         )
 
 
 @dataclass
 class RunRecord:
-    """How a run went; the content of run.json."""
+    """How a run went; the content of run.json.
+
+    Attributes:
+        driver: the uid of the driver's Job: its pods go on with each other's runs; None on one
+            machine.
+    """
 
     plan: Plan
     engine: str
@@ -98,6 +115,7 @@ class RunRecord:
     message: str | None = None
     version: str = __version__
     stages: list[StageRecord] = field(default_factory=list)
+    driver: str | None = None
 
     @classmethod
     def of_plan(cls, plan: Plan, engine: str) -> RunRecord:
@@ -113,6 +131,7 @@ class RunRecord:
             "contract": CONTRACT_VERSION,
             "rvk8s": self.version,
             "engine": self.engine,
+            "driver": self.driver,
             "state": str(self.state),
             "started": self.started,
             "ended": self.ended,
@@ -140,6 +159,7 @@ class RunRecord:
                 message=value["message"],
                 version=value["rvk8s"],
                 stages=[StageRecord.from_dict(stage) for stage in value["stages"]],
+                driver=value.get("driver"),
             )
         except (KeyError, ValueError, TypeError) as error:
             what = f"is not what this version of rvk8s writes ({error})"
