@@ -7,42 +7,37 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any, TypeVar
 
 from rvk8s import storage
 from rvk8s.contract import CONFIGURE, STAGES, ExitCode, State, now, split_of
-from rvk8s.errors import InputError, Interrupted, Rvk8sError
+from rvk8s.errors import (
+    ClusterUnavailable,
+    HandedOver,
+    InputError,
+    Interrupted,
+    Rvk8sError,
+    StorageUnavailable,
+)
+from rvk8s.launcher import Launcher, Manners, Running
+from rvk8s.parallel import Abandoned, abandonable, in_threads
 from rvk8s.plan import Plan, Stage
+from rvk8s.progress import seconds_since
 from rvk8s.record import RunRecord, StageRecord, code_text
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
 #: From this exit code on, a stage may be tried again.
 _RETRYABLE_FROM = 128
-#: Seconds before the first retry; doubled before each further one.
-_BACKOFF = 5.0
-
-
-class Running(Protocol):
-    """Splits of a stage that were started."""
-
-    def poll(self) -> Mapping[int, int]:
-        """The exit codes of the splits that have ended so far; does not wait."""
-        ...
-
-    def stop(self) -> None:
-        """End all splits and wait until they are gone, 10 seconds at most."""
-        ...
-
-
-class Launcher(Protocol):
-    """Starts stages: as processes, as Jobs."""
-
-    def start(self, stage: Stage, splits: Sequence[int]) -> Running:
-        """Start some splits of a stage; the launcher decides how many run at once."""
-        ...
+#: Seconds before the first retry, doubled before each further one up to the second number.
+_BACKOFF, _LONGEST_BACKOFF = 5.0, 300.0
+#: Seconds that a cancelled run waits for storage to hear of it.
+_LAST_WORDS = 60.0
 
 
 class Driver:
@@ -55,6 +50,7 @@ class Driver:
         observe: called several times a second and at every transition.
         cancelled: asked several times a second; once true, everything is stopped.
         tick: seconds between two looks at the splits.
+        manners: what is otherwise in a cluster.
     """
 
     def __init__(
@@ -66,9 +62,12 @@ class Driver:
         observe: Callable[[RunRecord], None] = lambda record: None,
         cancelled: Callable[[], bool] = lambda: False,
         tick: float = 0.1,
+        manners: Manners | None = None,
     ):
         self.plan, self.layout, self.launcher = plan, plan.layout, launcher
         self.record = RunRecord.of_plan(plan, engine)
+        self._manners = manners or Manners()
+        self.record.driver = self._manners.session
         self._observe, self._cancelled, self._tick = observe, cancelled, tick
         self._configured: Mapping[str, Any] = {}
 
@@ -83,31 +82,62 @@ class Driver:
             Interrupted: it was cancelled; run.json says so, and finished stages stay finished.
             InputError: --from names a stage before which one is not done.
             StorageUnavailable, DiskFull: run.json or a marker cannot be written or read.
+            HandedOver, ClusterUnavailable: this driver cannot go on, the stages do; the next driver
+                of the same session goes on from run.json and from what the launcher finds.
         """
-        # Before run.json is written anew: killed in between, the next start forgets once more.
-        self._forget(storage.read_json(self.layout.run_json))
-        self.record.state, self.record.started = State.RUNNING, now()
-        self._save()
         try:
-            for stage in self.plan.stages:
-                if not self._stage(stage, self.record.stage(stage.name)):
-                    break
+            if self._begin():
+                for stage in self.plan.stages:
+                    if not self._stage(stage, self.record.stage(stage.name)):
+                        break
+                else:
+                    self._end(State.SUCCEEDED, ExitCode.OK, None)
+                self._flush()
+        except (HandedOver, ClusterUnavailable):
+            raise
         except Interrupted as error:
             try:
                 self._end(State.CANCELLED, error.exit_code, str(error))
+                self._flush_last_words()
             except Rvk8sError as second:
                 # All stages are stopped; whoever did it has to hear how to go on.
                 log.warning("run.json does not say that the run is cancelled: %s", second)
             raise
+        except StorageUnavailable as error:
+            if self._manners.session is None:
+                self._end(State.FAILED, error.exit_code, str(error))
+            raise
         except Rvk8sError as error:
             self._end(State.FAILED, error.exit_code, str(error))
+            self._flush()
             raise
-        if self.record.state == State.RUNNING:
-            self._end(State.SUCCEEDED, ExitCode.OK, None)
         return self.record
+
+    def _begin(self) -> bool:
+        """Store the record of a run that begins or goes on; False where it is over already."""
+        previous = self._patiently(lambda: storage.read_json(self.layout.run_json))
+        if previous and self._is_ours(previous):
+            self.record = RunRecord.from_dict(previous)
+            if self.record.is_over:
+                return False
+        else:
+            # Before run.json is written anew: killed in between, the next start forgets once more.
+            self._patiently(lambda: self._forget(previous))
+            self.record.started = now()
+        self.record.state = State.RUNNING
+        self._save()
+        self._check()
+        self._flush()  # the stages read the plan
+        return True
 
     def _stage(self, stage: Stage, record: StageRecord) -> bool:
         """Do one stage; whether the next one may start."""
+        if record.ended_well:  # under an earlier driver of this session
+            if stage.name != CONFIGURE:
+                return True
+            if configured := self._done(CONFIGURE, [None])[0]:
+                self._configured = configured
+                return True
         if stage.name != CONFIGURE:
             if stage.name not in self._configured["commands"]:
                 record.splits = 1
@@ -119,17 +149,25 @@ class Driver:
                 self._check_done(stage.name, record.splits)
                 self._skip(record, f"done before; the run starts from {self.plan.from_stage}")
                 return True
-        before = [self._done(stage.name, split) for split in self._splits(record)]
-        record.state, record.started, clock = State.RUNNING, now(), time.monotonic()
+        goes_on = record.state == State.RUNNING
+        before = [None] if goes_on else self._done(stage.name, self._splits(record))
+        passed = seconds_since(record.started) if goes_on else 0.0
+        record.started = record.started if goes_on else now()
+        record.state, record.attempts, clock = State.RUNNING, max(record.attempts, 1), monotonic()
         self._save()
         codes = self._attempts(replace(stage, splits=record.splits), record)
-        record.ended, record.seconds = now(), round(time.monotonic() - clock, 2)
+        record.ended, record.seconds = now(), round(passed + monotonic() - clock, 2)
+        after = self._done(stage.name, self._splits(record))
         failed = {split: code for split, code in codes.items() if code}
         if failed:
             self._fail(record, failed)
             return False
-        record.state, record.exit_code = State.SUCCEEDED, ExitCode.OK
-        after = [self._done(stage.name, split) for split in self._splits(record)]
+        if None in after:
+            self._fail(
+                record, {after.index(None): ExitCode.FAILED}, "ended but left no done-marker"
+            )
+            return False
+        record.state, record.exit_code, record.message = State.SUCCEEDED, ExitCode.OK, None
         if None not in before and before == after:
             record.state, record.message = State.SKIPPED, "found done"
         if stage.name == CONFIGURE:
@@ -145,68 +183,112 @@ class Driver:
         Returns:
             The exit code of each split.
         """
-        deadline = stage.deadline_seconds and time.monotonic() + stage.deadline_seconds
+        limit = None if self._manners.keeps_deadlines else stage.deadline_seconds
+        deadline = limit and monotonic() + limit
+        own = stage.name in self._manners.retries_splits
         codes: dict[int, int] = {}
         todo = list(range(record.splits))
         while True:
-            record.attempts += 1
-            codes.update(self._wait(self.launcher.start(stage, todo), todo, deadline))
+            running = self.launcher.start(stage, todo, record.attempts + record.disruptions)
+            codes.update(self._wait(running, record, len(todo), deadline))
             todo = [split for split, code in codes.items() if code]
             final = [code for code in codes.values() if 0 < code < _RETRYABLE_FROM]
-            if not todo or final or record.attempts > (stage.retries or 0):
+            if not todo or final:
                 return codes
-            pause = _BACKOFF * 2 ** (record.attempts - 1)
-            log.warning(
-                "stage %s %s; trying again in %.0f s (%d of %d)",
-                stage.name,
-                code_text(codes[todo[0]]),
-                pause,
-                record.attempts,
-                stage.retries,
-            )
+            if {codes[split] for split in todo} == {ExitCode.PREEMPTED} and (
+                record.disruptions < self._manners.disruptions
+            ):
+                record.disruptions += 1
+                tries = f"{record.disruptions} of {self._manners.disruptions}"
+                pause = _BACKOFF
+            elif not own and record.attempts <= (stage.retries or 0):
+                tries = f"{record.attempts} of {stage.retries}"
+                pause = min(_BACKOFF * 2 ** (record.attempts - 1), _LONGEST_BACKOFF)
+                record.attempts += 1
+            else:
+                return codes
+            self._save()
+            text = self._manners.why(stage.name, todo[0]) or code_text(codes[todo[0]])
+            log.warning("stage %s: %s; trying again in %.0f s (%s)", stage.name, text, pause, tries)
             self._sleep(pause)
 
     def _wait(
-        self, running: Running, splits: Sequence[int], deadline: float | None
+        self, running: Running, record: StageRecord, count: int, deadline: float | None
     ) -> dict[int, int]:
         """Wait until all splits have ended, or end them: cancelled, too late, one failed for good.
 
         Returns:
             The exit codes; a split that was ended because another one failed has none.
         """
+        own = record.name in self._manners.retries_splits
         try:
             while True:
                 codes = dict(running.poll())
-                if len(codes) == len(splits):
+                if self._manners.notice(record):
+                    self._save()
+                if len(codes) == count:
                     return codes
-                if any(0 < code < _RETRYABLE_FROM for code in codes.values()):
+                if any(code and (own or code < _RETRYABLE_FROM) for code in codes.values()):
                     running.stop()
                     return codes
-                if deadline is not None and time.monotonic() > deadline:
+                if deadline is not None and monotonic() > deadline:
                     running.stop()
-                    return {**dict.fromkeys(splits, int(ExitCode.DEADLINE)), **codes}
-                self._sleep(self._tick)
+                    late = dict.fromkeys(range(record.splits), int(ExitCode.DEADLINE))
+                    return {**late, **codes}
+                self._check()
+                self._manners.wait(self._tick)
+        except (HandedOver, ClusterUnavailable):
+            raise
         except BaseException:
             running.stop()
             raise
 
     def _sleep(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        end = monotonic() + seconds
         while True:
-            self._observe(self.record)
-            if self._cancelled():
-                raise Interrupted("interrupted")
-            left = end - time.monotonic()
+            self._check()
+            left = end - monotonic()
             if left <= 0:
                 return
-            time.sleep(min(left, self._tick))
+            self._manners.wait(min(left, self._tick))
 
-    def _fail(self, record: StageRecord, failed: Mapping[int, int]) -> None:
+    def _check(self) -> None:
+        self._observe(self.record)
+        if error := self._manners.leave():
+            raise error
+        if self._cancelled():
+            raise Interrupted("interrupted" if self._manners.session is None else "cancelled")
+
+    def _patiently(self, work: Callable[[], _T]) -> _T:
+        """The result of something that reads or writes storage."""
+        if not self._manners.patience:
+            return work()
+        end, pause = monotonic() + self._manners.patience, 0.5
+        while True:
+            try:
+                return abandonable(work, self._must_stop, grace=0.0)
+            except Abandoned:
+                self._check()
+            except StorageUnavailable as error:
+                if monotonic() > end:
+                    raise
+                log.warning("%s", error)
+            self._sleep(pause)
+            pause = min(pause * 2, 15.0)
+
+    def _must_stop(self) -> bool:
+        return self._cancelled() or self._manners.leave() is not None
+
+    def _fail(self, record: StageRecord, failed: Mapping[int, int], why: str | None = None) -> None:
         # A final code says more than the code of a split that was ended with it.
         split, code = min(failed.items(), key=lambda item: (item[1] >= _RETRYABLE_FROM, item[0]))
-        said = storage.read_json(self.layout.failed(record.name, split_of(record.splits, split)))
-        record.state, record.exit_code, record.failed_split = State.FAILED, code, split
-        record.message = said["message"] if said and said["exitCode"] == code else code_text(code)
+        uri = self.layout.failed(record.name, split_of(record.splits, split))
+        said = self._patiently(lambda: storage.read_json(uri))
+        if not why and said and said["exitCode"] == code:
+            why = said["message"]
+        why = why or self._manners.why(record.name, split) or code_text(code)
+        record.state, record.exit_code, record.failed_split = State.FAILED, int(code), split
+        record.message = why
         self._end(State.FAILED, code, f"stage {record.name}: {record.message}")
 
     def _end(self, state: State, code: int, message: str | None) -> None:
@@ -222,8 +304,31 @@ class Driver:
         self._save()
 
     def _save(self) -> None:
-        storage.write_json(self.layout.run_json, self.record.to_dict())
+        self._manners.saver.save(self.layout.run_json, self.record.to_dict())
         self._observe(self.record)
+
+    def _flush(self) -> None:
+        """Wait until run.json says what the record says; a run that is over is not cancelled."""
+        while self._manners.saver.pending():
+            if not self.record.is_over:
+                self._check()
+            elif error := self._manners.leave():
+                raise error
+            time.sleep(0.02)
+
+    def _flush_last_words(self) -> None:
+        end = monotonic() + _LAST_WORDS
+        while self._manners.saver.pending():
+            if monotonic() > end:
+                raise StorageUnavailable(f"{self.layout.run_json}: storage does not answer")
+            time.sleep(0.05)
+
+    def _is_ours(self, previous: Mapping[str, Any]) -> bool:
+        """Whether an earlier driver of this session wrote it."""
+        session = self._manners.session
+        if session is None or previous.get("driver") != session:
+            return False
+        return Plan.from_dict(previous["plan"]) == self.plan
 
     def _forget(self, previous: Mapping[str, Any] | None) -> None:
         """Delete markers and outputs of the stages to do again, and of those split otherwise."""
@@ -249,12 +354,20 @@ class Driver:
 
     def _check_done(self, stage: str, splits: int) -> None:
         for index in range(splits):
-            if self._done(stage, split_of(splits, index)) is None:
+            if self._done(stage, [split_of(splits, index)])[0] is None:
                 what = f"stage {stage} of {self.plan.run_id} is not done"
                 raise InputError(what, where="--from", fix=f"start --from {stage}")
 
-    def _done(self, stage: str, split: int | None) -> dict[str, Any] | None:
-        return storage.read_json(self.layout.done(stage, split))
+    def _done(self, stage: str, splits: Iterable[int | None]) -> list[dict[str, Any] | None]:
+        """The done-markers of splits, read several at once; None where there is none."""
+        uris = [self.layout.done(stage, split) for split in splits]
+        found: dict[str, dict[str, Any] | None] = {}
+
+        def read(uri: str) -> None:
+            found[uri] = storage.read_json(uri)
+
+        self._patiently(lambda: in_threads(read, uris))
+        return [found[uri] for uri in uris]
 
     def _splits(self, record: StageRecord) -> list[int | None]:
         return [split_of(record.splits, index) for index in range(record.splits)]

@@ -125,6 +125,10 @@ class RunRecord:
     def stage(self, name: str) -> StageRecord:
         return next(stage for stage in self.stages if stage.name == name)
 
+    @property
+    def is_over(self) -> bool:
+        return self.state in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "apiVersion": API_VERSION,

@@ -39,7 +39,7 @@ class ProcessLauncher:
     def __init__(self, plan: Plan, scratch: Path):
         self.plan, self.scratch = plan, scratch
 
-    def start(self, stage: Stage, splits: Sequence[int]) -> ProcessSplits:
+    def start(self, stage: Stage, splits: Sequence[int], attempt: int = 1) -> ProcessSplits:
         return ProcessSplits(self, stage, splits)
 
     def environment(

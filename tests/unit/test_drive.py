@@ -50,7 +50,7 @@ class FakeLauncher:
         self.stopped: list[str] = []
         self.serial = itertools.count()
 
-    def start(self, stage: Stage, splits: Sequence[int]) -> FakeRunning:
+    def start(self, stage: Stage, splits: Sequence[int], attempt: int = 1) -> FakeRunning:
         return FakeRunning(self, stage, splits)
 
     def mark(self, stage: Stage, split: int, code: int) -> None:
@@ -283,7 +283,7 @@ def test_stages_that_cannot_be_split_are_not(tmp_path: Path) -> None:
     launcher = FakeLauncher(plan.layout, lambda *_: 0)
     told = []
     start = launcher.start
-    launcher.start = lambda stage, splits: (told.append(stage), start(stage, splits))[1]  # type: ignore[method-assign]
+    launcher.start = lambda stage, splits, attempt: (told.append(stage), start(stage, splits))[1]  # type: ignore[method-assign]
     Driver(plan, launcher, engine="fake", tick=0.001).drive()
     assert [stage.splits for stage in told if stage.name == "eval"] == [1]
     assert launcher.started.count(("eval", 0)) == 1
