@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-from rvk8s.errors import DiskFull, InputError, OutOfMemory, Rvk8sError
+from rvk8s import storage
+from rvk8s.contract import Env, RunLayout
+from rvk8s.errors import DiskFull, InputError, OutOfMemory, Rvk8sError, StorageUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: What torch's and GDAL's C++ say; they have no class or number of their own for these.
 _MEMORY_TEXTS = ("can't allocate memory", "CUDA out of memory", "std::bad_alloc")
+#: What GDAL says of a server that does not answer, or with a passing fault.
+_PASSING = re.compile(r"CURL error|HTTP (response|error) code\s*:\s*(5\d\d|429)", re.IGNORECASE)
+#: What it says of a file that it cannot open.
+_OPENED = re.compile(r"/vsis3/([^'\s]+)")
+#: What it says of a part that cannot be read, with the file's name.
+_BLOCK = re.compile(r"([^\s,]+), band \d+: IReadBlock failed")
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 
 
@@ -104,6 +114,44 @@ def _unreadable(error: BaseException) -> Rvk8sError | None:
         return InputError(f"{os.fsdecode(error.filename)} does not exist", fix=fix)
     rasterio = sys.modules.get("rasterio.errors")
     if rasterio and isinstance(error, rasterio.RasterioIOError):
-        fix = "the file is missing, damaged or not an image"
-        return InputError(" ".join(str(error).split()).rstrip("."), fix=fix)
+        return _unreadable_image(" ".join(str(error).split()).rstrip("."))
     return None
+
+
+def _unreadable_image(text: str) -> Rvk8sError:
+    """For what GDAL says: of a file, or of an image on S3, which configure has read before."""
+    if _PASSING.search(text):
+        return StorageUnavailable(f"imagery on S3 could not be read: {text}; try again")
+    opened, block = _OPENED.search(text), _BLOCK.search(text)
+    try:
+        uri = f"s3://{opened[1]}" if opened else _streamed(block[1]) if block else None
+        if uri is None:
+            return InputError(text, fix="the file is missing, damaged or not an image")
+        if not storage.exists(uri):
+            return InputError(f"{uri} does not exist", fix="copy it there again")
+    except Rvk8sError as error:
+        return error
+    fix = "try again; if it stays so, copy the file again"
+    return StorageUnavailable(f"{uri}: a part of it could not be read; {fix}")
+
+
+def _streamed(name: str) -> str | None:
+    """The URI of an image of this name that the run reads from S3, where there is one.
+
+    Of a block that could not be read GDAL does not say the file's folder, nor why.
+    """
+    run_uri = os.environ.get(Env.RUN_URI)
+    if not run_uri:
+        return None
+    config = storage.read_json(RunLayout(run_uri).config_uri)
+    return next((uri for uri in _streamed_uris(config) if uri.endswith(f"/{name}")), None)
+
+
+def _streamed_uris(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        if config.get("allow_streaming") and isinstance(uris := config.get("uris"), str | list):
+            yield from [uris] if isinstance(uris, str) else uris
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from _streamed_uris(value)

@@ -21,8 +21,8 @@ def draw(folder: Path) -> None:
         write(folder / f"label_{name}.tif", label[None])
 
 
-def write(path: Path, array: np.ndarray) -> None:
-    """Write (bands, height, width) as a GeoTIFF."""
+def write(path: Path, array: np.ndarray, *, tiled: bool = True) -> None:
+    """Write (bands, height, width) as a GeoTIFF, in tiles or in strips."""
     bands, height, width = array.shape
     profile = {
         "driver": "GTiff",
@@ -32,10 +32,9 @@ def write(path: Path, array: np.ndarray) -> None:
         "dtype": array.dtype,
         "crs": "EPSG:32633",
         "transform": from_origin(366_000, 5_808_000, 0.5, 0.5),
-        "tiled": True,
-        "blockxsize": 64,
-        "blockysize": 64,
     }
+    if tiled:
+        profile |= {"tiled": True, "blockxsize": 64, "blockysize": 64}
     with rasterio.open(path, "w", **profile) as file:
         file.write(array)
 
