@@ -126,7 +126,8 @@ class Driver:
             self.record.started = now()
         self.record.state = State.RUNNING
         self._save()
-        self._check()
+        if self._manners.session is not None:
+            self._check()  # cancelled while no driver was there: nothing is started
         self._flush()  # the stages read the plan
         return True
 
