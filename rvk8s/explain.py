@@ -1,0 +1,279 @@
+"""Why is a pod not running, why did it fail: one sentence and the fix.
+
+Pure functions of objects as the API server sends them. The driver puts what they say into run.json,
+`rvk8s status` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rvk8s.contract import ExitCode
+
+Object = Mapping[str, Any]
+
+#: Containers that run rvk8s-stage; the training operator wants the second name.
+CONTAINERS = ("stage", "pytorch", "driver")
+
+_IMAGE = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+}
+_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+#: Reasons of a failed pod whose node, not whose program, is at fault.
+_NODE_REASONS = {
+    "Evicted",
+    "Preempting",
+    "NodeLost",
+    "NodeShutdown",
+    "Shutdown",
+    "Terminated",
+    "NodeAffinity",
+    "UnexpectedAdmissionError",
+    "DeletionByTaintManager",
+    "DeletionByPodGC",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a pod.
+
+    Attributes:
+        code: exit code in the words of contract.ExitCode.
+        message: why, where the stage itself cannot have said it.
+        disrupted: whether its node, not its program, is at fault.
+    """
+
+    code: int
+    message: str | None = None
+    disrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why something does not run.
+
+    Attributes:
+        text: one sentence and the fix.
+        waits: whether waiting helps, as in a queue; else it would wait for ever.
+        since: since when, as Kubernetes writes times; None where nothing says it.
+    """
+
+    text: str
+    waits: bool
+    since: str | None = None
+
+
+def verdict(pod: Object) -> Verdict | None:
+    """What became of a pod; None while it has not ended."""
+    status = pod.get("status", {})
+    phase = status.get("phase")
+    if phase == "Succeeded":
+        return Verdict(0)
+    ended = _terminated(status)
+    if phase != "Failed":
+        # The kubelet takes a moment to bring the phase after the container's end.
+        return Verdict(0) if ended and ended.get("exitCode") == 0 else None
+    reason, text = status.get("reason") or "", _line(status.get("message"))
+    if reason == "Evicted" and ("ephemeral" in text or "EmptyDir" in text or "emptyDir" in text):
+        fix = "give the pool more ephemeralStorage or shm, or use fewer chips"
+        return Verdict(ExitCode.DISK_FULL, f"its node ended it: {text}; {fix}")
+    why_not = _condition(pod, "DisruptionTarget")
+    if why_not and why_not.get("status") == "True":
+        text = _line(why_not.get("message")) or why_not.get("reason", "")
+        return Verdict(ExitCode.PREEMPTED, f"lost its node: {text}", disrupted=True)
+    if ended is None or reason in _NODE_REASONS or reason.startswith("OutOf"):
+        return Verdict(ExitCode.PREEMPTED, f"lost its node: {reason} {text}".strip(), True)
+    return _of_container(pod, ended)
+
+
+def _of_container(pod: Object, ended: Object) -> Verdict:
+    code, reason = int(ended.get("exitCode", 1)), ended.get("reason") or ""
+    if reason == "OOMKilled" and code:
+        limit = _limit(pod, "memory")
+        bound = f" (its limit is {limit})" if limit else ""
+        fix = "give the pool more memory, or use smaller batches, chips or fewer workers"
+        return Verdict(ExitCode.OUT_OF_MEMORY, f"was killed for want of memory{bound}; {fix}")
+    if reason in ("StartError", "ContainerCannotRun"):
+        text = _line(ended.get("message"))
+        fix = (
+            "the image must have rvk8s-stage and rvk8s-driver on its PATH: build it as docker/ does"
+        )
+        return Verdict(ExitCode.BAD_INPUT, f"{_image(pod)} does not start: {text}; {fix}")
+    if reason == "ContainerStatusUnknown":
+        return Verdict(ExitCode.PREEMPTED, "lost its node: nobody saw it end", disrupted=True)
+    return Verdict(code)
+
+
+def first_cause(pods: Sequence[Object]) -> tuple[Object, Verdict] | None:
+    """Of pods that fail together: the one that the others failed of.
+
+    A final code says why. After it come a lost node and whatever was killed; 138 of a training
+    often means that another rank is gone.
+    """
+    found = [(pod, said) for pod in pods if (said := verdict(pod)) and said.code]
+
+    def order(item: tuple[Object, Verdict]) -> tuple[int, str]:
+        pod, said = item
+        ended = _terminated(pod.get("status", {})) or {}
+        rank = 0 if said.code < 128 else 1 if said.disrupted else 2
+        if said.code in (ExitCode.RETRYABLE, ExitCode.PREEMPTED) and not said.disrupted:
+            rank = 3
+        return rank, str(ended.get("finishedAt") or "")
+
+    return min(found, key=order) if found else None
+
+
+def pod_trouble(pod: Object) -> Trouble | None:
+    """Why a pod does not run; None where nothing is wrong, or not yet."""
+    status = pod.get("status", {})
+    if status.get("phase") not in (None, "Pending"):
+        return None
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled and scheduled.get("status") == "False":
+        return _unscheduled(pod, scheduled)
+    for container in status.get("containerStatuses") or ():
+        waiting = container.get("state", {}).get("waiting") or {}
+        reason, text = waiting.get("reason") or "", _line(waiting.get("message"))
+        since = scheduled and scheduled.get("lastTransitionTime")
+        if reason in _IMAGE:
+            fix = "is its name right (--image), has the registry it, and may the cluster pull it "
+            fix += "(image.pullSecrets)?"
+            what = f"the image {container.get('image')} cannot be pulled ({text or reason})"
+            return Trouble(f"{what}; {fix}", waits=False, since=since)
+        if reason in _CONFIG:
+            fix = "make what is missing in this namespace, or correct storage.secretName"
+            if "not found" not in text:
+                fix = "look at the image, and at `kubectl describe pod`"
+            return Trouble(f"a pod cannot start: {text or reason}; {fix}", False, since)
+    return None
+
+
+def _unscheduled(pod: Object, condition: Object) -> Trouble:
+    text, since = _line(condition.get("message")), condition.get("lastTransitionTime")
+    if condition.get("reason") == "SchedulingGated":
+        return Trouble("waits for admission by the cluster's queue", waits=True, since=since)
+    wants = gpus(pod)
+    if wants and "Insufficient" in text:
+        fix = f"each pod wants {wants}: wait until some are free, or give fewer --gpus-per-node"
+    elif "affinity" in text or "selector" in text or "taint" in text:
+        fix = "do the pool's nodeSelector and tolerations fit its nodes?"
+    else:
+        fix = "wait until a node has room, or ask for less (pools, resources)"
+    return Trouble(f"no node has room: {text or 'not scheduled yet'}; {fix}", True, since)
+
+
+def gpus(pod: Object) -> str:
+    """The GPUs that a pod asks for: "2 nvidia.com/gpu"; empty for none."""
+    for container in pod.get("spec", {}).get("containers", ()):
+        for name, count in (container.get("resources", {}).get("limits") or {}).items():
+            if "gpu" in name.rpartition("/")[2]:
+                return f"{count} {name}"
+    return ""
+
+
+def event_trouble(events: Iterable[Object]) -> Trouble | None:
+    """Why something is not made or mounted, from the warnings about it, the newest first."""
+    warnings = [event for event in events if event.get("type") == "Warning"]
+    for event in sorted(warnings, key=_event_time, reverse=True):
+        reason, text = event.get("reason") or "", _line(event.get("message"))
+        since = event.get("firstTimestamp") or event.get("eventTime")
+        if "exceeded quota" in text:
+            fix = "wait until others have ended, ask for less, or have the quota raised"
+            return Trouble(f"the namespace's quota is used up: {text}; {fix}", False, since)
+        if "violates PodSecurity" in text:
+            fix = "the namespace's pod security standard forbids what a value asks for"
+            return Trouble(f"a pod is refused: {text}; {fix}", False, since)
+        if reason.startswith("FailedCreate"):
+            fix = "look at the namespace's quotas, limits and admission policies"
+            if "serviceaccount" in text and "not found" in text:
+                fix = "install helm/rvk8s-platform, or set serviceAccounts"
+            return Trouble(f"no pod can be made: {text}; {fix}", False, since)
+        if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
+            fix = "make what is missing, or look at `kubectl describe pod`"
+            return Trouble(f"a pod cannot start: {text}; {fix}", False, since)
+    return None
+
+
+def suspended(item: Object) -> Trouble | None:
+    """Why a stage's object waits before it has pods; None where it does not."""
+    spec = item.get("spec", {})
+    if not (spec.get("suspend") or (spec.get("runPolicy") or {}).get("suspend")):
+        return None
+    queue = item["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
+    where = f"in queue {queue} " if queue else ""
+    return Trouble(f"waits {where}for admission (it is suspended)", waits=True)
+
+
+def images(pods: Iterable[Object]) -> list[str]:
+    """What pods of ours ran, by digest where the node knows it, sorted, each once."""
+    found = set()
+    for pod in pods:
+        for status in pod.get("status", {}).get("containerStatuses") or ():
+            if status.get("name") in CONTAINERS and status.get("imageID"):
+                found.add(str(status["imageID"]))
+    return sorted(found)
+
+
+def container_of(pod: Object) -> str:
+    """The name of the container that runs our program."""
+    names = [container["name"] for container in pod.get("spec", {}).get("containers", ())]
+    return next((name for name in names if name in CONTAINERS), names[0] if names else "stage")
+
+
+def has_started(pod: Object) -> bool:
+    """Whether our program's container has begun, and with it its log."""
+    for status in pod.get("status", {}).get("containerStatuses") or ():
+        if status.get("name") in CONTAINERS:
+            state = status.get("state", {})
+            return "running" in state or "terminated" in state
+    return False
+
+
+def has_ended(pod: Object) -> bool:
+    """Whether a pod runs no more and never will."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _terminated(status: Object) -> Object | None:
+    for container in status.get("containerStatuses") or ():
+        if container.get("name") in CONTAINERS:
+            ended: Object | None = container.get("state", {}).get("terminated")
+            return ended
+    return None
+
+
+def _condition(item: Object, kind: str) -> Object | None:
+    conditions = item.get("status", {}).get("conditions") or ()
+    return next((one for one in conditions if one.get("type") == kind), None)
+
+
+def _image(pod: Object) -> str:
+    for container in pod.get("spec", {}).get("containers", ()):
+        if container["name"] in CONTAINERS:
+            return f"image {container.get('image')}"
+    return "the image"
+
+
+def _limit(pod: Object, resource: str) -> str | None:
+    for container in pod.get("spec", {}).get("containers", ()):
+        if container["name"] in CONTAINERS:
+            limit: str | None = (container.get("resources", {}).get("limits") or {}).get(resource)
+            return limit
+    return None
+
+
+def _event_time(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text or "").split()).rstrip(".")
