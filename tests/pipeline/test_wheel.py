@@ -43,6 +43,9 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     for name in (
         "rvk8s/project.schema.json",
         "rvk8s/templates/rvk8s.yaml",
+        "rvk8s/charts/rvk8s/Chart.yaml",
+        "rvk8s/charts/rvk8s/values.schema.json",
+        "rvk8s/charts/rvk8s/templates/_names.tpl",
         "rastervision/fastai_backend/config.py",
         "rastervision/kubernetes/stage.py",
     ):
