@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,13 +30,19 @@ class Display(Protocol):
 
 
 @contextmanager
-def show(plan: Plan, output: Literal["auto", "json"]) -> Iterator[Display]:
-    """The display that fits stderr; with json, plain lines."""
+def show(
+    plan: Plan, output: Literal["auto", "json"], *, progress: bool = True
+) -> Iterator[Display]:
+    """The display that fits stderr; with json, plain lines.
+
+    Args:
+        progress: read the stages' progress files; not where the storage cannot be reached.
+    """
     console = Console(stderr=True)
     if output == "json" or not console.is_terminal:
-        yield Lines(plan)
+        yield Lines(plan, progress)
         return
-    live = LiveTable(plan)
+    live = LiveTable(plan, progress)
     with Live(get_renderable=live.render, console=console, refresh_per_second=4):
         yield live
 
@@ -50,39 +57,54 @@ class ProgressReader:
 
     Args:
         plan: the run; on S3 the files are uploaded every ten seconds.
+        enabled: whether to read anything.
     """
 
-    def __init__(self, plan: Plan):
-        self._layout = plan.layout
+    def __init__(self, plan: Plan, enabled: bool = True):
+        self._layout, self._enabled = plan.layout, enabled
         self._interval = 10.0 if storage.is_s3(plan.root_uri) else 0.5
         self._read_at = float("-inf")
         self._found: tuple[str, Progress] | None = None
+        self._reading: threading.Thread | None = None
 
     def read(self, stage: StageRecord) -> Progress:
         """The progress of a running stage over its splits; empty where there is none yet."""
-        clock = time.monotonic()
-        stale = clock - self._read_at >= self._interval
-        if self._found is None or self._found[0] != stage.name or stale:
-            uris = (
-                self._layout.progress(stage.name, split_of(stage.splits, index))
-                for index in range(stage.splits)
-            )
-            try:
-                files = [storage.read_json(uri) for uri in uris]
-            except StorageUnavailable:
-                # Nothing depends on what is shown: the run goes on, and the next look may succeed.
-                files = []
-            if files or self._found is None or self._found[0] != stage.name:
-                self._found = (stage.name, Progress.of_splits(files, stage.started))
+        if not self._enabled:
+            return Progress.of_splits([], stage.started)
+        clock, found = time.monotonic(), self._found
+        due = clock - self._read_at >= self._interval or found is None or found[0] != stage.name
+        if due and not (self._reading and self._reading.is_alive()):
             self._read_at = clock
-        return self._found[1]
+            # In a thread: storage that hangs must hold up neither the run nor its end.
+            reading = threading.Thread(target=self._read, args=(stage,), daemon=True)
+            self._reading = reading
+            reading.start()
+            # Local files and servers that are near answer at once.
+            reading.join(0.1)
+        found = self._found
+        if found is None or found[0] != stage.name:
+            return Progress.of_splits([], stage.started)
+        return found[1]
+
+    def _read(self, stage: StageRecord) -> None:
+        uris = (
+            self._layout.progress(stage.name, split_of(stage.splits, index))
+            for index in range(stage.splits)
+        )
+        try:
+            files = [storage.read_json(uri) for uri in uris]
+        except StorageUnavailable:
+            # Nothing depends on what is shown: the run goes on, and the next look may succeed.
+            files = []
+        if files or self._found is None or self._found[0] != stage.name:
+            self._found = (stage.name, Progress.of_splits(files, stage.started))
 
 
 class Lines:
     """A line when a stage starts and ends, one for each epoch and each tenth of the pixels."""
 
-    def __init__(self, plan: Plan):
-        self._reader = ProgressReader(plan)
+    def __init__(self, plan: Plan, progress: bool = True):
+        self._reader = ProgressReader(plan, progress)
         self._states: dict[str, State] = {}
         self._said: dict[str, Any] = {}
         say(f"run {plan.run_id} in {plan.run_uri}")
@@ -118,9 +140,9 @@ class Lines:
 class LiveTable:
     """A table of the stages that is drawn again several times a second."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, progress: bool = True):
         self._plan = plan
-        self._reader = ProgressReader(plan)
+        self._reader = ProgressReader(plan, progress)
         self._record: RunRecord | None = None
 
     def update(self, record: RunRecord) -> None:

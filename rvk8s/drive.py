@@ -70,6 +70,8 @@ class Driver:
         self.record.driver = self._manners.session
         self._observe, self._cancelled, self._tick = observe, cancelled, tick
         self._configured: Mapping[str, Any] = {}
+        #: By stage, the seconds that it took when an earlier start of this run did it.
+        self._took: dict[str, float | None] = {}
 
     def drive(self) -> RunRecord:
         """Run all stages that are not done; stops at the first one that fails.
@@ -124,6 +126,8 @@ class Driver:
             # Before run.json is written anew: killed in between, the next start forgets once more.
             self._patiently(lambda: self._forget(previous))
             self.record.started = now()
+            if previous:
+                self._took = {stage["name"]: stage["seconds"] for stage in previous["stages"]}
         self.record.state = State.RUNNING
         self._save()
         if self._manners.session is not None:
@@ -171,6 +175,7 @@ class Driver:
         record.state, record.exit_code, record.message = State.SUCCEEDED, ExitCode.OK, None
         if None not in before and before == after:
             record.state, record.message = State.SKIPPED, "found done"
+            record.seconds = self._took.get(record.name) or record.seconds
         if stage.name == CONFIGURE:
             self._configured = after[0] or {}
             if warnings := self._configured.get("warnings"):
@@ -263,7 +268,7 @@ class Driver:
     def _patiently(self, work: Callable[[], _T]) -> _T:
         """The result of something that reads or writes storage."""
         if not self._manners.patience:
-            return work()
+            return self._unless_cancelled(work)
         end, pause = monotonic() + self._manners.patience, 0.5
         while True:
             try:
@@ -276,6 +281,15 @@ class Driver:
                 log.warning("%s", error)
             self._sleep(pause)
             pause = min(pause * 2, 15.0)
+
+    def _unless_cancelled(self, work: Callable[[], _T]) -> _T:
+        """The same; storage that hangs does not keep a run from being cancelled."""
+        try:
+            return abandonable(work, self._cancelled)
+        except Abandoned:
+            if self.record.is_over:
+                raise StorageUnavailable(f"{self.plan.run_uri}: storage does not answer") from None
+            raise Interrupted("interrupted") from None
 
     def _must_stop(self) -> bool:
         return self._cancelled() or self._manners.leave() is not None
@@ -302,10 +316,15 @@ class Driver:
 
     def _skip(self, record: StageRecord, why: str) -> None:
         record.state, record.message = State.SKIPPED, why
+        record.seconds = self._took.get(record.name)
         self._save()
 
     def _save(self) -> None:
-        self._manners.saver.save(self.layout.run_json, self.record.to_dict())
+        value = self.record.to_dict()
+        if self._manners.patience:
+            self._manners.saver.save(self.layout.run_json, value)
+        else:
+            self._unless_cancelled(lambda: self._manners.saver.save(self.layout.run_json, value))
         self._observe(self.record)
 
     def _flush(self) -> None:

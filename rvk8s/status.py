@@ -69,12 +69,14 @@ class RunStatus:
         record: what run.json says.
         state: its state in a word: that of the record, or LOST.
         stages: its stages; empty in a list of runs.
+        notes: what a user should know beside that, such as why it does not start; a line each.
     """
 
     uri: str
     record: RunRecord
     state: str
     stages: tuple[StageStatus, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -86,6 +88,8 @@ class RunStatus:
         value["state"] = self.state
         if self.stages:
             value["stages"] = [stage.to_dict() for stage in self.stages]
+        if self.notes:
+            value["notes"] = list(self.notes)
         return value
 
 
@@ -154,7 +158,7 @@ def _record(uri: str) -> RunRecord | None:
 def _status(uri: str, record: RunRecord, with_stages: bool) -> RunStatus:
     layout = RunLayout(uri)
     running = [stage for stage in record.stages if stage.state == State.RUNNING]
-    lost = any(_is_lost(layout, stage) for stage in running)
+    lost = any(_is_lost(layout, stage) for stage in running) or _is_left(record)
     state = LOST if lost and record.state == State.RUNNING else str(record.state)
     stages = []
     for stage in record.stages if with_stages else ():
@@ -180,6 +184,14 @@ def _is_lost(layout: RunLayout, stage: StageRecord) -> bool:
         if beat and seconds_since(str(beat["at"])) < LOST_AFTER:
             return False
     return True
+
+
+def _is_left(record: RunRecord) -> bool:
+    """Whether nothing happens between two stages, or before the first: it takes seconds."""
+    if any(stage.state == State.RUNNING for stage in record.stages):
+        return False
+    times = [record.started, *(stage.ended for stage in record.stages)]
+    return min(seconds_since(time) for time in times if time or time is record.started) > LOST_AFTER
 
 
 def runs_table(runs: list[RunStatus]) -> RenderableType:
@@ -217,8 +229,10 @@ def status_table(run: RunStatus) -> RenderableType:
             Text(duration(stage.seconds) or "-"),
             Text(_detail(stage)),
         )
+    for note in run.notes:
+        head.add_row("Note", Text(note))
     parts: list[RenderableType] = [head, Text(), stages]
-    if run.state in (State.FAILED, State.CANCELLED, LOST):
+    if run.state in (State.FAILED, State.CANCELLED, LOST) and record.plan.go_on:
         parts += [Text(), Text(f"Go on with: {record.plan.go_on}")]
     return Group(*parts)
 

@@ -15,10 +15,13 @@ from rvk8s import local_files, storage
 from rvk8s.contract import CONTRACT_VERSION, Env, now, split_of
 from rvk8s.errors import Rvk8sError
 from rvk8s.machine import gpu_names
+from rvk8s.parallel import Abandoned, abandonable, in_threads
 from rvk8s.plan import Plan, Stage
 
 #: Seconds from SIGTERM to SIGKILL; everything is gone within ten.
-GRACE = 8.0
+GRACE = 7.0
+#: Seconds that storage gets to take the logs of splits that failed; of those that were stopped.
+_KEEP_LOGS, _KEEP_LOGS_STOPPED = 5.0, 1.0
 
 
 def cores() -> int:
@@ -112,7 +115,7 @@ class ProcessSplits:
         self._start_more()
 
     def poll(self) -> Mapping[int, int]:
-        self._keep_logs(self._reap())
+        self._keep_logs(self._reap(), _KEEP_LOGS)
         self._start_more()
         return self._codes
 
@@ -131,7 +134,7 @@ class ProcessSplits:
             time.sleep(0.02)
             ended += self._reap()
         # When all are gone: storage that does not answer must keep none of them alive.
-        self._keep_logs(ended)
+        self._keep_logs(ended, _KEEP_LOGS_STOPPED)
 
     def _reap(self) -> list[int]:
         """The splits that have ended since the last look."""
@@ -170,16 +173,21 @@ class ProcessSplits:
                 start_new_session=True,
             )
 
-    def _keep_logs(self, splits: Sequence[int]) -> None:
+    def _keep_logs(self, splits: Sequence[int], seconds: float) -> None:
         """Upload the logs of processes that were killed before they could do so."""
         launcher, stage = self._launcher, self._stage
-        for split in splits:
-            uri = launcher.plan.layout.log(stage.name, split_of(stage.splits, split))
-            if self._codes[split] and storage.is_s3(uri):
-                path = launcher.log_file(stage.name, split, stage.splits)
-                # The stage's own failure is what has to be reported.
-                with suppress(Rvk8sError):
-                    storage.copy(str(path), uri)
+        logs = {
+            launcher.plan.layout.log(stage.name, split_of(stage.splits, split)): split
+            for split in splits
+            if self._codes[split] and storage.is_s3(launcher.plan.run_uri)
+        }
+
+        def keep(uri: str) -> None:
+            storage.copy(str(launcher.log_file(stage.name, logs[uri], stage.splits)), uri)
+
+        # The stage's own failure is what has to be reported.
+        with suppress(Rvk8sError, Abandoned):
+            abandonable(lambda: in_threads(keep, logs), lambda: True, grace=seconds)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
