@@ -55,7 +55,7 @@ class ProcessLauncher:
             slot: which of the processes that run at once this is: it has GPUs of its own.
         """
         gpus = gpus_of(stage.gpus, slot, gpu_names())
-        ranks = {Env.RANKS_PER_NODE: str(stage.ranks)} if stage.ranks > 1 else {}
+        ranks = {str(Env.RANKS_PER_NODE): str(stage.ranks)} if stage.ranks > 1 else {}
         return {
             **os.environ,
             **({"CUDA_VISIBLE_DEVICES": gpus} if gpus else {}),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from os.path import join
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rastervision.core.backend import Backend
 from rastervision.core.data import (
@@ -50,9 +50,12 @@ if TYPE_CHECKING:
         RVPipelineConfig,
         SemanticSegmentationPredictOptions,
     )
+    from rastervision.fastai_backend.distributed import Group
     from rastervision.fastai_backend.predict import ScenePredictor
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class FastaiSemanticSegmentation(Backend):
@@ -72,6 +75,7 @@ class FastaiSemanticSegmentation(Backend):
     ):
         self.pipeline, self.config, self.tmp_dir = pipeline, config, tmp_dir
         self.predictor: ScenePredictor | None = None
+        self.group: Group | None = None
 
     def get_sample_writer(self) -> Any:
         """Raster Vision's writer of single chips; this backend writes whole parts instead."""
@@ -99,16 +103,21 @@ class FastaiSemanticSegmentation(Backend):
         """Train on the stored chips, or on windows if config.sampling is set; go on where an
         earlier training in train_uri stopped.
 
+        Several ranks may call it together: rank 0 alone reads and writes train_uri, and chips are
+        downloaded once on each node.
+
         Args:
             source_bundle_uri: bundle of a model to start from.
         """
+        from rastervision.fastai_backend.distributed import Group
         from rastervision.fastai_backend.learner import train
 
         keep_freed_memory()
+        self.group = Group.join()
         settings, uri = self.config.settings(), self.pipeline.train_uri
         start_from = source_bundle_uri or settings.model.pretrained_uri
         output, sync = Path(uri), None
-        if storage.is_s3(uri):
+        if storage.is_s3(uri) and self.group.writes:
             output = self._folder("train")
             known: storage.Known = {}
             storage.download_dir(uri, output)
@@ -121,7 +130,7 @@ class FastaiSemanticSegmentation(Backend):
             classes_of(self.pipeline.dataset.class_config),
             output,
             sync=sync,
-            model_init=Path(self._fetch(start_from)) if start_from else None,
+            model_init=Path(self._fetch(start_from)) if start_from and self.group.writes else None,
         )
 
     def load_model(self, uri: str | None = None) -> None:
@@ -212,18 +221,39 @@ class FastaiSemanticSegmentation(Backend):
         ids = [s.id for s in scenes]
         sampling, options = self.config.sampling, self.pipeline.chip_options
         if sampling is None:
-            store = Path(self.pipeline.chip_uri)
-            if storage.is_s3(self.pipeline.chip_uri):
-                store = self._folder("chips")
-                storage.download_dir(self.pipeline.chip_uri, store)
-            return StoredChips(store, group, ids)
-        return WindowChips(
-            [self._plan(self._open(s), sampling, s) for s in scenes],
-            chip_size(sampling, ids, self.config.data.img_sz),
-            len(dataset.class_config),
-            keep=keeper(options) if options is not None else None,
-            fixed=group == "valid",
-        )
+            return StoredChips(self._store, group, ids)
+
+        def windows() -> WindowChips:
+            return WindowChips(
+                [self._plan(self._open(s), sampling, s) for s in scenes],
+                chip_size(sampling, ids, self.config.data.img_sz),
+                len(dataset.class_config),
+                keep=keeper(options) if options is not None else None,
+                fixed=group == "valid",
+            )
+
+        # One rank of a node opens the scenes first: that may download them.
+        made: list[WindowChips] = []
+        self._once_on_node(lambda: made.append(windows()))
+        return made[0] if made else windows()
+
+    @cached_property
+    def _store(self) -> Path:
+        """The chip store, as a local folder."""
+        uri = self.pipeline.chip_uri
+        if not storage.is_s3(uri):
+            return Path(uri)
+
+        def download() -> str:
+            folder = self._folder("chips")
+            storage.download_dir(uri, folder)
+            return str(folder)
+
+        return Path(self._once_on_node(download))
+
+    def _once_on_node(self, make: Callable[[], T]) -> T:
+        """What one rank of this node makes, while the others of the node wait."""
+        return make() if self.group is None else self.group.on_each_node(make)
 
     def _open(self, scene: SceneConfig) -> RasterVisionScene:
         return RasterVisionScene(scene.build(self.pipeline.dataset.class_config, self.tmp_dir))

@@ -16,11 +16,12 @@ from rastervision.fastai_backend.tasks.semantic_segmentation import check_ignore
 from rvk8s.errors import InputError
 
 
-def check(settings: TrainSettings, classes: Classes, gpus: int) -> list[InputError]:
+def check(settings: TrainSettings, classes: Classes, gpus: int, ranks: int = 1) -> list[InputError]:
     """All that is wrong; train() would raise the same, after hours of chipping.
 
     Args:
         gpus: how many the training will have. What they can is not known here.
+        ranks: how many processes train.
     """
     solver, oversample = settings.solver, settings.data.oversample
     checks: list[Callable[[], object]] = [
@@ -28,8 +29,8 @@ def check(settings: TrainSettings, classes: Classes, gpus: int) -> list[InputErr
         lambda: _check_weights_file(settings.model.pretrained_uri),
         lambda: check_ignored(solver.ignore_class_index, classes),
     ]
-    if gpus > 1:
-        checks.append(partial(check_batch, solver.batch_sz, gpus))
+    if ranks > 1:
+        checks.append(partial(check_batch, solver.batch_sz, ranks))
     asked = {"solver.precision": solver.precision, "predict.precision": settings.predict.precision}
     for key in [key for key, value in asked.items() if value == "fp16" and gpus == 0]:
         checks.append(partial(precision.choose, "fp16", torch.device("cpu"), key))

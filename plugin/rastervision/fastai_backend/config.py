@@ -51,16 +51,17 @@ class FastaiSemanticSegmentationConfig(  # type: ignore[call-arg]  # the decorat
             model=self.model, data=self.data, solver=self.solver, predict=self.predict
         )
 
-    def check(self, classes: ClassConfig, gpus: int) -> list[InputError]:
+    def check(self, classes: ClassConfig, gpus: int, ranks: int = 1) -> list[InputError]:
         """What is wrong with the options for these classes, before any work is done.
 
         Args:
             gpus: how many the training will have.
+            ranks: how many processes train.
         """
         from rastervision.fastai_backend import checks
         from rastervision.fastai_backend.scenes import classes_of
 
-        return checks.check(self.settings(), classes_of(classes), gpus)
+        return checks.check(self.settings(), classes_of(classes), gpus, ranks)
 
     def build(  # type: ignore[override]  # Raster Vision hints RVPipeline and passes its config
         self, pipeline: RVPipelineConfig, tmp_dir: str

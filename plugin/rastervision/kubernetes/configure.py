@@ -49,7 +49,7 @@ def configure(context: Context, work: Path) -> tuple[list[str], dict[str, Any]]:
 
     if isinstance(config, RVPipelineConfig):
         streaming.stream_tiles(config.dataset)
-    errors, warnings = inputs.check(config, plan.stage("train").gpus)
+    errors, warnings = inputs.check(config, plan.stage("train").gpus, plan.stage("train").ranks)
     for warning in warnings:
         log.warning("%s", warning)
     if errors:

@@ -47,11 +47,12 @@ _WHOLE = 2048
 _WINDOWS, _WINDOW = 16, 512
 
 
-def check(config: PipelineConfig, gpus: int) -> tuple[list[InputError], list[str]]:
+def check(config: PipelineConfig, gpus: int, ranks: int = 1) -> tuple[list[InputError], list[str]]:
     """What is wrong with the options and data of a pipeline, and what is only strange.
 
     Args:
         gpus: how many the training will have.
+        ranks: how many processes train.
 
     Raises:
         StorageUnavailable: the storage that holds the data does not answer.
@@ -61,7 +62,7 @@ def check(config: PipelineConfig, gpus: int) -> tuple[list[InputError], list[str
     dataset = config.dataset
     options = _check_classes(dataset.class_config)
     if isinstance(config.backend, FastaiSemanticSegmentationConfig) and not options:
-        options = config.backend.check(dataset.class_config, gpus)
+        options = config.backend.check(dataset.class_config, gpus, ranks)
     if not dataset.train_scenes:
         fix = "give dataset.train_scenes at least one scene"
         return [*options, InputError("there is no training scene", fix=fix)], []

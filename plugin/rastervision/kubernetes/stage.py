@@ -201,6 +201,8 @@ def _import_raster_vision(work: Path) -> None:
 
     # Raster Vision has a log handler of its own.
     logging.getLogger("rastervision").propagate = False
+    if launch.is_rank():
+        logging.getLogger("rastervision").setLevel(launch.log_as()[0])
     # Keeps Raster Vision's cache of imagery for the stages that come after this one.
     rv_config_.set_tmp_dir_root(os.environ.get("TMPDIR") or str(work))
     random.seed(0)
