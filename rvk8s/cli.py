@@ -23,9 +23,15 @@ COMMANDS = {
     "experiments": ("experiments", "Show what rvk8s.yaml has."),
     "plan": ("plan", "Show what a run would do."),
     "run": ("run", "Run an experiment on this machine."),
-    "list": ("runs", "Show the runs below a root URI."),
+    "submit": ("submit", "Run an experiment on a Kubernetes cluster."),
+    "render": ("submit", "Print the YAML that submit sends."),
+    "diff": ("diff", "Show what submit would change in the cluster."),
+    "list": ("runs", "Show the runs of a root URI or of a namespace."),
     "status": ("runs", "Show how a run is doing."),
     "logs": ("runs", "Show what the stages of a run wrote."),
+    "wait": ("control", "Wait until a run has come to a point."),
+    "cancel": ("control", "Stop a run on a cluster."),
+    "delete": ("control", "Remove a run's objects from the cluster."),
 }
 
 

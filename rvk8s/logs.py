@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rvk8s import storage
+from rvk8s import pod_logs, storage
+from rvk8s.cluster_runs import ClusterRun
+from rvk8s.conditions import ENDED
 from rvk8s.contract import STAGES, RunLayout, State
 from rvk8s.errors import InputError
-from rvk8s.status import find_run, run_state
+from rvk8s.places import Places
+from rvk8s.pod_logs import Printer, Wanted, check_stage
+from rvk8s.status import RunStatus, find_run, run_state
 
 #: Seconds between two looks at the logs with follow; on S3 they grow every ten seconds.
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
@@ -18,16 +23,98 @@ _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
 
 @dataclass(frozen=True)
 class _Log:
-    """The log of a stage or of one of its splits."""
+    """The log of a stage, of one of its splits or of a node of the training."""
 
     position: int
     split: int | None
+    node: int
     uri: str
 
     @property
     def title(self) -> str:
         name = STAGES[self.position]
+        name += f", node {self.node}" if self.node else ""
         return name if self.split is None else f"{name}, split {self.split}"
+
+
+def print_run_logs(
+    places: Places,
+    run: str,
+    *,
+    stage: str | None = None,
+    split: int | None = None,
+    rank: int | None = None,
+    follow: bool = False,
+    previous: bool = False,
+) -> None:
+    """Print what the stages of a run wrote: from its pods while they are there, else from storage.
+
+    Args:
+        run: a run's id, or the beginning of one and only one.
+        stage: only this stage; or "driver", whose log only its pod has.
+        split: only this split.
+        rank: of the training, only the node that has this rank: its ranks share a log.
+        follow: go on with what they write until the run has ended.
+        previous: what the pods' containers wrote before their last restart.
+
+    Raises:
+        InputError: no such run, stage, split or rank; nothing has been written yet.
+    """
+    found, there = places.find(run)
+    check_stage(stage, on_cluster=there is not None)
+    node = None if rank is None else _node(found, rank)
+    stage = "train" if node is not None else stage
+    root = found.uri.rpartition("/")[0]
+    if there is None or places.cluster is None:
+        if previous:
+            fix = "the stored log has all attempts: leave --previous out"
+            raise InputError("its pods are gone", where="--previous", fix=fix)
+        print_logs(root, found.run_id, stage=stage, split=split, follow=follow, node=node)
+        return
+    for note in places.notes():
+        print(note, file=sys.stderr)
+    wanted, printer = Wanted(stage, split, node), Printer()
+    if follow and not there.has_ended:
+        pod_logs.follow(places.cluster, there, wanted, printer)
+    elif previous:
+        pod_logs.print_now(places.cluster, there.pods, wanted, printer, previous=True)
+    elif not _print_stored_or_live(places, found, there, wanted, printer):
+        fix = "`rvk8s status` shows which stages have run"
+        raise InputError(f"nothing is written yet by {_wanted(stage, split)}", fix=fix)
+
+
+def _print_stored_or_live(
+    places: Places, found: RunStatus, there: ClusterRun, wanted: Wanted, printer: Printer
+) -> bool:
+    """Stage by stage: the stored log of one that has ended has all its attempts.
+
+    Returns:
+        Whether anything was printed.
+    """
+    assert places.cluster is not None
+    layout, root = RunLayout(found.uri), found.uri.rpartition("/")[0]
+    asked = (wanted.stage, wanted.split, wanted.node)
+    stored = places.stored(root, lambda: list(_logs(layout, *asked))) or []
+    printed: dict[str, int] = {}
+    last: str | None = None
+    for name in (pod_logs.DRIVER, *STAGES):
+        record = found.record.stage(name) if name in STAGES else None
+        logs = [log for log in stored if STAGES[log.position] == name]
+        pods = [pod for pod in there.pods if pod_logs.stage_of(pod) == name]
+        if logs and (not pods or (record and record.state in ENDED)):
+            for log in sorted(logs, key=_order):
+                last = _print_rest(log, printed, last)
+        else:
+            pod_logs.print_now(places.cluster, pods, wanted, printer, previous=False)
+    return bool(printed or printer.lines)
+
+
+def _node(found: RunStatus, rank: int) -> int:
+    """The node of the training that has a rank."""
+    stage = found.record.plan.stage("train")
+    if rank >= stage.ranks:
+        raise InputError(f"there are {stage.ranks} ranks", where="--rank", fix="they count from 0")
+    return rank // max(stage.ranks // stage.nodes, 1)
 
 
 def print_logs(
@@ -36,6 +123,7 @@ def print_logs(
     stage: str | None = None,
     split: int | None = None,
     follow: bool = False,
+    node: int | None = None,
 ) -> None:
     """Print what the stages of a run wrote, stage by stage.
 
@@ -44,38 +132,60 @@ def print_logs(
         stage: only this stage.
         split: only this split.
         follow: go on with what they write until the run has ended.
+        node: only this node of the training.
 
     Raises:
         InputError: no such run, stage or split; nothing has been written yet.
     """
     layout = RunLayout(f"{root_uri}/{find_run(root_uri, run)}")
-    if stage is not None and stage not in STAGES:
-        raise InputError(f"there is no stage {stage}", fix=f"there are {', '.join(STAGES)}")
+    check_stage(stage, on_cluster=False)
     printed: dict[str, int] = {}
     last: str | None = None
     interval = _REMOTE_INTERVAL if storage.is_s3(root_uri) else _INTERVAL
     while True:
         # Asked before the logs are read, so that nothing that was written before is missed.
         over = not follow or _has_ended(layout)
-        for log in sorted(_logs(layout, stage, split), key=lambda one: (one.position, one.uri)):
+        for log in sorted(_logs(layout, stage, split, node), key=_order):
             last = _print_rest(log, printed, last)
         if over:
             break
         time.sleep(interval)
     if not printed:
-        wanted = " ".join(["stage", stage or "", f"split {split}" if split is not None else ""])
         fix = "`rvk8s status` shows which stages have run"
-        raise InputError(f"nothing is written yet by {wanted.strip()}", fix=fix)
+        raise InputError(f"nothing is written yet by {_wanted(stage, split)}", fix=fix)
 
 
-def _logs(layout: RunLayout, stage: str | None, split: int | None) -> Iterator[_Log]:
+def _order(log: _Log) -> tuple[int, int, int]:
+    return log.position, log.split or 0, log.node
+
+
+def _wanted(stage: str | None, split: int | None) -> str:
+    return " ".join(["stage", stage or "", f"split {split}" if split is not None else ""]).strip()
+
+
+def _logs(
+    layout: RunLayout, stage: str | None, split: int | None, node: int | None = None
+) -> Iterator[_Log]:
     for folder in storage.list_dirs(layout.at(".rvk8s")):
         name, _, number = folder.rpartition("-")
         found = (name, int(number)) if name and number.isdecimal() else (folder, None)
         if found[0] not in STAGES or stage not in (None, found[0]):
             continue
-        if split is None or split == (found[1] or 0):
-            yield _Log(STAGES.index(found[0]), found[1], layout.log(*found))
+        if split is not None and split != (found[1] or 0):
+            continue
+        for one in _nodes(layout, found[0]):
+            if node in (None, one):
+                position = STAGES.index(found[0])
+                yield _Log(position, found[1], one, layout.log(found[0], found[1], one))
+
+
+def _nodes(layout: RunLayout, stage: str) -> list[int]:
+    """The nodes of a stage that have a log; the first one's may still be to come."""
+    if stage != "train":
+        return [0]
+    names = storage.list_files(layout.stage_dir(stage))
+    found = (re.fullmatch(r"log-node(\d+)\.txt", name) for name in names)
+    return [0, *sorted(int(match[1]) for match in found if match)]
 
 
 def _print_rest(log: _Log, printed: dict[str, int], last: str | None) -> str | None:

@@ -159,6 +159,19 @@ def root_uri_of(path: Path) -> str | None:
     return root_uri
 
 
+def namespace_of(path: Path) -> str | None:
+    """Only the namespace of a file; None where it has none.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or its namespace is not a text.
+    """
+    document = read(path, _label(path))
+    value = document.value.get("namespace") if isinstance(document.value, dict) else None
+    if value is not None and not isinstance(value, str):
+        raise document.error(("namespace",), "is not a string", "give a namespace's name")
+    return value
+
+
 def _label(path: Path) -> str:
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

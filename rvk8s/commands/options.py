@@ -12,6 +12,7 @@ import click
 from rvk8s.contract import STAGES
 
 if TYPE_CHECKING:
+    from rvk8s.places import Places
     from rvk8s.plan import Plan
     from rvk8s.project import Project
     from rvk8s.submit import Submission
@@ -162,7 +163,7 @@ def load_project(file: str | None) -> Project:
     return project.load(Path(file) if file else project.find())
 
 
-def root_uri(given: str | None, file: str | None) -> str:
+def _root_uri(given: str | None, file: str | None) -> str:
     """--root-uri, else the rootUri of rvk8s.yaml; absolute."""
     from rvk8s import project
     from rvk8s.errors import InputError
@@ -178,9 +179,54 @@ def root_uri(given: str | None, file: str | None) -> str:
     return found
 
 
+def find_places(
+    root_uri: str | None,
+    file: str | None,
+    namespace: str | None,
+    context: str | None,
+    on_cluster: bool = False,
+) -> Places:
+    """Where --root-uri, -n, --context and rvk8s.yaml say that runs are.
+
+    -n or --context alone means the cluster, --root-uri alone the storage; rvk8s.yaml may name both.
+
+    Args:
+        on_cluster: a cluster is needed: without -n and --context that of the kubeconfig.
+    """
+    from rvk8s import project
+    from rvk8s.cluster import Cluster
+    from rvk8s.places import Places
+
+    on_cluster = on_cluster or namespace is not None or context is not None
+    if root_uri is None and not on_cluster:
+        path = Path(file) if file else project.find()
+        namespace = project.namespace_of(path)
+        on_cluster = namespace is not None
+        found = project.root_uri_of(path) if on_cluster else _root_uri(None, file)
+    else:
+        found = None if root_uri is None else _root_uri(root_uri, file)
+        if on_cluster and namespace is None:
+            namespace = _file_namespace(file)
+    cluster = Cluster.connect(context=context, namespace=namespace) if on_cluster else None
+    return Places(found, cluster)
+
+
+def _file_namespace(file: str | None) -> str | None:
+    from rvk8s import project
+    from rvk8s.errors import InputError
+
+    try:
+        return project.namespace_of(Path(file) if file else project.find())
+    except InputError:
+        if file:
+            raise
+        return None
+
+
 #: The parameters of cluster_options().
-CLUSTER_NAMES = ("nodes", "gpus_per_node", "pool", "image", "launcher", "value_files")
-CLUSTER_NAMES += ("namespace", "context")
+CLUSTER_NAMES: tuple[str, ...] = (
+    *("nodes", "gpus_per_node", "pool", "image", "launcher", "value_files", "namespace", "context"),
+)
 
 
 def make_plans(

@@ -1,15 +1,19 @@
-"""rvk8s list, status and logs: what lies below a root URI."""
+"""rvk8s list, status and logs: what lies below a root URI and in a namespace."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
 from rvk8s.commands.options import (
+    context_option,
     file_option,
+    find_places,
     long_file_option,
+    namespace_option,
     output_option,
     print_json,
-    root_uri,
     root_uri_option,
 )
 
@@ -17,61 +21,101 @@ from rvk8s.commands.options import (
 @click.command("list")
 @root_uri_option
 @file_option
+@namespace_option
+@context_option
 @output_option
-def list_command(output: str | None, file: str | None, **given: str | None) -> None:
-    """Show the runs below the root URI, the newest first."""
-    root = root_uri(given["root_uri"], file)
+def list_command(output: str | None, **where: Any) -> None:
+    """Show the runs below the root URI and in the namespace, the newest first.
 
-    from rvk8s import status
-
-    runs = status.list_runs(root)
+    With -n or --context, or where rvk8s.yaml has a namespace, those of the cluster.
+    """
+    places = find_places(**where)
+    runs = places.runs()
+    for note in places.notes():
+        click.echo(note, err=True)
     if output:
         print_json([run.to_dict() for run in runs])
         return
     if not runs:
-        click.echo(f"no runs in {root}", err=True)
+        parts = [places.root_uri or ""]
+        parts += [f"namespace {places.cluster.namespace}"] if places.cluster else []
+        click.echo(f"no runs in {' or '.join(filter(None, parts))}", err=True)
         return
+    from rvk8s.status import runs_table
     from rvk8s.tables import console
 
-    console().print(status.runs_table(runs))
+    console().print(runs_table(runs))
 
 
 @click.command("status")
 @click.argument("run")
+@click.option("-w", "--watch", is_flag=True, help="Go on until the run has ended.")
 @root_uri_option
 @file_option
+@namespace_option
+@context_option
 @output_option
-def status_command(run: str, output: str | None, file: str | None, **given: str | None) -> None:
+def status_command(run: str, watch: bool, output: str | None, **where: Any) -> None:
     """Show the stages of RUN: a run's id, or the beginning of one."""
-    root = root_uri(given["root_uri"], file)
-
-    from rvk8s import status
-
-    found = status.run_status(root, run)
+    places = find_places(**where)
+    found, _ = places.find(run)
     if output:
         print_json(found.to_dict())
         return
+    from rvk8s.conditions import ENDED
+    from rvk8s.status import LOST, status_table
     from rvk8s.tables import console
 
-    console().print(status.status_table(found))
+    if not watch or found.state in (*ENDED, LOST):
+        console().print(status_table(found))
+        return
+    from rvk8s.follow import until_ended
+
+    until_ended(places, found.run_id, show=True)
 
 
 @click.command("logs")
 @click.argument("run")
 @click.argument("stage", required=False)
 @click.option("--split", type=click.IntRange(min=0), metavar="N", help="Only split N, from 0.")
+@click.option(
+    "--rank",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of the training, only the node that has rank N, from 0.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option(
+    "-p",
+    "--previous",
+    is_flag=True,
+    help="What the pods' containers wrote before their last restart.",
+)
 @root_uri_option
 @long_file_option
+@namespace_option
+@context_option
 def logs_command(
     run: str,
     stage: str | None,
     split: int | None,
+    rank: int | None,
     follow: bool,
-    file: str | None,
-    **given: str | None,
+    previous: bool,
+    **where: Any,
 ) -> None:
-    """Show what the stages of RUN wrote; of one STAGE where it is named."""
-    from rvk8s import logs
+    """Show what the stages of RUN wrote; of one STAGE where it is named.
 
-    logs.print_logs(root_uri(given["root_uri"], file), run, stage=stage, split=split, follow=follow)
+    On a cluster, `rvk8s logs RUN driver` shows what the driver wrote.
+    """
+    from rvk8s.logs import print_run_logs
+
+    print_run_logs(
+        find_places(**where),
+        run,
+        stage=stage,
+        split=split,
+        rank=rank,
+        follow=follow,
+        previous=previous,
+    )

@@ -52,6 +52,7 @@ def submit_command(
     the GPUs per node of the pool (values.pools); `rvk8s plan` shows the shape.
     """
     submissions = make_submissions(**options)
+    context = options["context"]
     if dry_run == "client":
         for submission in submissions:
             _print_objects(submission, list(submission.rendered.manifests), output or "yaml", "")
@@ -59,16 +60,20 @@ def submit_command(
     from rvk8s import submit
     from rvk8s.cluster import Cluster
 
-    cluster = Cluster.connect(context=options["context"], namespace=submissions[0].namespace)
+    cluster = Cluster.connect(context=context, namespace=submissions[0].namespace)
     act = submit.try_out if dry_run else submit.send
     for submission in submissions:
         sent = act(cluster, submission)
         _print_objects(submission, sent, output, " (server dry run)" if dry_run else "")
+        if output is None and not dry_run and not follow:
+            click.echo(f"see it with: {_follow_command(submission, context)}", err=True)
     if (wait or follow) and not dry_run:
         from rvk8s.follow import until_ended
+        from rvk8s.places import Places
 
         for submission in submissions:
-            until_ended(cluster, submission.plan.run_id, show=follow)
+            again = _follow_command(submission, context)
+            until_ended(Places(cluster=cluster), submission.plan.run_id, show=follow, go_on=again)
 
 
 def _print_objects(
@@ -88,7 +93,8 @@ def _print_objects(
     else:
         for name in submission.names:
             click.echo(f"{name} created{note}")
-        if not note:
-            run = submission.plan.run_id
-            where = f"-n {submission.namespace}"
-            click.echo(f"follow it with: rvk8s status {run} {where} -w", err=True)
+
+
+def _follow_command(submission: Submission, context: str | None) -> str:
+    words = ["rvk8s status", submission.plan.run_id, "-w", "-n", submission.namespace]
+    return " ".join([*words, *(["--context", context] if context else [])])

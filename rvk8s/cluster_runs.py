@@ -1,0 +1,222 @@
+"""Runs as a namespace has them: found by labels, their states read off their objects."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+from rvk8s.cluster import Cluster, Object
+from rvk8s.conditions import ENDED, run_state, state_of
+from rvk8s.contract import STAGES, Annotation, Label, State
+from rvk8s.errors import InputError
+from rvk8s.plan import Plan, Stage
+from rvk8s.record import RunRecord, StageRecord
+
+log = logging.getLogger(__name__)
+
+#: On everything of ours; runs and schedules.
+OURS = "app.kubernetes.io/name=rvk8s"
+#: On what belongs to a schedule, whose runs are named when they start.
+_SCHEDULE = "rvk8s.io/schedule"
+
+
+@dataclass(frozen=True)
+class ClusterRun:
+    """What a namespace has of a run.
+
+    Attributes:
+        run_id: its id.
+        driver: the driver's Job.
+        stages: the stages' Jobs and PyTorchJobs, in the order of the stages.
+        pods: of the driver and of the stages; only where they were asked for.
+        plan: the plan that the driver reads; None where it was not asked for, or is gone.
+    """
+
+    run_id: str
+    driver: Object
+    stages: tuple[Object, ...] = ()
+    pods: tuple[Object, ...] = ()
+    plan: Plan | None = None
+
+    @property
+    def experiment(self) -> str:
+        return str(self.driver["metadata"]["labels"].get(Label.EXPERIMENT, ""))
+
+    @property
+    def root_uri(self) -> str:
+        """Where the run is written, as the driver's Job says."""
+        return str((self.driver["metadata"].get("annotations") or {}).get(Annotation.ROOT_URI, ""))
+
+    @property
+    def created(self) -> str:
+        return str(self.driver["metadata"]["creationTimestamp"])
+
+    @property
+    def state(self) -> State:
+        return run_state(self.driver)[0]
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+    def record(self) -> RunRecord:
+        """What run.json would say, as far as the objects tell: the storage may be out of reach."""
+        plan = self.plan or Plan(
+            run_id=self.run_id,
+            experiment=self.experiment,
+            module="",
+            project_dir="",
+            args={},
+            root_uri=self.root_uri,
+            stages=tuple(Stage(name) for name in STAGES),
+            created=self.created,
+        )
+        record = RunRecord.of_plan(plan, "kubernetes")
+        record.state, record.message = run_state(self.driver)
+        if record.state in (State.RUNNING, State.SUCCEEDED):
+            record.message = None
+        for item in self.stages:
+            _fill(record.stage(item["metadata"]["labels"][Label.STAGE]), item)
+        if record.state in ENDED:
+            _end(record.stages, record.state)
+        return record
+
+
+def list_runs(cluster: Cluster) -> list[ClusterRun]:
+    """The runs of a namespace, the newest first; without pods and plans."""
+    jobs, training = _together(cluster, [("Job", OURS), ("PyTorchJob", OURS)])
+    stages: dict[str, list[Object]] = {}
+    drivers: dict[str, Object] = {}
+    for item in (*jobs, *training):
+        if _component(item) == "driver":
+            drivers[_run_id(item)] = item
+        elif Label.STAGE in item["metadata"]["labels"]:
+            stages.setdefault(_run_id(item), []).append(item)
+    runs = [
+        ClusterRun(run, driver, in_order(stages.get(run, ()))) for run, driver in drivers.items()
+    ]
+    return sorted(runs, key=lambda run: (run.created, run.run_id), reverse=True)
+
+
+def find(cluster: Cluster, run: str) -> ClusterRun | None:
+    """A run with its pods and its plan; None where the namespace has none.
+
+    Args:
+        run: a run's id, or the beginning of one and only one.
+
+    Raises:
+        InputError: several begin so.
+    """
+    driver = _driver(cluster, run)
+    if driver is None:
+        return None
+    run_id = _run_id(driver)
+    labels = f"{Label.RUN}={run_id}"
+    schedule = driver["metadata"]["labels"].get(_SCHEDULE)
+    settings = f"{_SCHEDULE}={schedule}" if schedule else labels
+    asked = [("Job", labels), ("PyTorchJob", labels), ("Pod", labels), ("ConfigMap", settings)]
+    if schedule:  # the driver's pod is of the schedule, and has its Job's name
+        asked.append(("Pod", f"batch.kubernetes.io/job-name={driver['metadata']['name']}"))
+    jobs, training, pods, maps, *more = _together(cluster, asked)
+    names = {pod["metadata"]["name"] for pod in pods}
+    pods += [pod for found in more for pod in found if pod["metadata"]["name"] not in names]
+    stages = in_order(i for i in (*jobs, *training) if Label.STAGE in i["metadata"]["labels"])
+    return ClusterRun(run_id, driver, stages, tuple(pods), _plan(maps, run_id))
+
+
+def _driver(cluster: Cluster, run: str) -> Object | None:
+    driver = f"{Label.COMPONENT}=driver"
+    exact = cluster.list_all("Job", f"{Label.RUN}={run},{driver}") if _is_label(run) else []
+    if exact:
+        return exact[0]
+    found = {_run_id(job): job for job in cluster.list_all("Job", f"{OURS},{driver}")}
+    names = sorted(name for name in found if name.startswith(run))
+    if run in names or len(names) == 1:
+        return found[run if run in names else names[0]]
+    if names:
+        some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        raise InputError(f"{len(names)} runs begin with {run}", fix=f"name one of {some}")
+    return None
+
+
+def _is_label(run: str) -> bool:
+    """Whether the API takes it as a label's value."""
+    return 0 < len(run) < 64 and run.replace("-", "").isalnum() and run[-1] != "-"
+
+
+def _together(cluster: Cluster, asked: Sequence[tuple[str, str]]) -> list[list[Object]]:
+    """Several lists at once; none of a kind that the cluster does not have."""
+
+    def look(one: tuple[str, str]) -> list[Object]:
+        try:
+            return cluster.list_all(*one)
+        except InputError as error:
+            if one[0] != "PyTorchJob":
+                raise
+            log.debug("no PyTorchJobs: %s", error)
+            return []
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return list(pool.map(look, asked))
+
+
+def _plan(maps: Iterable[Object], run_id: str) -> Plan | None:
+    for item in maps:
+        text = (item.get("data") or {}).get("plan.json")
+        if text:
+            from rvk8s.contract import RUN_ID_TOKEN
+
+            return Plan.from_dict(json.loads(text.replace(RUN_ID_TOKEN, run_id)))
+    return None
+
+
+def _component(item: Object) -> str:
+    return str(item["metadata"]["labels"].get(Label.COMPONENT, ""))
+
+
+def _run_id(item: Object) -> str:
+    """A run of a schedule is named as its driver's Job."""
+    return str(item["metadata"]["labels"].get(Label.RUN) or item["metadata"]["name"])
+
+
+def in_order(items: Iterable[Object]) -> tuple[Object, ...]:
+    """Stages' objects in the order in which stages run."""
+    known = (item for item in items if item["metadata"]["labels"].get(Label.STAGE) in STAGES)
+    return tuple(sorted(known, key=lambda i: STAGES.index(i["metadata"]["labels"][Label.STAGE])))
+
+
+def _fill(stage: StageRecord, item: Object) -> None:
+    """What a stage's object says of it."""
+    status: Mapping[str, str] = item.get("status") or {}
+    stage.state, sentence = state_of(item)
+    stage.attempts = 1
+    stage.started = status.get("startTime") or item["metadata"]["creationTimestamp"]
+    stage.ended = status.get("completionTime") or _when(item, stage.state)
+    if stage.ended and stage.started:
+        stage.seconds = max(_seconds(stage.ended) - _seconds(stage.started), 0.0)
+    if stage.state in (State.FAILED, State.PENDING):
+        stage.message = sentence
+
+
+def _when(item: Object, state: State) -> str | None:
+    """When a failed object failed."""
+    if state != State.FAILED:
+        return None
+    conditions = (item.get("status") or {}).get("conditions") or ()
+    times = [c.get("lastTransitionTime") for c in conditions if c["type"] == "Failed"]
+    return times[0] if times else None
+
+
+def _end(stages: Iterable[StageRecord], state: State) -> None:
+    """A run that has ended has no stage that goes on."""
+    for stage in stages:
+        if stage.state == State.RUNNING or (stage.state == State.PENDING and stage.attempts):
+            stage.state = State.CANCELLED if state == State.CANCELLED else state
+
+
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()

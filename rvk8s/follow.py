@@ -1,0 +1,186 @@
+"""Sees a run through to its end, or to a point: submit --wait and --follow, status -w, wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from rvk8s import cluster_runs, display, status
+from rvk8s.cluster import Cluster
+from rvk8s.cluster_runs import ClusterRun
+from rvk8s.conditions import ENDED
+from rvk8s.contract import STAGES, ExitCode, Label, State
+from rvk8s.errors import InputError, Interrupted, Rvk8sError
+from rvk8s.places import Places, merged, record_of
+from rvk8s.record import RunRecord
+from rvk8s.status import LOST, RunStatus
+from rvk8s.watch import Watcher
+
+#: Seconds between two looks: at what the watches know, at a folder, at S3.
+_TICK, _FOLDER, _REMOTE = 0.3, 1.0, 5.0
+#: Seconds after which storage that could not be read is asked again.
+_AGAIN = 60.0
+#: Words of wait's --for -> whether a state is meant.
+_TARGETS: dict[str, tuple[str, ...]] = {
+    "succeeded": (State.SUCCEEDED,),
+    "failed": (State.FAILED, State.CANCELLED, LOST),
+    "ended": (State.SUCCEEDED, State.FAILED, State.CANCELLED, LOST),
+}
+
+
+class RunFailed(Rvk8sError):
+    """The run that was waited for failed or was cancelled; exits with its code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        try:
+            self.exit_code = ExitCode(code)
+        except ValueError:
+            self.exit_code = ExitCode.RETRYABLE if code >= 128 else ExitCode.FAILED
+
+
+class TimedOut(Rvk8sError):
+    exit_code = ExitCode.DEADLINE
+
+
+def until_ended(places: Places, run: str, *, show: bool, go_on: str = "") -> None:
+    """Wait until a run has ended.
+
+    Args:
+        show: show its stages as `rvk8s run` does, and in the end its scores.
+        go_on: the command that follows it again.
+
+    Raises:
+        RunFailed: it failed or was cancelled.
+        Interrupted: Ctrl-C; the run goes on.
+    """
+    with ExitStack() as stack:
+        shown: display.Display | None = None
+        try:
+            for found in changes(places, run):
+                record = record_of(found)
+                if show and shown is None:
+                    reachable = not places.faults
+                    for note in places.notes():
+                        display.say(note)
+                    context = display.show(record.plan, "auto", progress=reachable)
+                    shown = stack.enter_context(context)
+                if shown is not None:
+                    shown.update(record)
+                if found.state in _TARGETS["ended"]:
+                    break
+        except KeyboardInterrupt:
+            again = go_on or f"rvk8s status {run} -w"
+            raise Interrupted(f"the run goes on; see it again with: {again}") from None
+    if found.state != State.SUCCEEDED:
+        raise _failure(found)
+    if show and not places.faults:
+        from rvk8s.engines.local import RunSummary
+
+        summary = RunSummary.of(record)
+        display.print_summary(record, summary.scores, summary.pictures)
+
+
+def until(places: Places, run: str, target: str, timeout: float | None) -> RunStatus:
+    """Wait until a run is as wanted.
+
+    Args:
+        target: succeeded, failed, ended, or stage=NAME: until that stage is done.
+        timeout: seconds; None: no end.
+
+    Raises:
+        InputError: there is no such target.
+        TimedOut: it is not so after the time.
+        RunFailed: it can no longer be so: the run has ended otherwise.
+    """
+    reached = _condition(target)
+    end = None if timeout is None else time.monotonic() + timeout
+    for found in changes(places, run):
+        if reached(found):
+            return found
+        if found.state in _TARGETS["ended"]:
+            if found.state == State.SUCCEEDED:
+                raise RunFailed(f"{found.run_id} has succeeded", ExitCode.FAILED)
+            raise _failure(found)
+        if end is not None and time.monotonic() > end:
+            what = f"{found.run_id} is {found.state} after {timeout:g} s, not {target}"
+            raise TimedOut(what)
+    raise AssertionError("changes() never ends")
+
+
+def changes(places: Places, run: str) -> Iterator[RunStatus]:
+    """A run as it is, again and again, with a pause between two looks; never ends by itself.
+
+    Raises:
+        InputError: there is no such run, or it is gone.
+    """
+    found, there = places.find(run)
+    yield found
+    if there is not None and places.cluster is not None:
+        yield from _cluster_changes(places, places.cluster, there)
+        return
+    root = found.uri.rpartition("/")[0]
+    pause = _REMOTE if found.uri.startswith("s3://") else _FOLDER
+    while True:
+        time.sleep(pause)
+        yield status.run_status(root, found.run_id)
+
+
+def _cluster_changes(places: Places, cluster: Cluster, there: ClusterRun) -> Iterator[RunStatus]:
+    labels = f"{Label.RUN}={there.run_id}"
+    scheduled = Label.RUN not in there.driver["metadata"]["labels"]
+    driver = f"batch.kubernetes.io/job-name={there.run_id}" if scheduled else ""
+    root, read_at = there.root_uri, float("-inf")
+    stored: RunStatus | None = None
+    with ExitStack() as stack:
+        jobs = stack.enter_context(Watcher(cluster, "Job", labels))
+        training = stack.enter_context(Watcher(cluster, "PyTorchJob", labels))
+        own = stack.enter_context(Watcher(cluster, "Job", cluster_runs.OURS)) if driver else jobs
+        while True:
+            drivers = [j for j in own.objects().values() if j["metadata"]["name"] == there.run_id]
+            if not drivers:
+                raise InputError(f"{there.run_id} was deleted from namespace {cluster.namespace}")
+            items = [*jobs.objects().values(), *_objects(training)]
+            now = ClusterRun(
+                there.run_id,
+                drivers[0],
+                cluster_runs.in_order(i for i in items if Label.STAGE in i["metadata"]["labels"]),
+                plan=there.plan,
+            )
+            if root in places.faults and time.monotonic() - read_at >= _AGAIN:
+                del places.faults[root]
+            if time.monotonic() - read_at >= _REMOTE or now.state in ENDED:
+                if root not in places.faults:
+                    read_at = time.monotonic()
+                stored = places.stored(root, lambda: places.run_in(root, there.run_id))
+            yield merged(now, stored)
+            time.sleep(_TICK)
+
+
+def _objects(training: Watcher) -> list[cluster_runs.Object]:
+    try:
+        return list(training.objects().values())
+    except InputError:  # the cluster has no training operator
+        return []
+
+
+def _condition(target: str) -> Callable[[RunStatus], bool]:
+    if target in _TARGETS:
+        return lambda found: found.state in _TARGETS[target]
+    word, _, stage = target.partition("=")
+    if word != "stage" or stage not in STAGES:
+        fix = f"give succeeded, failed, ended, or stage= with one of {', '.join(STAGES)}"
+        raise InputError(f"{target!r} cannot be waited for", where="--for", fix=fix)
+    done = (State.SUCCEEDED, State.SKIPPED)
+    return lambda found: found.record.stage(stage).state in done
+
+
+def _failure(found: RunStatus) -> RunFailed:
+    record: RunRecord = found.record
+    message = record.message or f"{found.run_id} is {found.state}"
+    if found.state == State.CANCELLED:
+        return RunFailed(f"{found.run_id} was cancelled", record.exit_code or ExitCode.INTERRUPTED)
+    if found.state == LOST:
+        return RunFailed(f"{found.run_id} is lost: no stage shows life", ExitCode.FAILED)
+    return RunFailed(message, record.exit_code or ExitCode.FAILED)

@@ -1,0 +1,198 @@
+"""Where runs are looked for: below a root URI, in a namespace, or both at once.
+
+The storage knows what has happened, the cluster what goes on now. Each alone gives an answer: a
+laptop may not reach a cluster's storage, and a run's objects may be deleted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from rvk8s import cluster_runs, explain, status
+from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster_runs import ClusterRun
+from rvk8s.conditions import ENDED, state_of
+from rvk8s.contract import Label, State
+from rvk8s.errors import InputError, Rvk8sError
+from rvk8s.kinds import Forbidden
+from rvk8s.parallel import Abandoned, abandonable
+from rvk8s.progress import Progress
+from rvk8s.record import RunRecord
+from rvk8s.status import LOST, RunStatus, StageStatus
+
+_T = TypeVar("_T")
+
+#: Seconds that storage may take where the cluster has an answer already.
+_PATIENCE = 8.0
+
+
+@dataclass
+class Places:
+    """Where runs are looked for; at least one of the two is given.
+
+    Attributes:
+        root_uri: runs are below it; None: where the driver's Jobs say.
+        cluster: runs are in its namespace.
+        faults: why the storage could not be read, by its URI; it is not asked again.
+    """
+
+    root_uri: str | None = None
+    cluster: Cluster | None = None
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def runs(self) -> list[RunStatus]:
+        """All runs, the newest first."""
+        found: dict[str, RunStatus] = {}
+        in_cluster = cluster_runs.list_runs(self.cluster) if self.cluster else []
+        if self.root_uri is not None:
+            root = self.root_uri
+            stored = self.stored(root, lambda: status.list_runs(root)) or []
+            found = {run.run_id: run for run in stored}
+        for run in in_cluster:
+            found[run.run_id] = replace(merged(run, found.get(run.run_id)), stages=())
+        return sorted(found.values(), key=lambda r: (r.record.plan.created, r.run_id), reverse=True)
+
+    def find(self, run: str) -> tuple[RunStatus, ClusterRun | None]:
+        """A run, and what the namespace has of it.
+
+        Args:
+            run: a run's id, or the beginning of one and only one.
+
+        Raises:
+            InputError: there is no such run, or more than one.
+        """
+        if self.cluster is None:
+            stored = status.run_status(str(self.root_uri), run)
+            if stored.record.engine != "kubernetes":
+                return stored, None
+            return self._with_kubeconfig(stored)
+        there = cluster_runs.find(self.cluster, run)
+        if there is None:
+            return self._only_stored(run), None
+        root, run_id = there.root_uri, there.run_id
+        stored_run = self.stored(root, lambda: self.run_in(root, run_id))
+        found = self._noted(merged(there, stored_run), root)
+        return replace(found, notes=(*found.notes, *troubles(self.cluster, there))), there
+
+    @staticmethod
+    def run_in(root_uri: str, run_id: str) -> RunStatus | None:
+        """A run in storage; None where run.json is not there yet: the driver has not begun."""
+        if status.run_state(f"{root_uri}/{run_id}") is None:
+            return None
+        return status.run_status(root_uri, run_id)
+
+    def stored(self, uri: str, read: Callable[[], _T]) -> _T | None:
+        """What storage says; None, and a fault, where it cannot be read from here.
+
+        Without a cluster, its errors are raised.
+        """
+        if self.cluster is None:
+            return read()
+        if uri in self.faults or not uri:
+            return None
+        end = time.monotonic() + _PATIENCE
+        try:
+            return abandonable(read, lambda: time.monotonic() > end)
+        except Abandoned:
+            self.faults[uri] = "it does not answer"
+        except Rvk8sError as error:
+            self.faults[uri] = str(error)
+        return None
+
+    def notes(self) -> list[str]:
+        """A line for each storage that cannot be read."""
+        return [
+            f"{uri} cannot be read from here ({why}): this is what the cluster says"
+            for uri, why in self.faults.items()
+        ]
+
+    def _noted(self, run: RunStatus, root: str) -> RunStatus:
+        return replace(run, notes=(*run.notes, *self.notes())) if root in self.faults else run
+
+    def _only_stored(self, run: str) -> RunStatus:
+        assert self.cluster is not None
+        where = f"namespace {self.cluster.namespace}"
+        if self.root_uri is None:
+            fix = (
+                "`rvk8s list` shows the runs; -n looks in another namespace, --root-uri in storage"
+            )
+            raise InputError(f"no run {run} in {where}", fix=fix)
+        try:
+            return status.run_status(self.root_uri, run)
+        except InputError as error:
+            fix = "`rvk8s list` shows the runs; -n and --root-uri look elsewhere"
+            if not error.what.startswith("no run"):
+                raise
+            raise InputError(f"no run {run} in {where} or {self.root_uri}", fix=fix) from error
+
+    def _with_kubeconfig(self, stored: RunStatus) -> tuple[RunStatus, ClusterRun | None]:
+        """A run on a cluster that nobody named: it may be the kubeconfig's."""
+        try:
+            cluster = Cluster.connect(patience=0.0)
+            there = cluster_runs.find(cluster, stored.run_id)
+        except Rvk8sError:
+            return stored, None
+        if there is None:
+            return stored, None
+        self.cluster = cluster
+        return merged(there, stored), there
+
+
+def merged(run: ClusterRun, stored: RunStatus | None) -> RunStatus:
+    """What the cluster and the storage say of a run, together."""
+    own = run.record()
+    if stored is None:
+        stages = tuple(StageStatus(stage, str(stage.state), Progress()) for stage in own.stages)
+        return RunStatus(own.plan.run_uri, own, str(own.state), stages)
+    record = stored.record
+    if own.state in ENDED and record.state not in ENDED:
+        # The driver could not write it: killed too often, storage away.
+        changed = replace(record, state=own.state, message=own.message)
+        return replace(stored, record=changed, state=str(own.state))
+    started_anew = record.state in ENDED and str(record.ended or "") < run.created
+    if own.state not in ENDED and started_anew:
+        return replace(stored, record=replace(record, state=own.state), state=str(own.state))
+    if stored.state == LOST and own.state not in ENDED:
+        # Its driver is alive, or is being started again.
+        known = tuple(replace(s, state=str(s.record.state)) for s in stored.stages)
+        return replace(stored, state=str(State.RUNNING), stages=known)
+    return stored
+
+
+def troubles(cluster: Cluster, run: ClusterRun) -> list[str]:
+    """Why the pods of a run that has not ended do not run; a line for each cause."""
+    if run.has_ended:
+        return []
+    found: dict[str, str] = {}
+    items = {"driver": run.driver} | {i["metadata"]["labels"][Label.STAGE]: i for i in run.stages}
+    pods: dict[str, list[Object]] = {}
+    for pod in run.pods:
+        labels = pod["metadata"]["labels"]
+        pods.setdefault(labels.get(Label.STAGE) or "driver", []).append(pod)
+    for name, item in items.items():
+        if state_of(item)[0] != State.PENDING:
+            continue
+        seen = explain.suspended(item)
+        for pod in pods.get(name, ()):
+            seen = seen or explain.pod_trouble(pod)
+        for unit in (*pods.get(name, ()), item) if seen is None else ():
+            seen = seen or explain.event_trouble(_events(cluster, unit))
+        if seen is not None:
+            found.setdefault(seen.text, name)
+    return [f"{name}: {text}" for text, name in found.items()]
+
+
+def _events(cluster: Cluster, item: Object) -> list[Object]:
+    try:
+        return cluster.list_all("Event", fields=f"involvedObject.uid={item['metadata']['uid']}")
+    except Forbidden:
+        return []
+
+
+def record_of(found: RunStatus) -> RunRecord:
+    """The record of a status, for displays: with the states as they are shown."""
+    state = State(found.state) if found.state != LOST else found.record.state
+    return replace(found.record, state=state)

@@ -1,0 +1,198 @@
+"""Prints what the pods of a run write, while they are there: `rvk8s logs` on a cluster."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rvk8s import cluster_runs
+from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster_runs import ClusterRun
+from rvk8s.contract import STAGES, Label
+from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
+from rvk8s.watch import Watcher
+
+#: What `rvk8s logs RUN driver` names beside the stages.
+DRIVER = "driver"
+#: Labels that number the pods of a Job and of a PyTorchJob.
+_NUMBERS = ("batch.kubernetes.io/job-completion-index", "training.kubeflow.org/replica-index")
+#: Seconds between two looks for new pods and new lines.
+_TICK = 0.3
+#: Seconds until a server that does not answer is asked again.
+_PAUSE = 3.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which logs: None stands for all.
+
+    Attributes:
+        stage: a stage's name, or DRIVER.
+        split: of a split stage.
+        node: of the training's nodes.
+    """
+
+    stage: str | None = None
+    split: int | None = None
+    node: int | None = None
+
+    def has(self, pod: Object) -> bool:
+        stage, number = stage_of(pod), _number(pod)
+        if stage is None or (stage == DRIVER) != (self.stage == DRIVER):
+            return False
+        if self.stage not in (None, stage):
+            return False
+        if self.node is not None and (stage != "train" or number != self.node):
+            return False
+        return self.split is None or (stage != "train" and number == self.split)
+
+
+class Printer:
+    """Prints lines; a head says whose they are when that changes, as tail(1) does."""
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+        self.lines = 0
+
+    def put(self, title: str, line: bytes) -> None:
+        if title != self._last:
+            sys.stdout.write(f"==> {title} <==\n")
+            self._last = title
+        sys.stdout.write(line.decode(errors="replace") + "\n")
+        self.lines += 1
+
+
+def print_now(
+    cluster: Cluster, pods: Iterable[Object], wanted: Wanted, printer: Printer, previous: bool
+) -> None:
+    """Print what pods have written so far.
+
+    Args:
+        previous: what their containers wrote before their last restart.
+    """
+    for pod in sorted(filter(wanted.has, pods), key=_order):
+        if _has_begun(pod):
+            name, container = pod["metadata"]["name"], _container(pod)
+            for line in cluster.log_lines(name, container, previous=previous):
+                printer.put(_title(pod), line)
+    sys.stdout.flush()
+
+
+def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) -> None:
+    """Print what pods write until the run has ended."""
+    labels = f"{Label.RUN}={run.run_id}"
+    scheduled = Label.RUN not in run.driver["metadata"]["labels"]
+    jobs = f"{cluster_runs.OURS},{Label.COMPONENT}=driver" if scheduled else labels
+    lines: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    readers: dict[str, threading.Thread] = {}
+    with Watcher(cluster, "Pod", labels) as pods, Watcher(cluster, "Job", jobs) as drivers:
+        while True:
+            # Asked before the pods, so that none that came before the end is missed.
+            driver = drivers.objects().get(run.driver["metadata"]["name"])
+            ended = driver is None or ClusterRun(run.run_id, driver).has_ended
+            for pod in sorted(filter(wanted.has, pods.objects().values()), key=_order):
+                uid = pod["metadata"]["uid"]
+                if uid not in readers and _has_begun(pod):
+                    reader = threading.Thread(
+                        target=_read, args=(cluster, pod, lines), name="log", daemon=True
+                    )
+                    readers[uid] = reader
+                    reader.start()
+            over = ended and not any(reader.is_alive() for reader in readers.values())
+            for title, line in _taken(lines):
+                printer.put(title, line)
+            sys.stdout.flush()
+            if over:
+                return
+
+
+def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) -> None:
+    """Put the lines of a pod's container into a queue until it has ended."""
+    name, container, title = pod["metadata"]["name"], _container(pod), _title(pod)
+    last = b""
+    while True:
+        try:
+            since = last.decode() or None
+            for stamped in cluster.log_lines(
+                name, container, follow=True, timestamps=True, since=since
+            ):
+                stamp, _, line = stamped.partition(b" ")
+                # `since` counts whole seconds: what was seen of that second comes again.
+                if stamp > last:
+                    last = stamp
+                    lines.put((title, line))
+            now = cluster.get("Pod", name)
+        except ClusterUnavailable:
+            time.sleep(_PAUSE)
+            continue
+        except Rvk8sError as error:
+            lines.put((title, f"({error})".encode()))
+            return
+        if now is None or now["metadata"]["uid"] != pod["metadata"]["uid"] or _has_ended(now):
+            return
+        time.sleep(_TICK)
+
+
+def _taken(lines: queue.Queue[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    try:
+        yield lines.get(timeout=_TICK)
+        while True:
+            yield lines.get_nowait()
+    except queue.Empty:
+        return
+
+
+def check_stage(stage: str | None, *, on_cluster: bool) -> None:
+    """Refuse what is not the name of something with a log."""
+    known = (*STAGES, DRIVER) if on_cluster else STAGES
+    if stage is not None and stage not in known:
+        raise InputError(f"there is no stage {stage}", fix=f"there are {', '.join(known)}")
+
+
+def stage_of(pod: Object) -> str | None:
+    """The stage of a pod, or DRIVER."""
+    labels = pod["metadata"]["labels"]
+    if labels.get(Label.COMPONENT) == DRIVER:
+        return DRIVER
+    return str(labels[Label.STAGE]) if labels.get(Label.STAGE) in STAGES else None
+
+
+def _number(pod: Object) -> int:
+    labels = pod["metadata"]["labels"]
+    return next((int(labels[key]) for key in _NUMBERS if key in labels), 0)
+
+
+def _order(pod: Object) -> tuple[int, int, str]:
+    stage = stage_of(pod)
+    position = STAGES.index(stage) if stage in STAGES else -1
+    return position, _number(pod), str(pod["metadata"]["creationTimestamp"])
+
+
+def _title(pod: Object) -> str:
+    stage = str(stage_of(pod))
+    if stage == DRIVER:
+        return stage
+    return f"{stage}, {'node' if stage == 'train' else 'split'} {_number(pod)}"
+
+
+def _container(pod: Object) -> str:
+    return str(pod["spec"]["containers"][0]["name"])
+
+
+def _statuses(pod: Object) -> list[Object]:
+    return list((pod.get("status") or {}).get("containerStatuses") or ())
+
+
+def _has_begun(pod: Object) -> bool:
+    """Whether its container has run, so that there may be lines."""
+    states = [one.get("state") or {} for one in _statuses(pod)]
+    restarted = any(one.get("restartCount") for one in _statuses(pod))
+    return restarted or any("running" in state or "terminated" in state for state in states)
+
+
+def _has_ended(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
