@@ -21,22 +21,48 @@ PLAN = [
     "--run-id ID",
     "-f/--file FILE",
 ]
-RUNS = ["--root-uri URI", "-f/--file FILE", "-o/--output json"]
+WHERE = ["-n/--namespace NAME", "--context NAME"]
+CLUSTER = [
+    "--nodes N",
+    "--gpus-per-node N",
+    "--pool NAME",
+    "--image NAME:TAG",
+    "--launcher pytorchjob|job",
+    "--values FILE...",
+    *WHERE,
+]
+RUNS = ["--root-uri URI", "-f/--file FILE", *WHERE]
 FROZEN = {
     "init": ["FOLDER?"],
     "experiments": ["-f/--file FILE", "-o/--output json"],
-    "plan": [*PLAN, "-o/--output json"],
+    "plan": [*PLAN, *CLUSTER, "-o/--output json|values"],
     "run": [*PLAN, "--dry-run", "-o/--output json"],
-    "list": RUNS,
-    "status": ["RUN", *RUNS],
+    "submit": [
+        *PLAN,
+        *CLUSTER,
+        "--wait",
+        "--follow",
+        "--dry-run client|server",
+        "-o/--output name|json|yaml",
+    ],
+    "render": [*PLAN, *CLUSTER],
+    "diff": [*PLAN, *CLUSTER],
+    "list": [*RUNS, "-o/--output json"],
+    "status": ["RUN", "-w/--watch", *RUNS, "-o/--output json"],
     "logs": [
         "RUN",
         "STAGE?",
         "--split N",
+        "--rank N",
         "-f/--follow",
+        "-p/--previous",
         "--root-uri URI",
         "--file FILE",
+        *WHERE,
     ],
+    "wait": ["RUN", "--for WHAT", "--timeout TIME", *RUNS],
+    "cancel": ["RUN", "-f/--file FILE", *WHERE],
+    "delete": ["RUN", "--results", "-y/--yes", *RUNS],
 }
 
 
