@@ -42,6 +42,7 @@ from rastervision.pipeline.file_system import download_if_needed
 
 from rvk8s import storage
 from rvk8s.errors import InputError
+from rvk8s.uploads import Uploads
 
 if TYPE_CHECKING:
     from rastervision.core.data import DatasetConfig, Scene, SceneConfig
@@ -116,22 +117,24 @@ class FastaiSemanticSegmentation(Backend):
         self.group = Group.join()
         settings, uri = self.config.settings(), self.pipeline.train_uri
         start_from = source_bundle_uri or settings.model.pretrained_uri
-        output, sync = Path(uri), None
+        output, uploads = Path(uri), None
         if storage.is_s3(uri) and self.group.writes:
             output = self._folder("train")
             known: storage.Known = {}
             storage.download_dir(uri, output)
             # best.pt before last.pt, as they are written: a restart relies on that.
-            sync = partial(storage.upload_dir, output, uri, known=known, last=("last.pt", ".json"))
+            uploads = Uploads(output, uri, known=known, last=("last.pt", ".json"))
         train(
             settings,
             self._chips("train"),
             self._chips("valid"),
             classes_of(self.pipeline.dataset.class_config),
             output,
-            sync=sync,
+            sync=uploads,
             model_init=Path(self._fetch(start_from)) if start_from and self.group.writes else None,
         )
+        if uploads is not None:
+            uploads.finish()
 
     def load_model(self, uri: str | None = None) -> None:
         """Load the model of a bundle; by default of the one that train() wrote."""
