@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help setup test lint format docs lock demo clean
+.PHONY: help setup test lint format docs manifests lock demo clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -30,6 +30,11 @@ format: setup
 
 demo: setup ## train, predict and score a model in ten minutes on two cores
 	$(BIN)/python examples/demo.py
+
+manifests: setup ## write manifests/, the charts' README.md and golden files anew from helm/
+	$(BIN)/python scripts/chart_readme.py
+	$(BIN)/python scripts/manifests.py
+	$(BIN)/python tests/chart/cases.py
 
 docs: setup ## write docs/guide/options.md anew from the options
 	$(BIN)/python scripts/options_page.py
