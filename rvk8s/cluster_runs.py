@@ -13,7 +13,7 @@ from rvk8s.cluster import Cluster, Object
 from rvk8s.conditions import ENDED, run_state, state_of
 from rvk8s.contract import STAGES, Annotation, Label, State
 from rvk8s.errors import InputError
-from rvk8s.plan import Plan, Stage
+from rvk8s.plan import Plan, Stage, created_in
 from rvk8s.record import RunRecord, StageRecord
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class ClusterRun:
 
     @property
     def created(self) -> str:
+        """When its driver was last asked for: later than the run's beginning where it goes on."""
         return str(self.driver["metadata"]["creationTimestamp"])
 
     @property
@@ -73,7 +74,7 @@ class ClusterRun:
             args={},
             root_uri=self.root_uri,
             stages=tuple(Stage(name) for name in STAGES),
-            created=self.created,
+            created=created_in(self.run_id) or self.created,
         )
         record = RunRecord.of_plan(plan, "kubernetes")
         record.state, record.message = run_state(self.driver)
@@ -99,7 +100,7 @@ def list_runs(cluster: Cluster) -> list[ClusterRun]:
     runs = [
         ClusterRun(run, driver, in_order(stages.get(run, ()))) for run, driver in drivers.items()
     ]
-    return sorted(runs, key=lambda run: (run.created, run.run_id), reverse=True)
+    return sorted(runs, key=lambda r: (created_in(r.run_id) or r.created, r.run_id), reverse=True)
 
 
 def find(cluster: Cluster, run: str) -> ClusterRun | None:

@@ -73,10 +73,23 @@ def _diffs(target: Target, submission: Submission) -> Iterator[Iterator[str]]:
         before = "" if live is None else to_yaml(_common(live, manifest))
         yield difflib.unified_diff(
             before.splitlines(keepends=True),
-            to_yaml(manifest).splitlines(keepends=True),
+            to_yaml(_kept(manifest, live)).splitlines(keepends=True),
             f"in the cluster: {name}",
             f"would be sent:  {name}",
         )
+
+
+def _kept(manifest: Any, live: Any) -> Any:
+    """A manifest without the empty values that the server does not keep: "", {}, [] and null."""
+    if isinstance(manifest, dict) and isinstance(live, dict):
+        return {
+            key: _kept(value, live.get(key))
+            for key, value in manifest.items()
+            if key in live or value not in ("", {}, [], None)
+        }
+    if isinstance(manifest, list) and isinstance(live, list) and len(live) == len(manifest):
+        return [_kept(one, other) for one, other in zip(manifest, live, strict=True)]
+    return manifest
 
 
 def _common(live: Any, manifest: Any) -> Any:

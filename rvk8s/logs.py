@@ -80,7 +80,7 @@ def print_run_logs(
         pod_logs.print_now(places.cluster, there.pods, wanted, printer, previous=True)
     elif not _print_stored_or_live(places, found, there, wanted, printer):
         fix = "`rvk8s status` shows which stages have run"
-        raise InputError(f"nothing is written yet by {_wanted(stage, split)}", fix=fix)
+        raise InputError(f"nothing is written yet{_by(stage, split)}", fix=fix)
 
 
 def _print_stored_or_live(
@@ -152,15 +152,16 @@ def print_logs(
         time.sleep(interval)
     if not printed:
         fix = "`rvk8s status` shows which stages have run"
-        raise InputError(f"nothing is written yet by {_wanted(stage, split)}", fix=fix)
+        raise InputError(f"nothing is written yet{_by(stage, split)}", fix=fix)
 
 
 def _order(log: _Log) -> tuple[int, int, int]:
     return log.position, log.split or 0, log.node
 
 
-def _wanted(stage: str | None, split: int | None) -> str:
-    return " ".join(["stage", stage or "", f"split {split}" if split is not None else ""]).strip()
+def _by(stage: str | None, split: int | None) -> str:
+    words = [f"stage {stage}" if stage else "", f"split {split}" if split is not None else ""]
+    return "".join([" by " if any(words) else "", " ".join(filter(None, words))])
 
 
 def _logs(

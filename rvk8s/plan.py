@@ -197,7 +197,7 @@ def make_plan(experiment: Experiment, options: RunOptions | None = None) -> Plan
         image=image,
         rerun=_rerun(options.rerun),
         from_stage=options.from_stage,
-        created=_created(run_id),
+        created=created_in(run_id) or now(),
         go_on=_go_on(experiment, options, run_id, root_uri),
         values=values,
     )
@@ -209,13 +209,13 @@ def new_run_id(experiment: str) -> str:
     return f"{experiment}-{stamp}-{secrets.token_hex(2)}"
 
 
-def _created(run_id: str) -> str:
-    """When a run was first asked for, as its id says; the present where it was named otherwise."""
+def created_in(run_id: str) -> str | None:
+    """When a run was first asked for, as its id says; None where it is named otherwise."""
     stamp = re.search(r"-(\d{8}-\d{6})-[0-9a-f]{4}$", run_id)
     try:
         time = datetime.strptime(stamp[1] if stamp else "", "%Y%m%d-%H%M%S")
     except ValueError:
-        return now()
+        return None
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -92,7 +92,7 @@ def _print_objects(
         click.echo(to_yaml(objects, several=True), nl=False)
     else:
         for name in submission.names:
-            click.echo(f"{name} created{note}")
+            click.echo(f"{name} {'configured' if submission.replaces else 'created'}{note}")
 
 
 def _follow_command(submission: Submission, context: str | None) -> str:
