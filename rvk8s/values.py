@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from rvk8s.plan import Plan, Stage
     from rvk8s.project import Experiment
     from rvk8s.run_options import RunOptions
+
+
+#: Texts that are texts to every reader of YAML without quotes: n, 1e3 and 0o17 are not to Helm's.
+_PLAIN = re.compile(r"[A-Za-z/][-\w ./:@]*")
 
 
 def to_values(plan: Plan, source: Mapping[str, str]) -> dict[str, Any]:
@@ -99,8 +104,11 @@ def to_yaml(values: Any, several: bool = False) -> str:
         pass
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        # PyYAML quotes all the same what a block cannot hold.
-        style = "|" if "\n" in value else None
+        style = None
+        if "\n" in value:
+            style = "|"  # PyYAML quotes all the same what a block cannot hold
+        elif not _PLAIN.fullmatch(value) or value.lower() in ("y", "n"):
+            style = "'"
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)

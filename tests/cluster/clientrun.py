@@ -1,0 +1,90 @@
+"""A project and the program rvk8s, for tests of the client against a real API server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_MODULE = '''"""An experiment."""
+from lib.helper import NAME
+
+
+def get_config(runner, root_uri, test=False, depth="1"):
+    raise NotImplementedError(NAME)
+'''
+_FILE = """apiVersion: rvk8s/v1
+rootUri: s3://bucket/runs
+image: registry.example.com/rvk8s:1
+values:
+  pools: {gpu: {gpusPerNode: 2}}
+experiments:
+  one:
+    module: experiments/one.py
+    splits: {chip: 2}
+    variants: {deep: {args: {depth: "2"}}}
+"""
+
+
+@dataclass
+class Client:
+    """Runs `rvk8s` in a project of its own.
+
+    Attributes:
+        folder: the project.
+        environ: what its processes get beside what is there.
+    """
+
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, folder: Path, **environ: str) -> Client:
+        (folder / "experiments").mkdir(parents=True)
+        (folder / "lib").mkdir()
+        (folder / "experiments" / "one.py").write_text(_MODULE)
+        (folder / "lib" / "helper.py").write_text('NAME = "helper"\n')
+        (folder / "rvk8s.yaml").write_text(_FILE)
+        # No storage is reached: nothing listens there.
+        nowhere = {
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+            "AWS_ACCESS_KEY_ID": "none",
+            "AWS_SECRET_ACCESS_KEY": "none",
+            "AWS_REGION": "us-east-1",
+        }
+        return cls(folder, {**nowhere, **environ})
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rvk8s.cli", *args],
+            cwd=self.folder,
+            env={**os.environ, **self.environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *args: str, timeout: float = 60) -> tuple[int, str, str]:
+        """The exit code, stdout and stderr."""
+        process = self.start(*args)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return process.returncode, out, err
+
+    def ok(self, *args: str, timeout: float = 60) -> str:
+        """stdout of a command that must succeed."""
+        code, out, err = self(*args, timeout=timeout)
+        assert code == 0, (args, code, out, err)
+        return out
+
+    def error(self, *args: str, code: int = 2) -> str:
+        """The message of a command that must fail with a code."""
+        found, out, err = self(*args)
+        assert found == code, (args, found, out, err)
+        assert "Traceback" not in err
+        return err

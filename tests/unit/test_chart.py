@@ -1,0 +1,115 @@
+"""Values -> manifests: the library and the helm program give the same text, errors are one line."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.programs import CannotBuild, program
+
+from rvk8s import chart
+from rvk8s.errors import InputError, InputErrors
+from rvk8s.values import deep_merged, to_yaml
+
+BASE: dict[str, Any] = {
+    "run": {"id": "one-20261124-101112-abcd", "created": "2026-11-24T10:11:12Z"},
+    "experiment": {"name": "one", "module": "one.py", "source": {"one.py": "x = 1\n\n# end"}},
+    "rootUri": "s3://bucket/runs",
+    "image": {"stage": "registry.example.com/rvk8s:1"},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "least": {},
+    "gpus": {"stages": {"train": {"gpus": 4}, "predict": {"gpus": 1, "splits": 3}}},
+    "job": {"launcher": "job", "stages": {"train": {"nodes": 2}}},
+    "schedule": {"schedule": {"cron": "0 3 * * *"}},
+    "secret": {"storage": {"secretName": "keys", "endpoint": "http://s3:9000", "pathStyle": True}},
+    "queue": {"queue": "gpu", "labels": {"team": "maps"}, "networkPolicy": {"enabled": False}},
+    "large": {"stages": {"train": {"deadlineSeconds": 12345678}}},
+    "text": {"experiment": {"args": {"s": "---\nkind: Job\n", "n": 3, "f": 0.5, "l": [1, "a"]}}},
+    "not numbers": {"experiment": {"args": {"l": ["1e3", "0o17", "y", "1:30", "2026-11-24", "~"]}}},
+}
+
+
+@pytest.fixture(scope="module")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PATH that has helm."""
+    try:
+        path = program("helm")
+    except CannotBuild as error:
+        pytest.skip(f"NOT TESTED: the helm program, because {error}")
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "helm").symlink_to(path)
+    return folder
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_library_and_program_give_the_same_text(
+    variant: str, helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = deep_merged(BASE, VARIANTS[variant])
+    monkeypatch.setenv("PATH", f"{helm}:/usr/bin:/bin")
+    monkeypatch.setenv("RVK8S_HELM", "sdk")
+    by_library = chart.render(values, "release", "team")
+    monkeypatch.setenv("RVK8S_HELM", "binary")
+    assert chart.render(values, "release", "team") == by_library
+    file = tmp_path / "values.yaml"
+    file.write_text(to_yaml(values))
+    command = [helm / "helm", "template", "release", chart.chart_dir(), "-n", "team", "-f", file]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout.decode() == by_library.text
+    kinds = [manifest["kind"] for manifest in by_library.manifests]
+    assert kinds[-1] == ("CronJob" if variant == "schedule" else "Job")
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    values = deep_merged(BASE, VARIANTS["gpus"])
+    assert chart.render(values, "r", "n") == chart.render(values, "r", "n")
+
+
+@pytest.mark.parametrize("mode", ["sdk", "binary"])
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        (
+            {"stages": {"train": {"gpus": 5}}, "pools": {"gpu": {"gpusPerNode": 2}}},
+            ["values.stages.train.gpus (--gpus): 5 GPUs do not fill whole nodes of 2"],
+        ),
+        (
+            {"stages": {"train": {"gpu": 1}}, "lancher": "job"},
+            [
+                "values.stages.train.gpu: no such key; did you mean gpus?",
+                "values.lancher: no such key; did you mean launcher?",
+            ],
+        ),
+        ({"stages": {"train": {"gpus": -1}}}, ["values.stages.train.gpus (--gpus): "]),
+        ({"launcher": "mpi"}, ["values.launcher (--launcher): "]),
+        ({"rootUri": ""}, ["values.rootUri (--root-uri): "]),
+    ],
+)
+def test_mistakes_are_one_line_each(
+    mode: str,
+    changes: dict[str, Any],
+    messages: list[str],
+    helm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", f"{helm}:/usr/bin:/bin")
+    monkeypatch.setenv("RVK8S_HELM", mode)
+    with pytest.raises(InputErrors) as caught:
+        chart.render(deep_merged(BASE, changes), "r", "n")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(messages)
+    for message in messages:
+        assert any(line.startswith(message) for line in lines), lines
+
+
+def test_no_helm_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("RVK8S_HELM", "binary")
+    with pytest.raises(InputError, match="no program helm on PATH"):
+        chart.render(BASE, "r", "n")
+    monkeypatch.setenv("RVK8S_HELM", "both")
+    with pytest.raises(InputError, match="RVK8S_HELM: 'both' is neither"):
+        chart.render(BASE, "r", "n")
