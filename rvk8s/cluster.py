@@ -60,6 +60,7 @@ class Cluster:
     ):
         self._api, self.namespace = api, namespace
         self.patience, self.cancelled = patience, cancelled
+        self.requests = 0  #: sent so far
 
     @classmethod
     def connect(
@@ -176,7 +177,10 @@ class Cluster:
         }
         with self._stream(path_of(self.namespace, kind), query, _WATCH + 15.0) as response:
             for line in _lines(response):
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    raise ClusterUnavailable(f"{self.server}: half of an event") from None
                 if event["type"] == "ERROR":
                     if event["object"].get("code") == 410:
                         raise WatchExpired(str(event["object"].get("message")))
@@ -276,6 +280,7 @@ class Cluster:
         if body is not None:
             headers["Content-Type"] = content_type
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        self.requests += 1
         try:
             self._api.update_params_for_auth(headers, [], ["BearerToken"])
             response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
@@ -287,10 +292,14 @@ class Cluster:
                 retries=False,
                 preload_content=not stream,
             )
-        except (urllib3.exceptions.SSLError, OSError) as error:
-            raise InputError(str(error), where=self.server, fix="look at the kubeconfig") from error
         except urllib3.exceptions.HTTPError as error:
+            # A server that is being stopped breaks handshakes, too.
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                fix = "look at the kubeconfig"
+                raise InputError(str(error), where=self.server, fix=fix) from error
             raise ClusterUnavailable(f"{self.server} does not answer ({_reason(error)})") from error
+        except OSError as error:
+            raise InputError(str(error), where=self.server, fix="look at the kubeconfig") from error
         if not 200 <= response.status < 300:
             raise refusal(response, f"{method} {path}", self.server)
         return response

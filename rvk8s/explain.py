@@ -143,7 +143,7 @@ def pod_trouble(pod: Object) -> Trouble | None:
     for container in status.get("containerStatuses") or ():
         waiting = container.get("state", {}).get("waiting") or {}
         reason, text = waiting.get("reason") or "", _line(waiting.get("message"))
-        since = scheduled and scheduled.get("lastTransitionTime")
+        since = scheduled.get("lastTransitionTime") if scheduled else None
         if reason in _IMAGE:
             fix = "is its name right (--image), has the registry it, and may the cluster pull it "
             fix += "(image.pullSecrets)?"

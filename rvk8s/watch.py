@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 
 from rvk8s.cluster import Cluster, Object
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds before the first and the last of the tries to reach the server again.
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 20.0
+#: Seconds for which a server that once listed the objects may refuse to: one that has just started
+#: does not know all roles and kinds yet.
+_REFUSED = 120.0
 
 
 class Watcher:
@@ -77,24 +81,27 @@ class Watcher:
             self._objects.setdefault(item["metadata"]["name"], item)
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        pause, answered = _FIRST_PAUSE, time.monotonic()
         while not self._stopped.is_set():
             try:
                 for event, item in self.cluster.watch_once(self.kind, self.labels, self._version):
                     if self._stopped.is_set():
                         return
                     self._take(event, item)
-                    pause = _FIRST_PAUSE
+                    pause, answered = _FIRST_PAUSE, time.monotonic()
+                answered = time.monotonic()
                 continue  # watches end by themselves after a minute
             except WatchExpired:
                 self._version = None
             except ClusterUnavailable as error:
                 log.debug("watch of %s: %s", self.kind, error)
             except Rvk8sError as error:
-                self._fault = error
-                self._listed.set()
-                self._changed()
-                return
+                if not self._listed.is_set() or time.monotonic() - answered > _REFUSED:
+                    self._fault = error
+                    self._listed.set()
+                    self._changed()
+                    return
+                log.debug("watch of %s: %s", self.kind, error)
             self._stopped.wait(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, _LAST_PAUSE)
 

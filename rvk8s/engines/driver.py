@@ -1,0 +1,318 @@
+"""The driver's pod: `rvk8s-driver` runs a plan stage by stage and ends with the run's exit code.
+
+It keeps nothing on its own disk: what it must know after it was killed is in run.json and in the
+stages' objects, so that the next pod of its Job, or a driver on another machine, goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rvk8s.cluster import Cluster, Object
+from rvk8s.contract import (
+    CONTRACT_VERSION,
+    DRIVER,
+    STAGES,
+    Annotation,
+    Env,
+    ExitCode,
+    State,
+    now,
+)
+from rvk8s.drive import Driver
+from rvk8s.engines.kubernetes import KubernetesLauncher, Patience
+from rvk8s.engines.lease import Lease
+from rvk8s.engines.saver import BackgroundSaver
+from rvk8s.engines.stage_objects import StageObjects, annotation
+from rvk8s.errors import HandedOver, InputError, Interrupted, Rvk8sError
+from rvk8s.launcher import Manners
+from rvk8s.plan import Plan
+from rvk8s.record import RunRecord
+
+log = logging.getLogger("rvk8s.driver")
+
+#: How often a stage that lost its node is started again beside its retries.
+DISRUPTIONS = 20
+#: Seconds between two heartbeats, and between two looks when nothing happens.
+_HEARTBEAT, _TICK = 10.0, 1.0
+#: Seconds that logs get at the end to arrive in storage.
+_LAST_LOGS = 30.0
+_FOR_EVER = 10.0 * 365 * 86400
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says.
+
+    Attributes:
+        run_id: the run, and the name of the driver's Job and Lease.
+        pod: who drives; unique among the drivers of a run.
+        stages: the folder of the run's ConfigMap.
+        namespace: None: the kubeconfig's.
+        storage: seconds for which storage may be away.
+        cluster: likewise the API server.
+    """
+
+    run_id: str
+    pod: str
+    stages: Path
+    namespace: str | None
+    patience: Patience
+    storage: float
+    cluster: float
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Settings:
+        """Read and check the environment.
+
+        Raises:
+            InputError: something is missing or not a number.
+        """
+        spoken = environ.get(Env.CONTRACT, str(CONTRACT_VERSION))
+        if spoken != str(CONTRACT_VERSION):
+            what = f"the chart speaks contract {spoken}, this image {CONTRACT_VERSION}"
+            raise InputError(what, where=Env.CONTRACT, fix="use a driver image of its version")
+        for name in (Env.RUN_ID, Env.STAGES_DIR):
+            if not environ.get(name):
+                raise InputError("is not set", where=name, fix="the chart helm/rvk8s sets it")
+        default = Patience()
+        return cls(
+            run_id=environ[Env.RUN_ID],
+            pod=environ.get(Env.POD) or f"{socket.gethostname()}-{os.getpid()}",
+            stages=Path(environ[Env.STAGES_DIR]),
+            namespace=environ.get(Env.NAMESPACE) or None,
+            patience=Patience(
+                start=_seconds(environ, Env.START_PATIENCE, default.start),
+                pending=_seconds(environ, Env.PENDING_DEADLINE, default.pending),
+            ),
+            storage=_seconds(environ, Env.STORAGE_PATIENCE, 3600.0),
+            cluster=_seconds(environ, Env.CLUSTER_PATIENCE, 900.0),
+        )
+
+
+class _Leaving:
+    """SIGTERM and SIGINT: this driver ends, the stages run on."""
+
+    def __init__(self) -> None:
+        self.news = threading.Event()
+        self.error: HandedOver | None = None
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def asked(self) -> HandedOver | None:
+        return self.error
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        self.error = HandedOver(f"{name}: the stages run on, the next driver goes on")
+        self.news.set()
+
+
+class _Session:
+    """One driver from its lease to its end.
+
+    Args:
+        leaving: tells that it shall end.
+        job: the driver's Job; None where it was started without one.
+    """
+
+    def __init__(self, settings: Settings, cluster: Cluster, leaving: _Leaving, job: Object | None):
+        self._settings, self._cluster, self._leaving = settings, cluster, leaving
+        self._news, self._job = leaving.news, job
+        self._objects = StageObjects(settings.stages, settings.run_id)
+        self._plan = self._objects.plan(str((job or _NO_JOB)["metadata"]["creationTimestamp"]))
+        self._owner = _owner(job) if job else None
+        self._lease = Lease(
+            cluster,
+            settings.run_id,
+            settings.pod,
+            owner=self._owner,
+            give_up=leaving.asked,
+            changed=self._news.set,
+        )
+        self._launcher = KubernetesLauncher(
+            cluster,
+            self._plan,
+            self._objects,
+            owner=self._owner,
+            patience=settings.patience,
+            confirm=self._lease.confirm,
+            check=self._check,
+            wait=self._wait,
+            changed=self._news.set,
+        )
+
+    def run(self) -> RunRecord:
+        """Drive the run to its end.
+
+        Raises:
+            Rvk8sError: as Driver.drive() says.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._lease)
+            stack.enter_context(self._launcher)
+            saver = stack.enter_context(BackgroundSaver(self._settings.storage))
+            beats = stack.enter_context(BackgroundSaver(_FOR_EVER))
+            stack.enter_context(_Heartbeat(self._plan, self._settings.pod, beats))
+            try:
+                return self._drive(saver)
+            finally:
+                self._launcher.logs.settle(0.0 if self._leave() else _LAST_LOGS)
+
+    def _drive(self, saver: BackgroundSaver) -> RunRecord:
+        manners = Manners(
+            retries_splits=frozenset(STAGES) - {"train"},
+            disruptions=DISRUPTIONS,
+            keeps_deadlines=True,
+            session=self._job["metadata"]["uid"] if self._job else f"no-job-{self._plan.created}",
+            saver=saver,
+            patience=self._settings.storage,
+            wait=self._wait,
+            leave=self._leave,
+            notice=self._launcher.notice,
+            why=self._launcher.why,
+        )
+        driver = Driver(
+            self._plan,
+            self._launcher,
+            engine="kubernetes",
+            cancelled=self._is_cancelled,
+            tick=_TICK,
+            manners=manners,
+        )
+        try:
+            record = driver.drive()
+        except Interrupted:
+            self._launcher.stop_all()
+            raise
+        if record.state == State.CANCELLED:  # an earlier driver did not come to its end
+            self._launcher.stop_all()
+        return record
+
+    def _is_cancelled(self) -> bool:
+        job = self._launcher.jobs.get(self._settings.run_id)
+        if job is None or self._owner is None or job["metadata"]["uid"] != self._owner["uid"]:
+            return False
+        return bool(annotation(job, Annotation.CANCEL))
+
+    def _leave(self) -> HandedOver | None:
+        return self._leaving.asked() or self._lease.lost()
+
+    def _check(self) -> None:
+        if error := self._leave():
+            raise error
+        if self._is_cancelled():
+            raise Interrupted("cancelled")
+
+    def _wait(self, seconds: float) -> None:
+        self._news.wait(seconds)
+        self._news.clear()
+
+
+class _Heartbeat:
+    """Says in the run's folder that a driver is alive. A context manager."""
+
+    def __init__(self, plan: Plan, pod: str, saver: BackgroundSaver):
+        self._uri, self._pod, self._saver = plan.layout.heartbeat(DRIVER), pod, saver
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> _Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._saver.save(self._uri, {"at": now(), "pid": os.getpid(), "host": self._pod})
+            self._stopped.wait(_HEARTBEAT)
+
+
+_NO_JOB: Object = {"metadata": {"creationTimestamp": "1970-01-01T00:00:00Z"}}
+
+
+def run(environ: Mapping[str, str], leaving: _Leaving) -> int:
+    """Drive the run that the environment names.
+
+    Returns:
+        The exit code of the driver's pod: final codes end its Job, others start the next driver.
+    """
+    settings = Settings.of(environ)
+    cluster = Cluster.connect(namespace=settings.namespace, patience=settings.cluster)
+    cluster.cancelled = lambda: leaving.asked() is not None
+    began = time.monotonic()
+    job = cluster.get("Job", settings.run_id)
+    if job is None:
+        log.warning("There is no Job %s: nothing owns what this driver makes", settings.run_id)
+    try:
+        record = _Session(settings, cluster, leaving, job).run()
+    finally:
+        minutes = (time.monotonic() - began) / 60
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        log.info(
+            "%d API requests in %.1f minutes; %.0f MiB of memory", cluster.requests, minutes, peak
+        )
+    log.info("Run %s: %s %s", settings.run_id, record.state, record.message or "")
+    return _final(int(record.exit_code or 0))
+
+
+def main() -> None:
+    """Entry point of the driver's container."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    leaving = _Leaving()
+    leaving.install()
+    try:
+        code = run(os.environ, leaving)
+    except Rvk8sError as error:
+        for line in str(error).splitlines():
+            log.error("%s", line)
+        # A refusal is final; storage or cluster away is for the next driver.
+        code = int(error.exit_code)
+    logging.shutdown()
+    # Threads may hang in reads of minutes.
+    os._exit(code)
+
+
+def _final(code: int) -> int:
+    """The exit code of a run that is over: one after which no further driver is started."""
+    return code if code < 128 or code == ExitCode.INTERRUPTED else int(ExitCode.FAILED)
+
+
+def _owner(job: Object) -> Object:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": job["metadata"]["name"],
+        "uid": job["metadata"]["uid"],
+        "blockOwnerDeletion": False,
+    }
+
+
+def _seconds(environ: Mapping[str, str], name: Env, default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    with suppress(ValueError):
+        if float(text) >= 0:
+            return float(text)
+    raise InputError(f"{text!r} is not a number of seconds", where=name, fix="give one, or none")

@@ -1,0 +1,252 @@
+"""Stages as Jobs and PyTorchJobs: makes them, or finds those that an earlier driver made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from time import monotonic
+
+from rvk8s.cluster import Cluster, Object
+from rvk8s.contract import Annotation, Label
+from rvk8s.engines.podlogs import PodLogs
+from rvk8s.engines.stage_objects import (
+    MAIN_KINDS,
+    StageObjects,
+    annotation,
+    is_finished,
+    spec_hash,
+    stamped,
+)
+from rvk8s.engines.stage_run import StageRun, pods_of, spent_on
+from rvk8s.errors import Conflict, InputError
+from rvk8s.plan import Plan, Stage
+from rvk8s.record import StageRecord
+from rvk8s.watch import Watcher
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two tries to make an object that a quota forbids, and two looks at a Service.
+_QUOTA_PAUSE, _LOOK = 10.0, 1.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long what may come right by itself is waited for, in seconds.
+
+    Attributes:
+        start: pods that cannot start: an image that is not there, a missing Secret, a quota.
+        pending: a place on a node or in a queue.
+        stop: pods that were told to end.
+    """
+
+    start: float = 300.0
+    pending: float = 86400.0
+    stop: float = 120.0
+
+
+class KubernetesLauncher:
+    """The launcher.Launcher of the driver. A context manager: it watches while its block lasts.
+
+    Args:
+        cluster: where.
+        plan: the run.
+        objects: what to make.
+        owner: the driver's Job as an ownerReference; None without one.
+        patience: see there.
+        confirm: raises HandedOver where this driver must not change anything any more.
+        check: raises what ends the run, or this driver; asked while something is waited for.
+        wait: sleeps so many seconds, less where something happened.
+        changed: called from other threads when something happened.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        plan: Plan,
+        objects: StageObjects,
+        *,
+        owner: Object | None,
+        patience: Patience,
+        confirm: Callable[[], None],
+        check: Callable[[], None],
+        wait: Callable[[float], object],
+        changed: Callable[[], None],
+    ):
+        self.cluster, self.plan, self.objects, self.owner = cluster, plan, objects, owner
+        self.patience, self.confirm, self.check, self.wait = patience, confirm, check, wait
+        self._changed = changed
+        self._selector = f"{Label.RUN}={plan.run_id}"
+        self.pods = self._watcher("Pod")
+        self._watchers = {"Job": self._watcher("Job")}
+        self._splits: dict[str, int] = {}
+        self._reasons: dict[tuple[str, int], str] = {}
+        self._run: StageRun | None = None
+        self._stack = ExitStack()
+        self.logs = PodLogs(cluster, plan.layout, self.pods.objects, self._splits)
+
+    def __enter__(self) -> KubernetesLauncher:
+        for one in (self.pods, self._watchers["Job"], self.logs):
+            self._stack.enter_context(one)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def jobs(self) -> Mapping[str, Object]:
+        """The run's Jobs, the driver's among them."""
+        return self._watchers["Job"].objects()
+
+    def watcher(self, kind: str) -> Watcher:
+        """The objects of a kind; a kind that few stages need is watched from its first use on."""
+        if kind not in self._watchers:
+            self._watchers[kind] = self._stack.enter_context(self._watcher(kind))
+        return self._watchers[kind]
+
+    def start(self, stage: Stage, splits: Sequence[int], attempt: int = 1) -> StageRun:
+        self._splits[stage.name] = stage.splits
+        self._reasons = {key: text for key, text in self._reasons.items() if key[0] != stage.name}
+        spent, main = 0.0, None
+        for manifest in self.objects.of(stage):
+            item = self._ensure(manifest, attempt, spent)
+            if item["kind"] in MAIN_KINDS:
+                main = item
+                self.watcher(item["kind"]).put(item)
+        assert main is not None, "StageObjects.of() has seen to it"
+        self._run = StageRun(self, stage, splits, main)
+        return self._run
+
+    def notice(self, record: StageRecord) -> bool:
+        """Bring the record of the running stage up to date; whether it changed."""
+        self.logs.look()
+        if self._run is None or self._run.stage.name != record.name:
+            return False
+        message, images = self._run.message, tuple(self._run.images)
+        changed = (record.message, record.images) != (message, images or record.images)
+        record.message, record.images = message, images or record.images
+        return changed
+
+    def why(self, stage: str, split: int) -> str | None:
+        """A sentence for the exit code of a split; None where only the code is known."""
+        return self._reasons.get((stage, split))
+
+    def says(self, stage: str, split: int, message: str | None) -> None:
+        """Remember what why() gives."""
+        if message:
+            self._reasons[stage, split] = message
+
+    def stop_all(self) -> None:
+        """End every stage of this run, whoever made it."""
+        kinds = {"Job", *(self.objects.kind(stage) for stage in self.plan.stages)}
+        for kind in sorted(kinds):
+            selector = f"{self._selector},{Label.STAGE}"
+            for item in self.cluster.list_all(kind, selector):
+                if not is_finished(item):
+                    self.confirm()
+                    metadata = item["metadata"]
+                    self.cluster.delete(kind, metadata["name"], uid=metadata["uid"])
+
+    def _watcher(self, kind: str) -> Watcher:
+        return Watcher(self.cluster, kind, self._selector, self._changed)
+
+    def _ensure(self, manifest: Object, attempt: int, spent: float) -> Object:
+        """Make an object, or find the one that an earlier driver of this run made.
+
+        Raises:
+            InputError: the name is taken by something else, or the server refuses the object.
+        """
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        end = monotonic() + self.patience.start
+        while True:
+            self.check()
+            self.confirm()
+            try:
+                item = self.cluster.create(stamped(manifest, self.owner, attempt, spent))
+                log.info("Made %s %s", kind, name)
+                return {"kind": kind, **item}
+            except Conflict:
+                found = self.cluster.get(kind, name)
+            except InputError as error:
+                if "exceeded quota" not in str(error) or monotonic() > end:
+                    raise
+                log.warning("%s; trying again", error)
+                self.wait(_QUOTA_PAUSE)
+                continue
+            if found is None:
+                continue  # it went away in between
+            if self._is_wanted(found, manifest, attempt):
+                log.info("Found %s %s, made before", kind, name)
+                return found
+            spent = max(spent, spent_on(found, self.pods.objects().values()))
+            self._clear(found, attempt)
+
+    def _is_wanted(self, found: Object, manifest: Object, attempt: int) -> bool:
+        if found["metadata"].get("deletionTimestamp") or not self._is_ours(found):
+            return False
+        if annotation(found, Annotation.SPEC_HASH) != spec_hash(manifest):
+            return False
+        if found["kind"] not in MAIN_KINDS:
+            return True
+        return int(annotation(found, Annotation.ATTEMPT, "1")) >= attempt
+
+    def _is_ours(self, found: Object) -> bool:
+        """Whether this driver's Job owns it; an earlier Job of the run has another uid."""
+        if self.owner is None:
+            return bool(self._has_label(found))
+        owners = found["metadata"].get("ownerReferences") or ()
+        return any(one["uid"] == self.owner["uid"] for one in owners)
+
+    def _has_label(self, found: Object) -> bool:
+        labels = found["metadata"].get("labels") or {}
+        return bool(labels.get(Label.RUN) == self.plan.run_id)
+
+    def _clear(self, found: Object, attempt: int) -> None:
+        """Delete an earlier attempt, or what an earlier submit of the run left; wait until gone.
+
+        Raises:
+            InputError: it is neither.
+        """
+        kind, metadata = found["kind"], found["metadata"]
+        name, uid = metadata["name"], metadata["uid"]
+        earlier = int(annotation(found, Annotation.ATTEMPT, "1")) < attempt
+        old = earlier or is_finished(found) or not self._is_ours(found) or kind not in MAIN_KINDS
+        if not self._has_label(found) or not old:
+            what = f"there is a {kind} {name} already, of another run or another specification"
+            fix = f"delete it: kubectl delete {kind.lower()} {name} -n {self.cluster.namespace}"
+            raise InputError(what, where=f"namespace {self.cluster.namespace}", fix=fix)
+        if not metadata.get("deletionTimestamp"):
+            self.logs.settle(10.0)
+            self.confirm()
+            log.info("Deleting %s %s of an earlier attempt", kind, name)
+            self.cluster.delete(kind, name, uid=uid)
+        self.wait_until_gone(kind, name, uid)
+
+    def wait_until_gone(self, kind: str, name: str, uid: str) -> None:
+        """Wait until an object that was deleted and its pods are gone.
+
+        Raises:
+            InputError: they are still there after patience.stop seconds.
+        """
+        end = monotonic() + self.patience.stop
+        item: Object = {"metadata": {"uid": uid}}
+        while True:
+            self.logs.look()
+            pods = pods_of(item, self.pods.objects().values())
+            left = [pod["metadata"]["name"] for pod in pods]
+            if not left and not self._is_there(kind, name, uid):
+                return
+            if monotonic() > end:
+                what = f"{kind} {name} was deleted but does not go ({', '.join(left)})"
+                fix = "is the node of its pods gone? kubectl delete pod --force ends them"
+                raise InputError(what, where=f"namespace {self.cluster.namespace}", fix=fix)
+            self.check()
+            self.wait(_LOOK)
+
+    def _is_there(self, kind: str, name: str, uid: str) -> bool:
+        if kind in self._watchers:
+            found = self._watchers[kind].objects().get(name)
+        else:
+            found = self.cluster.get(kind, name)
+        return found is not None and found["metadata"]["uid"] == uid

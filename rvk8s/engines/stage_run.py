@@ -1,0 +1,260 @@
+"""A stage that runs as a Job or PyTorchJob: which splits have ended and how, and how to end it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from rvk8s import explain
+from rvk8s.cluster import Object
+from rvk8s.contract import Annotation, ExitCode
+from rvk8s.engines.podlogs import split_index
+from rvk8s.engines.stage_objects import annotation, condition, indexes, is_finished
+from rvk8s.plan import Stage
+
+if TYPE_CHECKING:
+    from rvk8s.engines.kubernetes import KubernetesLauncher
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which the other pods of a training that failed may still say why.
+_SETTLE = 10.0
+#: Seconds that the controller of a failed stage has to end its pods before it is deleted.
+_TIDY = 10.0
+#: Seconds that a pod, or what makes it, gets before events are asked for, and between two looks.
+_EVENTS_AFTER, _EVENTS_EVERY = 5.0, 30.0
+
+
+class StageRun:
+    """The launcher.Running of the driver.
+
+    Args:
+        launcher: what is common to all stages of the run.
+        stage: the stage; its `splits` is how many it has in all.
+        splits: those that are asked for.
+        main: the Job or PyTorchJob as it was made or found.
+
+    Attributes:
+        message: why it does not run; None where it does.
+        images: what its pods run, by digest.
+    """
+
+    def __init__(
+        self, launcher: KubernetesLauncher, stage: Stage, splits: Sequence[int], main: Object
+    ):
+        self.stage, self.splits = stage, list(splits)
+        self.message: str | None = None
+        self.images: list[str] = []
+        self._launcher, self._main = launcher, main
+        self._kind, self._name = main["kind"], main["metadata"]["name"]
+        self._uid: str = main["metadata"]["uid"]
+        self._made, self._missing, self._stopped = monotonic(), False, False
+        self._failing_since: float | None = None
+        self._pods: dict[str, Object] = {}
+        self._trouble_since: dict[str, float] = {}
+        self._events: tuple[float, explain.Trouble | None] = (float("-inf"), None)
+
+    def poll(self) -> Mapping[int, int]:
+        """The exit codes of the splits that have ended; one that is not 0 is final.
+
+        Raises:
+            InputError: the server refuses to say it.
+        """
+        main = self._current()
+        for pod in pods_of(self._main, self._launcher.pods.objects().values()):
+            self._pods[pod["metadata"]["uid"]] = pod
+        self.images = explain.images(self._pods.values()) or self.images
+        if main is None:
+            return self._all(ExitCode.PREEMPTED, "was deleted by somebody")
+        codes = self._together(main) if self.stage.name == "train" else self._by_split(main)
+        if len(codes) == len(self.splits) or any(codes.values()):
+            self.message = None
+            return codes
+        if self._is_late(main):
+            self._end(tidy=False)
+            return self._all(ExitCode.DEADLINE, None) | codes
+        return self._with_trouble(main, codes)
+
+    def stop(self) -> None:
+        """End all pods and wait until they are gone: as long as pods get to end, and no longer."""
+        self._end(tidy=any((said := explain.verdict(p)) and said.code for p in self._pods.values()))
+
+    def _by_split(self, main: Object) -> dict[int, int]:
+        """Of a Job that starts its splits again by itself."""
+        status = main.get("status", {})
+        completed = indexes(status.get("completedIndexes"))
+        codes = {split: 0 for split in self.splits if split in completed}
+        verdicts: dict[int, explain.Verdict] = {}
+        for pod in sorted(self._pods.values(), key=_created):
+            if said := explain.verdict(pod):
+                verdicts[split_index(pod)] = said
+        for split, said in verdicts.items():
+            if said.code == 0:
+                codes.setdefault(split, 0)
+            elif said.code < 128 and split not in codes:
+                codes[split] = said.code
+                self._launcher.says(self.stage.name, split, said.message)
+        if condition(main, "Complete"):
+            return dict.fromkeys(self.splits, 0)
+        failed = condition(main, "Failed", "FailureTarget")
+        if failed and not any(codes.values()):
+            gone = indexes(status.get("failedIndexes")) or set(self.splits) - set(codes)
+            # Splits that were only ended because of another one are not among the failed ones.
+            split = min(gone & set(verdicts) or gone)
+            said = verdicts.get(split) or explain.Verdict(ExitCode.FAILED)
+            codes[split] = said.code or ExitCode.FAILED
+            text = said.message if said.message or said.code > 1 else str(failed.get("message"))
+            self._launcher.says(self.stage.name, split, text)
+        return codes
+
+    def _together(self, main: Object) -> dict[int, int]:
+        """Of a training, whose nodes succeed and fail together."""
+        pods = [pod for pod in self._pods.values() if explain.has_ended(pod)]
+        if condition(main, "Succeeded", "Complete"):
+            return {0: 0}
+        failed = condition(main, "Failed")
+        cause = explain.first_cause(pods)
+        if failed is None and cause is None:
+            well = [pod for pod in pods if (said := explain.verdict(pod)) and said.code == 0]
+            return {0: 0} if len(well) >= max(self.stage.nodes, 1) else {}
+        if self._failing_since is None:
+            self._failing_since = monotonic()
+        final = cause is not None and cause[1].code < 128
+        if self._running() and not final and monotonic() - self._failing_since < _SETTLE:
+            return {}
+        self._end(tidy=True)
+        if cause is None:
+            text = f"{(failed or {}).get('reason')}: {(failed or {}).get('message')}"
+            return self._all(ExitCode.RETRYABLE, text)
+        return self._all(cause[1].code, cause[1].message)
+
+    def _with_trouble(self, main: Object, codes: dict[int, int]) -> dict[int, int]:
+        """Say why it does not run, and end it where that has lasted too long."""
+        trouble = self._trouble(main)
+        self.message = trouble.text if trouble else None
+        if trouble is None:
+            self._trouble_since.clear()
+            return codes
+        key = "waits" if trouble.waits else "fails"
+        since = self._trouble_since.setdefault(key, monotonic())
+        lasted = max(monotonic() - since, age(trouble.since) or 0.0)
+        patience = self._launcher.patience
+        if lasted < (patience.pending if trouble.waits else patience.start):
+            return codes
+        log.warning("stage %s: %s", self.stage.name, trouble.text)
+        self._end(tidy=False)
+        code = ExitCode.DEADLINE if trouble.waits else ExitCode.BAD_INPUT
+        return self._all(code, trouble.text) | codes
+
+    def _trouble(self, main: Object) -> explain.Trouble | None:
+        if suspended := explain.suspended(main):
+            return suspended
+        present = pods_of(main, self._launcher.pods.objects().values())
+        found = [one for pod in present if (one := explain.pod_trouble(pod))]
+        if found:  # what will not come right by itself says more
+            return min(found, key=lambda one: one.waits)
+        if monotonic() - self._made < _EVENTS_AFTER:
+            return None
+        wanted = self.stage.nodes if self.stage.name == "train" else len(self.splits)
+        if len(self._pods) < wanted:
+            return self._event_trouble(self._name)
+        for pod in present:
+            if not explain.has_started(pod) and not explain.has_ended(pod):
+                return self._event_trouble(pod["metadata"]["name"])
+        return None
+
+    def _event_trouble(self, name: str) -> explain.Trouble | None:
+        looked, trouble = self._events
+        if monotonic() - looked > _EVENTS_EVERY:
+            fields = f"involvedObject.name={name},type=Warning"
+            trouble = explain.event_trouble(self._launcher.cluster.list_all("Event", fields=fields))
+            self._events = (monotonic(), trouble)
+        return trouble
+
+    def _is_late(self, main: Object) -> bool:
+        if self.stage.deadline_seconds is None:
+            return False
+        return spent_on(main, self._pods.values()) > self.stage.deadline_seconds
+
+    def _all(self, code: int, message: str | None) -> dict[int, int]:
+        for split in self.splits:
+            self._launcher.says(self.stage.name, split, message)
+        return dict.fromkeys(self.splits, int(code))
+
+    def _current(self) -> Object | None:
+        """The stage's object as it is now; None where somebody deleted it."""
+        found = self._launcher.watcher(self._kind).objects().get(self._name)
+        if found is not None and found["metadata"]["uid"] == self._uid:
+            self._main = {"kind": self._kind, **found}
+            return self._main
+        # A list that was on its way when the object was made does not have it.
+        found = self._launcher.cluster.get(self._kind, self._name)
+        if found is None or found["metadata"]["uid"] != self._uid:
+            return None
+        self._main = found
+        return found
+
+    def _end(self, tidy: bool) -> None:
+        """Delete what still runs.
+
+        Args:
+            tidy: its controller ends it by itself and gets some seconds for it: what is not
+                deleted can still be looked at.
+        """
+        if self._stopped:
+            return
+        launcher, end = self._launcher, monotonic() + _TIDY
+        while tidy and self._running() and monotonic() < end:
+            launcher.logs.look()
+            launcher.wait(0.5)
+        if self._running() or not (tidy or is_finished(self._main)):
+            launcher.confirm()
+            launcher.cluster.delete(self._kind, self._name, uid=self._uid)
+            end = monotonic() + launcher.patience.stop
+            while self._running() and monotonic() < end:
+                launcher.logs.look()
+                launcher.wait(0.5)
+        self._stopped = True
+
+    def _running(self) -> list[str]:
+        pods = pods_of(self._main, self._launcher.pods.objects().values())
+        return [pod["metadata"]["name"] for pod in pods if not explain.has_ended(pod)]
+
+
+def pods_of(item: Object, pods: Iterable[Object]) -> list[Object]:
+    """The pods that an object owns."""
+    uid = item["metadata"]["uid"]
+    return [
+        pod
+        for pod in pods
+        if any(one["uid"] == uid for one in pod["metadata"].get("ownerReferences") or ())
+    ]
+
+
+def spent_on(item: Object, pods: Iterable[Object]) -> float:
+    """Seconds since the first pod of a stage got its node, and what earlier attempts took.
+
+    Time in a queue does not count.
+    """
+    before = float(annotation(item, Annotation.SPENT, "0"))
+    times = []
+    for pod in pods_of(item, pods):
+        for one in pod.get("status", {}).get("conditions") or ():
+            if one["type"] == "PodScheduled" and one["status"] == "True":
+                times.append(age(one.get("lastTransitionTime")) or 0.0)
+    return before + max(times, default=0.0)
+
+
+def age(time: str | None) -> float | None:
+    """Seconds since a time as Kubernetes writes it; None for none."""
+    if not time:
+        return None
+    then = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    return max((datetime.now(timezone.utc) - then).total_seconds(), 0.0)
+
+
+def _created(pod: Object) -> str:
+    return str(pod["metadata"].get("creationTimestamp") or "")
