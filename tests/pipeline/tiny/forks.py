@@ -74,7 +74,7 @@ class ForkLauncher:
     ):
         self.plan, self.server, self.logs, self.environ = plan, server, logs, environ or {}
 
-    def start(self, stage: Stage, splits: Sequence[int]) -> ForkedSplits:
+    def start(self, stage: Stage, splits: Sequence[int], attempt: int = 1) -> ForkedSplits:
         pids = {split: self.start_one(stage.name, split, stage.splits) for split in splits}
         return ForkedSplits(self.server, pids)
 
