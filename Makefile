@@ -42,6 +42,7 @@ docs: setup ## write docs/guide/options.md anew from the options
 lock: setup ## resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--extra stage --extra dev pyproject.toml -o requirements.lock
+	scripts/lock_images
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -20,3 +20,8 @@ app.kubernetes.io/component: tensorboard
 {{- define "platform.driverRole" -}}rvk8s-driver{{- end }}
 {{- define "platform.submitterRole" -}}rvk8s-submitter{{- end }}
 {{- define "platform.tensorboard" -}}rvk8s-tensorboard{{- end }}
+
+{{/* A scalar as text; whole numbers without an exponent, in which Helm writes large ones. */}}
+{{- define "platform.plain" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}

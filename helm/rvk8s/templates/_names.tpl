@@ -43,7 +43,7 @@ SHA-256 so that they stay different.
 {{- if le (add (len $name) (len $suffix)) $limit }}
 {{- $name }}{{ $suffix }}
 {{- else }}
-{{- $room := int (sub $limit (len $suffix) 9) }}
+{{- $room := int (sub $limit (add (len $suffix) 9)) }}
 {{- trunc $room $name | trimSuffix "-" }}-{{ sha256sum $name | trunc 8 }}{{ $suffix }}
 {{- end }}
 {{- end }}

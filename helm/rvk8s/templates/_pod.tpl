@@ -93,7 +93,7 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
   {{- if kindIs "map" $value }}
   valueFrom: {{ toJson $value }}
   {{- else }}
-  value: {{ toString $value | quote }}
+  value: {{ include "rvk8s.plain" $value | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -187,7 +187,7 @@ spec:
         {{- end }}
   volumes:
     - name: tmp
-      emptyDir: {{ if $pool.ephemeralStorage }}{sizeLimit: {{ quote $pool.ephemeralStorage }}}{{ else }}{}{{ end }}
+      emptyDir: {{ if $pool.ephemeralStorage }}{sizeLimit: {{ include "rvk8s.plain" $pool.ephemeralStorage | quote }}}{{ else }}{}{{ end }}
     - name: shm
       emptyDir: {medium: Memory, sizeLimit: {{ (include "rvk8s.sizes" (dict "pool" $pool "name" $shape.pool "gpus" $shape.gpus) | fromJson).shm }}}
     - name: project

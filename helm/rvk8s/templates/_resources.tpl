@@ -107,9 +107,14 @@ a pod), nodes, ranks (over all pods), ranksPerNode.
 {{- if $below }}{{ $below }} or {{ end }}{{ add $below $step }}
 {{- end }}
 
+{{/* A scalar as text; whole numbers without an exponent, in which Helm writes large ones. */}}
+{{- define "rvk8s.plain" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
 {{/* (list QUANTITY COUNT): a Kubernetes quantity of a whole number, times COUNT. */}}
 {{- define "rvk8s.times" -}}
-{{- $quantity := toString (index . 0) }}
+{{- $quantity := include "rvk8s.plain" (index . 0) }}
 {{- $digits := regexFind "^[0-9]+" $quantity }}
 {{- mul (int64 $digits) (int64 (index . 1)) }}{{ trimPrefix $digits $quantity }}
 {{- end }}
@@ -124,7 +129,7 @@ a pod), nodes, ranks (over all pods), ranksPerNode.
 {{- if and $perGpu (or (gt (int64 $gpus) 0) (not $flat)) }}
 {{- $_ := set $sizes $key (include "rvk8s.times" (list $perGpu (max 1 (int64 $gpus)))) }}
 {{- else if or $flat $default }}
-{{- $_ := set $sizes $key ($flat | default $default | toString) }}
+{{- $_ := set $sizes $key (include "rvk8s.plain" ($flat | default $default)) }}
 {{- else }}
 {{- fail (printf "values.pools.%s.%s: is not given; give what a pod may use, or %sPerGpu" $name $key $key) }}
 {{- end }}
@@ -140,16 +145,16 @@ limits, so that a node's pressure evicts others first and threads are not more t
 {{- $pool := index .root.Values.pools .shape.pool }}
 {{- $sizes := include "rvk8s.sizes" (dict "pool" $pool "name" .shape.pool "gpus" .shape.gpus) | fromJson }}
 {{- $all := dict "cpu" $sizes.cpu "memory" $sizes.memory }}
-{{- with $pool.ephemeralStorage }}{{ $_ := set $all "ephemeral-storage" . }}{{ end }}
+{{- with $pool.ephemeralStorage }}{{ $_ := set $all "ephemeral-storage" (include "rvk8s.plain" .) }}{{ end }}
 {{- if gt (int64 .shape.gpus) 0 }}
 {{- $_ := set $all ($pool.gpuResource | default "nvidia.com/gpu") (int64 .shape.gpus | toString) }}
-{{- range $name, $count := $pool.extraResources }}{{ $_ := set $all $name (toString $count) }}{{ end }}
+{{- range $name, $count := $pool.extraResources }}{{ $_ := set $all $name (include "rvk8s.plain" $count) }}{{ end }}
 {{- end }}
 {{- $given := (index .root.Values.stages .stage | default dict).resources | default dict }}
 {{- $resources := dict "limits" (deepCopy $all) "requests" (deepCopy $all) }}
 {{- range $kind := list "limits" "requests" }}
 {{- range $name, $amount := index $given $kind }}
-{{- $_ := set (index $resources $kind) $name (toString $amount) }}
+{{- $_ := set (index $resources $kind) $name (include "rvk8s.plain" $amount) }}
 {{- end }}
 {{- end }}
 {{- toYaml $resources }}
