@@ -316,3 +316,7 @@ def _seconds(environ: Mapping[str, str], name: Env, default: float) -> float:
         if float(text) >= 0:
             return float(text)
     raise InputError(f"{text!r} is not a number of seconds", where=name, fix="give one, or none")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ from pathlib import Path
 from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
 from rvk8s.contract import Label, RunLayout, now, split_of
-from rvk8s.errors import Rvk8sError
+from rvk8s.errors import ClusterUnavailable, Rvk8sError
 from rvk8s.explain import container_of, has_ended, has_started
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 INTERVAL, _PER_MIB = 3.0, 2.0
 #: Seconds before a log is asked for again after a fault; doubled up to the second number.
 _PAUSE, _LONGEST = 1.0, 15.0
+#: A pod that has ended is given up after a pause longer than this.
+_GIVE_UP = 5.0
 _HEADER = b"--- "
 
 
@@ -131,9 +133,9 @@ class PodLogs:
                     return
             except Rvk8sError as error:
                 log.debug("log of %s: %s", name, error)
-                if over and pause >= _LONGEST:
+                if over and (pause > _GIVE_UP or not isinstance(error, ClusterUnavailable)):
                     return
-            self._stopped.wait(pause if not over else min(pause, 2.0))
+            self._stopped.wait(pause)
             pause = min(pause * 2, _LONGEST)
 
     def _is_over(self, name: str, uid: str) -> bool:
