@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +62,8 @@ def _check_network(options: ModelOptions) -> None:
         img_sz=128,
         last_cross=options.last_cross,
     )
+    # Not first within the block: torch's own modules compute when they are imported.
+    importlib.import_module("torchvision")
     with torch.device("meta"):
         models.build(spec)
 

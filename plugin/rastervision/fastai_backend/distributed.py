@@ -104,26 +104,33 @@ class Group:
         tensors: list[torch.Tensor] = []
         skeleton = self.from_first(lambda: _take_out(value, tensors))
         if not self.writes:
-            _each(skeleton, lambda slot: tensors.append(torch.empty(slot.shape, dtype=slot.dtype)))
+            _each(skeleton, lambda slot: tensors.append(slot.empty()))
         for tensor in tensors:
-            # As bytes: gloo doesn't know all types.
-            dist.broadcast(tensor.reshape(-1).view(torch.uint8), src=0)
+            # As bytes, in the order in which they lie in memory: gloo doesn't know all types.
+            flat = tensor.as_strided((tensor.numel(),), (1,))
+            dist.broadcast(flat.view(torch.uint8), src=0)
         return value if self.writes else _put_in(skeleton, iter(tensors))
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Stands for a tensor."""
+    """Stands for a tensor. torch's fused optimizer needs its state to lie as the weights do."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    layout: torch.memory_format
+
+    def empty(self) -> torch.Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, memory_format=self.layout)
 
 
 def _take_out(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """`value` with a _Slot for each tensor; the tensors, contiguous, in the list."""
+    """`value` with a _Slot for each tensor; the tensors, without gaps, in the list."""
     if isinstance(value, torch.Tensor):
-        tensors.append(value.detach().contiguous())
-        return _Slot(tuple(value.shape), value.dtype)
+        last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        tensors.append(value.detach().contiguous(memory_format=layout))
+        return _Slot(tuple(value.shape), value.dtype, layout)
     if isinstance(value, dict):
         return {k: _take_out(v, tensors) for k, v in value.items()}
     if isinstance(value, list):
