@@ -7,9 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from tinyrun import COMMANDS, Reference, outputs
+from forks import ForkLauncher, StageServer
+from s3server import S3Server
+from tinyrun import COMMANDS, Reference, make_plan, outputs, write_run_json
 
-from rvk8s import storage
+from rvk8s import s3_objects, storage
 from rvk8s.contract import STAGES, ExitCode
 from rvk8s.plan import Plan
 
@@ -96,3 +98,38 @@ def test_sigterm_says_preempted(reference: Reference) -> None:
     assert failed["exitCode"] == ExitCode.PREEMPTED
     assert launcher.run_one("train") == 0
     assert _found(plan, "train") == reference.outputs["train"]
+
+
+#: On S3: after how many of its outputs were uploaded a stage is killed, in a further attempt.
+UPLOADED = {"analyze": 0, "chip": 2, "predict": 1, "eval": 1, "bundle": 0}
+
+
+def test_killed_on_s3(
+    reference: Reference, server: StageServer, tiny_data: Path, tmp_path: Path, s3: S3Server
+) -> None:
+    """All stages of a run on S3, each killed several times, give what nobody disturbed gave."""
+    uri = s3.bucket("killed")
+    storage.upload_dir(tiny_data, f"{uri}/data")
+    plan = make_plan(f"{uri}/runs", f"{uri}/data")
+    write_run_json(plan)
+    launcher = ForkLauncher(plan, server, tmp_path, {**s3.environ, "TMPDIR": str(tmp_path)})
+    for stage in STAGES:
+        codes = []
+        if stage in UPLOADED:
+            codes.append(launcher.run_one(stage, dieAfterPublishes=UPLOADED[stage]))
+            assert codes == [ExitCode.KILLED]
+        for share, number in MOMENTS[1:]:
+            codes.append(launcher.run_one(stage, kill=(share * reference.seconds[stage], number)))
+        assert set(codes) <= {0, ExitCode.KILLED, ExitCode.PREEMPTED}, stage
+        assert launcher.run_one(stage) == 0, stage
+        assert storage.exists(plan.layout.done(stage))
+        assert not storage.exists(plan.layout.failed(stage))
+        if stage in COMMANDS:
+            found, expected = outputs(plan.layout.at(stage)), reference.outputs[stage]
+            assert set(found) == set(expected), stage
+            # The bundle holds the config, with the URIs of the run.
+            assert found == expected or stage == "bundle"
+    pictures = storage.list_files(plan.layout.pictures)
+    assert sorted(pictures) == ["val_a.png", "val_b.png"]
+    answer = s3_objects.client().list_multipart_uploads(Bucket="killed")
+    assert not answer.get("Uploads"), "an unfinished upload is left"
