@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3server import S3Server
+from tcpproxy import proxy_to
 from tinyrun import FOLDER, Reference, make_plan
 
 from rvk8s import logs, status, storage
-from rvk8s.contract import ExitCode, State
+from rvk8s.contract import ExitCode, State, now
 from rvk8s.engines.lock import run_lock
 from rvk8s.errors import InputError
 from rvk8s.record import RunRecord
 
 
-def _command(root: Path, data: Path, *more: str) -> list[str]:
+def _command(root: Path | str, data: Path, *more: str) -> list[str]:
     command = [sys.executable, "-m", "rvk8s.cli", "run", "tiny", "-f", str(FOLDER / "rvk8s.yaml")]
     return [*command, "--root-uri", str(root), "-a", "raw_uri", str(data), *more]
 
@@ -46,6 +48,36 @@ def started(tmp_path: Path, tiny_data: Path) -> Iterator[tuple[subprocess.Popen[
     finally:
         process.kill()
         process.communicate()
+
+
+def test_ctrl_c_while_s3_hangs(tmp_path: Path, tiny_data: Path, s3: S3Server) -> None:
+    """The stage, its heartbeat, the display and run.json all wait for a server that is silent."""
+    root = f"{s3.bucket('hangs')}/runs"
+    with proxy_to(s3.endpoint) as proxy:
+        process = subprocess.Popen(
+            _command(root, tiny_data),
+            env={**os.environ, "TMPDIR": str(tmp_path), "AWS_ENDPOINT_URL": proxy.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            beat = _wait_for(lambda: next((s3.data / "hangs").rglob("heartbeat.json"), None))
+            child = json.loads(beat.read_text())["pid"]
+            proxy.silent.set()
+            time.sleep(1)  # some of them wait by then
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=20)
+            assert time.monotonic() - began < 10
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "--run-id tiny-" in said
+    assert "Traceback" not in said
+    assert not _alive(child)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -140,6 +172,18 @@ def test_lost(tmp_path: Path) -> None:
         found = status.run_status(str(tmp_path), plan.run_id)
         assert found.state == state
         assert {s.record.name: s.state for s in found.stages}["train"] == state
+
+
+def test_lost_between_two_stages(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, tmp_path)
+    record = RunRecord.of_plan(plan, "test")
+    record.state, record.started = State.RUNNING, "2026-01-01T00:00:00Z"
+    chip = record.stage("chip")
+    chip.state = State.SUCCEEDED
+    for ended, state in (("2026-01-01T00:10:00Z", "Lost"), (now(), "Running")):
+        chip.ended = ended
+        storage.write_json(plan.layout.run_json, record.to_dict())
+        assert status.run_status(str(tmp_path), plan.run_id).state == state
 
 
 def test_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
