@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 
@@ -99,3 +100,42 @@ def test_rastervision_predict(run: Path, tmp_path: Path) -> None:
     image = run.parent / "raw" / "image_val_b.tif"
     rastervision("predict", run / "bundle" / "model-bundle.zip", image, tmp_path / "out")
     np.testing.assert_array_equal(labels(tmp_path / "out"), labels(run / "predict" / "val_b"))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of another environment: this project's wheel, and the locked packages."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=TINY.parents[2], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    install = [BIN / "uv", "pip", "install", "--offline", "--no-deps", "--python", python, wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    # Only the path: the developer's install, which is a .pth file there, is not taken over.
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    (site / "locked.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return python
+
+
+def test_rastervision_predict_with_an_installed_wheel(
+    run: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    image = run.parent / "raw" / "image_val_a.tif"
+    arguments = ["predict", run / "bundle" / "model-bundle.zip", image, tmp_path / "out"]
+    code = (
+        "import sys, rvk8s, rastervision.fastai_backend as backend;"
+        "from rastervision.pipeline.cli import main;"
+        "assert all(m.__file__.startswith(sys.prefix) for m in (rvk8s, backend)), rvk8s.__file__;"
+        "main()"
+    )
+    done = subprocess.run(
+        [elsewhere, "-c", code, *map(str, arguments)],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    np.testing.assert_array_equal(labels(tmp_path / "out"), labels(run / "predict" / "val_a"))
