@@ -19,6 +19,7 @@ from rastervision.fastai_backend import precision, progress
 from rastervision.fastai_backend.augment import turned
 from rastervision.fastai_backend.data import as_tensor
 from rastervision.fastai_backend.fold import fold_batch_norms
+from rastervision.fastai_backend.half import halve
 from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.models import ModelSpec, normalize
 from rastervision.fastai_backend.options import PredictSettings
@@ -111,7 +112,9 @@ class ScenePredictor:
             self.layout = torch.contiguous_format
         else:
             self.layout = torch.channels_last
-            model = fold_batch_norms(model, self._probe()).to(self.dtype)
+            model = fold_batch_norms(model, self._probe())
+            if self.dtype != torch.float32:
+                model = halve(model, self._probe(), self.dtype)
         self.model = model.to(memory_format=self.layout)  # type: ignore[call-overload]
         log.info("predicting on %s in %s", self.device.type, chosen)
 
@@ -163,7 +166,7 @@ class ScenePredictor:
         x = normalize(self.spec, as_tensor(images).to(self.device))
         if self.img_sz is not None and x.shape[-2:] != (self.img_sz, self.img_sz):
             x = F.interpolate(x, size=(self.img_sz,) * 2, mode="bilinear", antialias=True)
-        x = x.to(self.dtype).contiguous(memory_format=self.layout)
+        x = x.contiguous(memory_format=self.layout)
         p = self._probabilities(x)
         if p.shape[-2:] != images.shape[1:3]:
             p = F.interpolate(p, size=images.shape[1:3], mode="bilinear", align_corners=False)
