@@ -88,7 +88,7 @@ def abandonable(
 
     thread = threading.Thread(target=run, name="storage", daemon=True)
     thread.start()
-    thread.join(0.001)
+    thread.join(_LOOK)
     end: float | None = None
     while thread.is_alive():
         if end is None and give_up():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,44 @@ def test_cancelled_while_storage_is_away(
     assert isinstance(error, Interrupted)
     assert launcher.stopped == ["configure"]
     assert "does not say that the run is cancelled" in caplog.text
+
+
+def test_cancelled_while_storage_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, over = _plan(tmp_path), threading.Event()
+    began, write_json = time.monotonic(), storage.write_json
+
+    def hang(uri: str, value: dict[str, Any]) -> None:
+        if uri == plan.layout.run_json:
+            over.wait(60)
+        write_json(uri, value)
+
+    def act(name: str, *_: int) -> int:
+        if name == "train":
+            monkeypatch.setattr(storage, "write_json", hang)
+        return 0
+
+    error, _ = _drive(plan, act, cancelled=lambda: time.monotonic() - began > 0.5)
+    over.set()
+    assert isinstance(error, Interrupted)
+    assert time.monotonic() - began < 10
+
+
+def test_seconds_of_stages_found_done_are_kept(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    first, _ = _drive(plan)
+    assert isinstance(first, RunRecord)
+    stored = storage.read_json(plan.layout.run_json)
+    assert stored
+    for number, stage in enumerate(stored["stages"]):
+        stage["seconds"] = 100.0 + number
+    storage.write_json(plan.layout.run_json, stored)
+    for _ in range(2):
+        _drive(plan)
+        found = {stage.name: (stage.state, stage.seconds) for stage in _stored(plan).stages}
+        assert found["configure"] == (State.SKIPPED, 100.0)
+        assert found["train"] == (State.SKIPPED, 103.0)
+    _drive(replace(plan, from_stage="predict"))
+    assert _stored(plan).stage("train").seconds == 103.0
 
 
 def test_rerun_forgets_markers_and_outputs(tmp_path: Path) -> None:
