@@ -40,6 +40,8 @@ _OF_NODE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 #: Seconds from a signal to the end of a rank that does not end by itself; the local engine kills
 #: the agent after 8.
 _RANK_GRACE = 5.0
+#: The same for the agent, whose ranks die with it.
+_AGENT_GRACE = 7.0
 #: Linux's number of this call.
 _PR_SET_PDEATHSIG = 1
 #: torchrun names here the file in which a rank says why it failed.
@@ -157,6 +159,7 @@ def run(launch: Launch, stage: str, folder: Path) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     alone = launch.nodes == 1
+    _end_if_stuck(_AGENT_GRACE)
     if not alone:
         wait_for_host(launch.endpoint)
     _share_node(launch.per_node, alone)
@@ -185,7 +188,7 @@ def run(launch: Launch, stage: str, folder: Path) -> None:
         raise Preempted("ended by SIGTERM; a restart goes on from here") from None
     except (RendezvousError, DistError) as error:
         what = " ".join(str(error).split())
-        raise RanksLost(f"{launch.nodes} nodes did not meet: {what}") from error
+        raise RanksLost(f"{launch.nodes} nodes did not find or lost each other: {what}") from error
 
 
 def wait_for_host(endpoint: str, seconds: float = RENDEZVOUS_TIMEOUT) -> None:
@@ -279,22 +282,29 @@ def leave(code: int) -> NoReturn:
 
 
 def end_with_agent() -> None:
-    """End this rank when its agent dies, and soon after a signal even where it hangs.
+    """End this rank when its agent dies, and soon after a signal even where it hangs."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _end_if_stuck(_RANK_GRACE)
+
+
+def _end_if_stuck(seconds: float) -> None:
+    """End this process some time after a signal, if it has not ended by itself.
 
     Python's own handlers wait until a call into torch returns, and one that waits for another rank
-    may not.
+    or node may not.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # A loader's worker that is told to end is not this process.
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
     def watch() -> None:
         ending = {int(signal.SIGTERM), int(signal.SIGINT)}
-        while not ending & set(os.read(reader, 16)):
+        while not (came := ending & set(os.read(reader, 16))):
             continue
-        time.sleep(_RANK_GRACE)
-        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(seconds)
+        os._exit(128 + came.pop())
 
     threading.Thread(target=watch, name="watch-signals", daemon=True).start()
 

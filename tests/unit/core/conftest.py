@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ import pytest
 import torch
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import TrainSettings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ranked import ranked
+
+__all__ = ["ranked"]
 
 CLASSES = Classes(("ground", "house", "road"), ("grey", "red", "blue"))
 

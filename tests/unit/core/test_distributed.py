@@ -2,139 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import multiprocessing
 import os
 import re
 import signal
-import socket
-import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from rastervision.fastai_backend import (
-    checks,
-    data,
-    data_parallel,
-    distributed,
-    learner,
-    models,
-)
-from rastervision.fastai_backend.augment import Augment
-from rastervision.fastai_backend.callbacks import TIMES, EpochLog
+from ranked import Hook, Ranked, torchrun
+from rastervision.fastai_backend import checks, distributed
+from rastervision.fastai_backend.callbacks import EpochLog
 from rastervision.fastai_backend.chip_learner import batch_of_rank
 from rastervision.fastai_backend.chips import ArrayChips, Classes
-from rastervision.fastai_backend.distributed import Group
-from rastervision.fastai_backend.options import DataOptions, TrainSettings
+from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.ranks import Ranks
 from torch import nn
 
-from rvk8s.contract import Env, ExitCode
-from rvk8s.errors import InputError, Preempted, RanksLost, Rvk8sError
+from rvk8s.contract import Env
+from rvk8s.errors import InputError, Preempted
 
 Settings = Callable[..., TrainSettings]
 MakeChips = Callable[..., ArrayChips]
-#: Hooks run in a rank before it trains, with its number.
-Hook = Callable[[int], None]
-
-
-class Ranked:
-    """Forks ranks that train together, and gathers how they ended.
-
-    Args:
-        settings, chips, valid, classes, folder: as learner.train takes them.
-    """
-
-    def __init__(self, classes: Classes, folder: Path):
-        self.classes, self.folder = classes, folder
-
-    def __call__(
-        self,
-        settings: TrainSettings,
-        chips: ArrayChips,
-        valid: ArrayChips,
-        *,
-        ranks: int = 2,
-        name: str = "train",
-        hook: Hook = lambda rank: None,
-        env: Mapping[str, str] | None = None,
-        **kwargs: Any,
-    ) -> list[str]:
-        """What each rank ended with: "ok", an error, or a signal's number."""
-        output, said = self.folder / name, self.folder / f"{name}-said"
-        said.mkdir(exist_ok=True)
-        port = _free_port()
-        fork = multiprocessing.get_context("fork")
-
-        def work(rank: int) -> None:
-            os.environ.update(env or {})
-            if ranks > 1:
-                os.environ.update(_torchrun(rank, ranks, port))
-            try:
-                hook(rank)
-                learner.train(settings, chips, valid, self.classes, output, **kwargs)
-                result = "ok"
-            except BaseException as error:  # noqa: BLE001 - the test looks at it
-                traceback.print_exc()
-                result = f"{type(error).__name__}: {error}"
-            (said / str(rank)).write_text(result)
-            sys.stdout.flush()
-            os._exit(0)
-
-        started = [fork.Process(target=work, args=(rank,)) for rank in range(ranks)]
-        for process in started:
-            process.start()
-        end = time.monotonic() + 60
-        for process in started:
-            process.join(max(0.1, end - time.monotonic()))
-        hang = [process for process in started if process.is_alive()]
-        for process in hang:
-            process.kill()
-            process.join()
-        assert not hang, "ranks hang"
-        return [
-            (said / str(rank)).read_text() if p.exitcode == 0 else str(p.exitcode)
-            for rank, p in enumerate(started)
-        ]
-
-    def rows(self, name: str = "train") -> list[dict[str, float]]:
-        with open(self.folder / name / "log.csv", newline="") as f:
-            return [
-                {k: float(v) for k, v in row.items() if k not in TIMES} for row in csv.DictReader(f)
-            ]
-
-    def weights(self, name: str = "train") -> dict[str, torch.Tensor]:
-        return torch.load(self.folder / name / "last.pt", weights_only=True)["model"]
-
-
-def _torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-@pytest.fixture
-def ranked(classes: Classes, tmp_path: Path) -> Ranked:
-    return Ranked(classes, tmp_path)
 
 
 def several(settings: Settings, **solver: Any) -> TrainSettings:
@@ -310,7 +201,7 @@ class TestFailures:
         assert "can't be shared" in str(errors[0])
 
     def test_an_engine_that_counts_otherwise(self) -> None:
-        env = {**_torchrun(0, 2, 1), Env.WORLD_SIZE: "4"}
+        env = {**torchrun(0, 2, 1), Env.WORLD_SIZE: "4"}
         with pytest.raises(InputError, match="the engine says 4, torchrun says 2"):
             Ranks.from_env(env)
         with pytest.raises(InputError, match="the engine says 2, torchrun says 1"):
@@ -321,86 +212,3 @@ class TestFailures:
             monkeypatch.setenv(Env.RANKS_TIMEOUT, text)
             with pytest.raises(InputError, match=f"{Env.RANKS_TIMEOUT}: '{text}' is no time"):
                 distributed.timeout()
-
-
-class TestShares:
-    def test_ranks_read_what_one_would(self, make_chips: MakeChips) -> None:
-        """13 chips in batches of 4: three full batches, alike on all ranks; 13 to validate."""
-        chips = make_chips(13)
-        spec = models.ModelSpec(
-            *("unet", "resnet18", 3, ("a", "b", "c"), ("red",) * 3, None),
-            *((0.0,) * 3, (1.0,) * 3, 32),
-        )
-
-        def order(epoch: int) -> np.ndarray:
-            return np.random.default_rng(epoch).permutation(13)
-
-        def batches(rank: int, ranks: int, training: bool, first: int = 0) -> list[torch.Tensor]:
-            share = (rank, ranks)
-            loader = data.ChipLoader(
-                *(chips, 4 // ranks, spec),
-                device=torch.device("cpu"),
-                order=order if training else None,
-                augment=Augment(DataOptions(dihedral=True, lighting=0.5), 7, share),
-                drop_last=training,
-                share=share,
-            )
-            loader.epoch, loader.first_batch = 1, first
-            found = [x for x, _ in loader]
-            assert len(found) == len(loader) - first
-            return found
-
-        for first in (0, 1):
-            whole = batches(0, 1, True, first)
-            halves = zip(batches(0, 2, True, first), batches(1, 2, True, first), strict=True)
-            for one, parts in zip(whole, halves, strict=True):
-                assert torch.equal(one, torch.cat(parts))
-        seen = [[len(x) for x in batches(rank, 2, False)] for rank in (0, 1)]
-        assert seen == [[2, 2, 2, 1], [2, 2, 2]]
-
-    def test_what_one_rank_makes_reaches_all(self, ranked: Ranked, settings: Settings) -> None:
-        """Objects, large tensors, and one download for each node."""
-        tree = {
-            "a": torch.arange(6).reshape(2, 3).t(),
-            "b": [{"step": torch.tensor(2.0), "plain": "x"}, torch.zeros(0)],
-            "c": torch.ones(3, dtype=torch.bfloat16),
-            "d": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
-        }
-
-        def hook(rank: int) -> None:
-            group = Group.join()
-            got = group.tensors_from_first(lambda: tree)
-            assert torch.equal(got["a"], tree["a"])
-            assert got["b"][0]["step"].item() == 2
-            assert got["b"][0]["plain"] == "x"
-            assert got["c"].dtype is torch.bfloat16
-            assert torch.equal(got["d"], tree["d"])
-            assert got["d"].stride() == tree["d"].stride()
-            assert group.from_first(lambda: rank) == 0
-            assert group.on_each_node(lambda: [rank]) == [0]
-            assert group.sum(torch.tensor([rank, 1])).tolist() == [1, 2]
-            raise Rvk8sError("all is well")
-
-        chips = ArrayChips(np.zeros((1, 32, 32, 3), "uint8"), np.zeros((1, 32, 32), "uint8"), 1)
-        said = ranked(settings(), chips, chips, hook=hook)
-        assert said == ["Rvk8sError: all is well"] * 2
-
-
-def test_synchronized_normalization_is_put_in_and_taken_out() -> None:
-    """The same parameters, so that optimizer and checkpoints do not notice."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    before = {name: id(p) for name, p in model.named_parameters()}
-    data_parallel._change_class(model, nn.BatchNorm2d, nn.SyncBatchNorm)
-    assert type(model[1]) is nn.SyncBatchNorm
-    assert {name: id(p) for name, p in model.named_parameters()} == before
-    data_parallel._change_class(model, nn.SyncBatchNorm, nn.BatchNorm2d)
-    assert type(model[1]) is nn.BatchNorm2d
-    assert model(torch.zeros(2, 3, 4, 4)).shape == (2, 4, 4, 4)
-
-
-def test_other_errors_are_not_the_ranks() -> None:
-    assert distributed.lost(RuntimeError("shape mismatch")) is None
-    assert distributed.lost(ValueError("Connection closed by peer")) is None
-    gone = distributed.lost(RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed"))
-    assert isinstance(gone, RanksLost)
-    assert gone.exit_code == ExitCode.RETRYABLE
