@@ -13,8 +13,7 @@ DRIVER: Mapping[tuple[str, str], Mapping[str, str]] = {
         "delete": "stops a stage that is cancelled or too late; makes a training anew",
         "get": "reads its own Job: uid for the owner references, annotation that cancels the run",
         "list": "sees the stages that a driver before it has made",
-        "patch": "labels its own Job with the run's id where a schedule made it",
-        "watch": "learns at once that a stage has ended",
+        "watch": "learns at once that a stage has ended, or that the run is cancelled",
     },
     ("kubeflow.org", "pytorchjobs"): {
         "create": "makes the training",
@@ -29,7 +28,6 @@ DRIVER: Mapping[tuple[str, str], Mapping[str, str]] = {
         "get": "compares the one that is there before it takes it over",
     },
     ("", "pods"): {
-        "get": "reads one again whose end the watch missed",
         "list": "finds the pods of a stage",
         "watch": "exit codes, and why a pod waits",
     },
