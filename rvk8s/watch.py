@@ -81,6 +81,18 @@ class Watcher:
             self._objects.setdefault(item["metadata"]["name"], item)
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # noqa: BLE001 - whoever waits for this thread has to hear of it
+            log.error("watch of %s ended", self.kind, exc_info=error)
+            self._end(Rvk8sError(f"watch of {self.kind}: {type(error).__name__}: {error}"))
+
+    def _end(self, fault: Rvk8sError) -> None:
+        self._fault = fault
+        self._listed.set()
+        self._changed()
+
+    def _watch(self) -> None:
         pause, answered = _FIRST_PAUSE, time.monotonic()
         while not self._stopped.is_set():
             try:
@@ -97,10 +109,7 @@ class Watcher:
                 log.debug("watch of %s: %s", self.kind, error)
             except Rvk8sError as error:
                 if not self._listed.is_set() or time.monotonic() - answered > _REFUSED:
-                    self._fault = error
-                    self._listed.set()
-                    self._changed()
-                    return
+                    return self._end(error)
                 log.debug("watch of %s: %s", self.kind, error)
             self._stopped.wait(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, _LAST_PAUSE)
@@ -113,11 +122,12 @@ class Watcher:
             self._listed.set()
         else:
             self._version = item["metadata"]["resourceVersion"]
+        if event in ("ADDED", "MODIFIED", "DELETED"):  # a bookmark has a version and no name
             name = item["metadata"]["name"]
             with self._lock:
                 if event == "DELETED":
                     self._objects.pop(name, None)
-                elif event != "BOOKMARK":
+                else:
                     self._objects[name] = item
         if event != "BOOKMARK":
             self._changed()

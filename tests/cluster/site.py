@@ -1,0 +1,190 @@
+"""A project, a namespace and a bucket on the test cluster, as a team would have them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster.controlplane import kubectl, kubectl_json
+from cluster.testbed import Testbed
+
+from rvk8s import storage
+from rvk8s.values import deep_merged
+
+TINY = Path(__file__).parents[1] / "pipeline" / "tiny"
+
+#: More than any of these tests' runs takes on two shared cores.
+PATIENCE = 900.0
+#: Two cores are shared by all pods: they may use both, and all find room.
+_RESOURCES = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "2"}}
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a user has: a folder with rvk8s.yaml, a kubeconfig, a namespace, storage.
+
+    Attributes:
+        bed: the cluster.
+        folder: of rvk8s.yaml.
+    """
+
+    bed: Testbed
+    folder: Path
+    namespace: str
+
+    @property
+    def root_uri(self) -> str:
+        return f"{self.bed.bucket}/{self.namespace}"
+
+    def write_tiny(self, values: Mapping[str, Any], name: str = "tiny") -> None:
+        """Write a project with the tiny experiment, whose scenes are in the bucket."""
+        shutil.copy(TINY / "experiment.py", self.folder)
+        args: dict[str, Any] = {"raw_uri": f"{self.bed.bucket}/tiny", "arch": "deeplabv3"}
+        args |= {"backbone": "squeezenet1_1", "batch_sz": 8}  # two chips for each of four ranks
+        experiment = {"module": "experiment.py", "args": args}
+        variants = {"long": {"args": {"epochs": 6}}}
+        self.write_project({name: {**experiment, "variants": variants}}, values)
+
+    def write_project(
+        self, experiments: Mapping[str, Any], values: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write rvk8s.yaml; values are merged into those of the site."""
+        file = {
+            "apiVersion": "rvk8s/v1",
+            "rootUri": self.root_uri,
+            "image": self.bed.images[0],
+            "namespace": self.namespace,
+            "values": deep_merged(self.values(), values or {}),
+            "experiments": dict(experiments),
+        }
+        (self.folder / "rvk8s.yaml").write_text(yaml.safe_dump(file, sort_keys=False))
+
+    def values(self) -> dict[str, Any]:
+        """The chart's values that this cluster needs."""
+        stages = ("configure", "analyze", "chip", "train", "predict", "eval", "bundle")
+        return {
+            "image": {"driver": self.bed.images[1], "pullPolicy": "Never"},
+            "storage": {
+                "endpoint": self.bed.endpoint,
+                "region": "us-east-1",
+                "pathStyle": True,
+                "secretName": "s3",
+            },
+            "pools": {"gpu": {"gpusPerNode": 2}},
+            "stages": {stage: {"resources": _RESOURCES} for stage in stages},
+        }
+
+    def rvk8s(
+        self, *args: str, check: bool = True, timeout: float = PATIENCE, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the client as a user would, in the project's folder."""
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "rvk8s"), *args],
+            cwd=self.folder,
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"rvk8s {' '.join(args)}: {done.stderr}"
+        return done
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.bed.kubeconfig
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, **storage_environ(self.bed), "KUBECONFIG": str(self.kubeconfig)}
+
+    def kubectl(self, *args: str, stdin: str | None = None) -> str:
+        return kubectl(self.kubeconfig, "-n", self.namespace, *args, stdin=stdin)
+
+    def objects(self, kind: str, selector: str) -> list[dict[str, Any]]:
+        found = kubectl_json(self.kubeconfig, "-n", self.namespace, "get", kind, "-l", selector)
+        items: list[dict[str, Any]] = found["items"]
+        return items
+
+    def submit(self, *args: str) -> str:
+        """Submit a run; its id."""
+        name = self.rvk8s("submit", *args, "-o", "name").stdout.split()[-1]
+        return name.rpartition("/")[2]
+
+    def wait(self, run: str, timeout: float = PATIENCE) -> dict[str, Any]:
+        """Wait for a run's end; its run.json."""
+        self.rvk8s("wait", run, "--for=ended", f"--timeout={timeout:.0f}s", check=False)
+        record = self.run_json(run)
+        assert record["state"] not in ("Pending", "Running"), self.report(run)
+        return record
+
+    def run_json(self, run: str) -> dict[str, Any]:
+        """run.json of a run; {} where there is none yet."""
+        return self.read_json(f"{self.root_uri}/{run}/run.json") or {}
+
+    def read_json(self, uri: str) -> dict[str, Any] | None:
+        return storage.read_json(uri)
+
+    def report(self, run: str) -> str:
+        """Everything that helps to see why a run is not where it should be."""
+        texts = [
+            json.dumps(self.run_json(run), indent=1)[-3000:],
+            self.kubectl("get", "pods,jobs,pytorchjobs", "-o", "wide"),
+            self.kubectl("get", "events", "--sort-by=.lastTimestamp")[-4000:],
+            self.rvk8s("logs", run, check=False).stdout[-6000:],
+        ]
+        return "\n".join(texts)
+
+    def pods(self, run: str, stage: str | None = None) -> list[dict[str, Any]]:
+        more = f",rvk8s.io/stage={stage}" if stage else ""
+        return self.objects("pods", f"rvk8s.io/run={run}{more}")
+
+    def driver_pod(self, run: str) -> str | None:
+        """The name of the driver's pod that runs; None where none does."""
+        found = self.objects("pods", f"rvk8s.io/run={run},app.kubernetes.io/component=driver")
+        running = [pod for pod in found if pod["status"].get("phase") == "Running"]
+        return running[-1]["metadata"]["name"] if running else None
+
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
+        """Ask until the answer is true, and give it."""
+        end = time.monotonic() + timeout
+        while True:
+            answer = condition()
+            if answer:
+                return answer
+            if time.monotonic() > end:
+                pods = self.kubectl("get", "pods", "-o", "wide")
+                raise AssertionError(f"after {timeout:.0f} s still not: {what}\n{pods}")
+            time.sleep(0.3)
+
+    def make_secret(self, name: str, key: str, secret: str) -> None:
+        data = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+        encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name},
+            "data": encoded,
+        }
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+
+def storage_environ(bed: Testbed) -> dict[str, str]:
+    """What makes this machine's rvk8s use the cluster's storage as the user who may write."""
+    return {
+        "AWS_ENDPOINT_URL": bed.endpoint,
+        "AWS_ACCESS_KEY_ID": bed.writer[0],
+        "AWS_SECRET_ACCESS_KEY": bed.writer[1],
+        "AWS_REGION": "us-east-1",
+        "RVK8S_S3_PATH_STYLE": "1",
+    }

@@ -1,0 +1,275 @@
+"""What goes wrong on a real cluster: survived with the same result, or one clear line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from cluster.site import Site
+from cluster.sites import Chaos, SiteFactory
+
+#: Fits four ranks on two shared cores; a run of it takes a minute.
+GPUS = ("--gpus", "4")
+
+
+def stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(one for one in record["stages"] if one["name"] == name)
+    return found
+
+
+def failed(site: Site, run: str, code: int, *words: str) -> str:
+    """A run has failed with a code and one line that holds the words, and nothing still runs."""
+    record = site.wait(run)
+    assert record["state"] == "Failed", site.report(run)
+    message = str(record["message"])
+    assert record["exitCode"] == code, message
+    for word in words:
+        assert word in message, message
+    assert "\n" not in message
+    assert "Traceback" not in message
+    shown = site.rvk8s("status", run).stdout
+    assert words[-1] in " ".join(shown.split()), shown
+    nothing_runs(site, run)
+    assert site.rvk8s("wait", run, "--for=succeeded", "--timeout=5s", check=False).returncode
+    return message
+
+
+def nothing_runs(site: Site, run: str) -> None:
+    def left() -> list[str]:
+        return [
+            pod["metadata"]["name"]
+            for pod in site.pods(run)
+            if pod["status"].get("phase") in ("Pending", "Running")
+        ]
+
+    site.until(lambda: not left(), f"no pod of {run} runs", 90)
+
+
+def kill_process(site: Site, pod: str, pattern: str) -> None:
+    """SIGKILL the processes in a pod whose command lines hold a pattern."""
+    # No ps in the image; the first process (tini) is spared, so that the container ends by itself.
+    script = (
+        "import os,sys,signal\n"
+        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    try: line = open(f'/proc/{pid}/cmdline').read()\n"
+        "    except OSError: continue\n"
+        f"    if {pattern!r} in line and int(pid) not in (1, os.getpid()):\n"
+        "        os.kill(int(pid), signal.SIGKILL)\n"
+    )
+    site.kubectl("exec", pod, "--", "python3", "-c", script)
+
+
+def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
+    """Driver killed at every transition, API server away for a minute, a training worker killed in
+    an epoch, a split's pod evicted, S3 away: the same scores as a run that nobody disturbed."""
+    quiet = tiny_site.submit("tiny-long", *GPUS, "--splits", "2")
+    assert tiny_site.wait(quiet)["state"] == "Succeeded", tiny_site.report(quiet)
+
+    run = tiny_site.submit("tiny-long", *GPUS, "--splits", "2")
+    done: list[str] = []
+    killed: set[str] = set()
+    end = time.monotonic() + 1200
+    while time.monotonic() < end:
+        record = tiny_site.run_json(run)
+        if record.get("state") in ("Succeeded", "Failed", "Cancelled"):
+            break
+        running = [s["name"] for s in record.get("stages", ()) if s["state"] == "Running"]
+        name = running[0] if running else None
+        if name and name not in done:
+            done.append(name)
+            driver = tiny_site.driver_pod(run)
+            if driver:  # at every transition
+                tiny_site.kubectl("delete", "pod", driver, "--grace-period=0", "--force")
+            if name == "analyze":
+                chaos.api_server_away(60)
+            if name == "eval":
+                chaos.storage_away(20)
+        if name == "train" and "train" not in killed:
+            progress = tiny_site.read_json(f"{tiny_site.root_uri}/{run}/.rvk8s/train/progress.json")
+            pods = [p for p in tiny_site.pods(run, "train") if p["status"]["phase"] == "Running"]
+            if progress and progress.get("epoch", 0) >= 2 and len(pods) == 2:
+                kill_process(tiny_site, pods[1]["metadata"]["name"], "rvk8s-stage")
+                killed.add("train")
+        if name == "predict" and "predict" not in killed:
+            pods = [p for p in tiny_site.pods(run, "predict") if p["status"]["phase"] == "Running"]
+            if len(pods) == 2:
+                evict(tiny_site, pods[0]["metadata"]["name"])
+                killed.add("predict")
+        time.sleep(0.3)
+    record = tiny_site.wait(run)
+    assert record["state"] == "Succeeded", tiny_site.report(run)
+    assert killed == {"train", "predict"}
+    assert {"configure", "analyze", "chip", "train", "predict", "eval", "bundle"} <= set(done) | {
+        s["name"] for s in record["stages"] if s["state"] == "Skipped"
+    }
+    scores = [
+        tiny_site.read_json(f"{tiny_site.root_uri}/{one}/eval/scores.json") for one in (quiet, run)
+    ]
+    assert scores[0] is not None
+    assert scores[0] == scores[1]
+    nothing_runs(tiny_site, run)
+
+
+def evict(site: Site, pod: str) -> None:
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": site.namespace},
+    }
+    path = f"/api/v1/namespaces/{site.namespace}/pods/{pod}/eviction"
+    site.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
+
+def test_an_image_that_does_not_exist(tiny_site: Site) -> None:
+    run = tiny_site.submit("tiny", "--image", "docker.io/local/nothing:1")
+    failed(tiny_site, run, 2, "docker.io/local/nothing:1", "--image")
+
+
+def test_an_image_of_the_driver_that_does_not_exist(site_factory: SiteFactory) -> None:
+    site = site_factory("no-driver")
+    site.write_tiny({"image": {"driver": "docker.io/local/no-driver:1"}})
+    run = site.submit("tiny")
+
+    def said() -> bool:
+        shown = " ".join(site.rvk8s("status", run, check=False).stdout.split())
+        return "docker.io/local/no-driver:1" in shown and "driver" in shown
+
+    site.until(said, "status says why the driver does not start", 60)
+    site.rvk8s("cancel", run)
+    nothing_runs(site, run)
+
+
+def test_gpus_that_no_node_has(site_factory: SiteFactory) -> None:
+    site = site_factory("no-gpus")
+    site.write_tiny({"pools": {"gpu": {"gpusPerNode": 16}}})
+    run = site.submit("tiny", "--gpus", "16")
+
+    def said() -> bool:
+        shown = " ".join(site.rvk8s("status", run, check=False).stdout.split())
+        return "nvidia.com/gpu" in shown and "16" in shown
+
+    site.until(said, "status says that no node has 16 GPUs", 240)
+    site.rvk8s("cancel", run)
+    assert site.wait(run)["state"] == "Cancelled"
+    nothing_runs(site, run)
+
+
+def test_shapes_that_cannot_be_made(tiny_site: Site) -> None:
+    done = tiny_site.rvk8s("submit", "tiny", "--gpus", "5", check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "4 or 6" in line
+
+
+def test_out_of_memory(site_factory: SiteFactory) -> None:
+    site = site_factory("oom")
+    site.write_tiny({"stages": {"configure": {"resources": {"limits": {"memory": "300Mi"}}}}})
+    run = site.submit("tiny")
+    failed(site, run, 12, "300Mi", "memory")
+
+
+def test_deadline(site_factory: SiteFactory) -> None:
+    site = site_factory("deadline")
+    site.write_tiny({"stages": {"configure": {"deadlineSeconds": 3}}})
+    run = site.submit("tiny")
+    failed(site, run, 124, "deadline")
+
+
+def test_quota(site_factory: SiteFactory) -> None:
+    site = site_factory("quota")
+    site.write_tiny({})
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "small"},
+        "spec": {"hard": {"requests.nvidia.com/gpu": "2"}},
+    }
+    site.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
+    run = site.submit("tiny", *GPUS)
+
+    def said() -> bool:
+        shown = " ".join(site.rvk8s("status", run, check=False).stdout.split())
+        return "quota" in shown
+
+    site.until(said, "status says that the quota is used up", 300)
+    site.rvk8s("cancel", run)
+    assert site.wait(run)["state"] == "Cancelled"
+    nothing_runs(site, run)
+
+
+def test_storage_that_may_only_be_read(site_factory: SiteFactory) -> None:
+    site = site_factory("denied")
+    site.write_tiny({"storage": {"secretName": "reader"}})
+    site.make_secret("reader", *site.bed.reader)
+    run = site.submit("tiny")
+    pods = f"rvk8s.io/run={run},app.kubernetes.io/component=driver"
+    ended = site.until(
+        lambda: [p for p in site.objects("pods", pods) if p["status"]["phase"] == "Failed"],
+        "the driver has failed",
+    )
+    code = ended[0]["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
+    assert code == 2
+    log = site.kubectl("logs", ended[0]["metadata"]["name"])
+    assert "access denied" in log
+    assert "Traceback" not in log
+    shown = site.rvk8s("status", run, check=False)
+    assert "access denied" in " ".join((shown.stdout + shown.stderr).split())
+    nothing_runs(site, run)
+
+
+@pytest.mark.parametrize("at", ["configure", "train", "predict"])
+def test_cancel(tiny_site: Site, at: str) -> None:
+    run = tiny_site.submit("tiny", *GPUS)
+    tiny_site.until(lambda: tiny_site.pods(run, at), f"stage {at} has begun", 300)
+    began = time.monotonic()
+    tiny_site.rvk8s("cancel", run)
+    record = tiny_site.wait(run, 60)
+    assert record["state"] == "Cancelled"
+    assert record["exitCode"] == 130
+    nothing_runs(tiny_site, run)
+    assert time.monotonic() - began < 60
+
+
+def test_delete_while_it_runs(tiny_site: Site) -> None:
+    run = tiny_site.submit("tiny")
+    tiny_site.until(lambda: tiny_site.pods(run, "configure"), "configure has begun")
+    tiny_site.rvk8s("delete", run, "--yes")
+    kinds = "jobs,pytorchjobs,pods,services,configmaps,networkpolicies"
+    tiny_site.until(
+        lambda: not tiny_site.objects(kinds, f"rvk8s.io/run={run}"), "nothing of it is left", 90
+    )
+
+
+def test_two_submits_at_once_and_a_long_name(site_factory: SiteFactory) -> None:
+    site = site_factory("names")
+    name = "a" + "-very-long-name" * 2 + "-that-fits"
+    site.write_tiny({}, name=name)
+    runs = {site.submit(name), site.submit(name)}
+    assert len(runs) == 2
+    for run in runs:
+        site.until(lambda run=run: site.pods(run, "configure"), "its configure stage has begun")
+        site.rvk8s("cancel", run)
+        assert site.wait(run)["state"] == "Cancelled"
+    site.write_tiny({}, name="n" * 70)
+    done = site.rvk8s("submit", "n" * 70, check=False)
+    assert done.returncode == 2
+    assert "rvk8s.yaml:" in done.stderr
+
+
+def test_no_secret_is_anywhere(tiny_site: Site) -> None:
+    """The planted secret is the storage's key: it stands in the Secret and nowhere else."""
+    run = tiny_site.submit("tiny")
+    tiny_site.until(lambda: tiny_site.pods(run, "analyze"), "analyze has begun", 300)
+    everything = tiny_site.kubectl(
+        "get", "pods,jobs,pytorchjobs,configmaps,events,services,leases", "-o", "yaml"
+    )
+    everything += tiny_site.rvk8s("logs", run).stdout + json.dumps(tiny_site.run_json(run))
+    driver = tiny_site.driver_pod(run)
+    assert driver
+    everything += tiny_site.kubectl("logs", driver)
+    assert run in everything
+    assert tiny_site.bed.writer[1] not in everything
+    tiny_site.rvk8s("cancel", run)
