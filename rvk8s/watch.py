@@ -83,7 +83,7 @@ class Watcher:
     def _run(self) -> None:
         try:
             self._watch()
-        except Exception as error:  # noqa: BLE001 - whoever waits for this thread has to hear of it
+        except Exception as error:  # whoever waits for this thread has to hear of it
             log.error("watch of %s ended", self.kind, exc_info=error)
             self._end(Rvk8sError(f"watch of {self.kind}: {type(error).__name__}: {error}"))
 
