@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
+from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
 from rvk8s.conditions import ENDED, run_state, state_of
 from rvk8s.contract import STAGES, Annotation, Label, State
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage, created_in
-from rvk8s.record import RunRecord, StageRecord
+from rvk8s.record import RunRecord, StageRecord, code_text
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,26 @@ class ClusterRun:
             record.message = None
         for item in self.stages:
             _fill(record.stage(item["metadata"]["labels"][Label.STAGE]), item)
+        if record.state == State.FAILED:
+            record.exit_code, record.message = self._failure(record.message)
         if record.state in ENDED:
             _end(record.stages, record.state)
         return record
+
+    def _failure(self, message: str | None) -> tuple[int | None, str | None]:
+        """Exit code and message, as the pods say them."""
+        labels = [pod["metadata"]["labels"] for pod in self.pods]
+        own = [p for p, of in zip(self.pods, labels, strict=True) if of.get(Label.STAGE) is None]
+        said = [explain.verdict(p) for p in sorted(own, key=_created, reverse=True)]
+        code = next((one.code for one in said if one is not None), None)
+        cause = explain.first_cause([p for p in self.pods if p not in own])
+        if code is not None:
+            message = f"the run {code_text(code)}"
+        if cause is not None:
+            pod, verdict = cause
+            stage = pod["metadata"]["labels"][Label.STAGE]
+            message = f"stage {stage}: {verdict.message or code_text(verdict.code)}"
+        return code, message
 
 
 def list_runs(cluster: Cluster) -> list[ClusterRun]:
@@ -173,6 +191,10 @@ def _plan(maps: Iterable[Object], run_id: str) -> Plan | None:
 
             return Plan.from_dict(json.loads(text.replace(RUN_ID_TOKEN, run_id)))
     return None
+
+
+def _created(item: Object) -> str:
+    return str(item["metadata"]["creationTimestamp"])
 
 
 def _component(item: Object) -> str:

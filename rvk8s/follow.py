@@ -148,6 +148,8 @@ def _cluster_changes(places: Places, cluster: Cluster, there: ClusterRun) -> Ite
                 cluster_runs.in_order(i for i in items if Label.STAGE in i["metadata"]["labels"]),
                 plan=there.plan,
             )
+            if now.state in ENDED:  # its pods know the exit codes
+                now = cluster_runs.find(cluster, there.run_id) or now
             if root in places.faults and time.monotonic() - read_at >= _AGAIN:
                 del places.faults[root]
             if time.monotonic() - read_at >= _REMOTE or now.state in ENDED:

@@ -119,9 +119,13 @@ def refusal(response: Response, request: str, server: str) -> Rvk8sError:
     return InputError(f"{request}: {text or status}", where=server)
 
 
+def _is_of(request: str, kind: Kind) -> bool:
+    # Every path of a namespace has "namespaces" in it, so the API has to fit too.
+    return f"/{kind.api}/" in request and kind.plural in request.partition("?")[0].split("/")[-2:]
+
+
 def _no_such_kind(request: str, server: str) -> InputError:
-    parts = request.split("/")
-    kind = next((k for k in KINDS.values() if k.plural in parts), None)
+    kind = next((k for k in KINDS.values() if _is_of(request, k)), None)
     if kind is None or kind.brought_by is None:
         return InputError(f"does not know {request}", where=server, fix="is it a Kubernetes API?")
     fix = f"install {kind.brought_by}"

@@ -21,7 +21,7 @@ from rvk8s.kinds import Forbidden
 from rvk8s.parallel import Abandoned, abandonable
 from rvk8s.progress import Progress
 from rvk8s.record import RunRecord
-from rvk8s.status import LOST, RunStatus, StageStatus
+from rvk8s.status import LOST, NoSuchRun, RunStatus, SeveralRuns, StageStatus
 
 _T = TypeVar("_T")
 
@@ -98,6 +98,8 @@ class Places:
             return abandonable(read, lambda: time.monotonic() > end)
         except Abandoned:
             self.faults[uri] = "it does not answer"
+        except (NoSuchRun, SeveralRuns):
+            raise
         except Rvk8sError as error:
             self.faults[uri] = str(error)
         return None
@@ -120,13 +122,16 @@ class Places:
                 "`rvk8s list` shows the runs; -n looks in another namespace, --root-uri in storage"
             )
             raise InputError(f"no run {run} in {where}", fix=fix)
+        root = self.root_uri
+        fix = "`rvk8s list` shows the runs; -n and --root-uri look elsewhere"
         try:
-            return status.run_status(self.root_uri, run)
-        except InputError as error:
-            fix = "`rvk8s list` shows the runs; -n and --root-uri look elsewhere"
-            if not error.what.startswith("no run"):
-                raise
-            raise InputError(f"no run {run} in {where} or {self.root_uri}", fix=fix) from error
+            found = self.stored(root, lambda: status.run_status(root, run))
+        except NoSuchRun as error:
+            raise InputError(f"no run {run} in {where} or {root}", fix=fix) from error
+        if found is None:
+            what = f"no run {run} in {where}, and {root} cannot be read from here"
+            raise InputError(f"{what} ({self.faults[root]})", fix=fix)
+        return found
 
     def _with_kubeconfig(self, stored: RunStatus) -> tuple[RunStatus, ClusterRun | None]:
         """A run on a cluster that nobody named: it may be the kubeconfig's."""

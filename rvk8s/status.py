@@ -32,6 +32,14 @@ STYLES = {
 }
 
 
+class NoSuchRun(InputError):
+    """No run is named so."""
+
+
+class SeveralRuns(InputError):
+    """The names of several runs begin so."""
+
+
 @dataclass(frozen=True)
 class StageStatus:
     """One stage of a run.
@@ -142,9 +150,9 @@ def find_run(root_uri: str, run: str) -> str:
         return run if run in names else names[0]
     if names:
         some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        raise InputError(f"{len(names)} runs begin with {run}", fix=f"name one of {some}")
+        raise SeveralRuns(f"{len(names)} runs begin with {run}", fix=f"name one of {some}")
     fix = "`rvk8s list` shows the runs; --root-uri looks elsewhere"
-    raise InputError(f"no run {run} in {root_uri}", fix=fix)
+    raise NoSuchRun(f"no run {run} in {root_uri}", fix=fix)
 
 
 def _record(uri: str) -> RunRecord | None:

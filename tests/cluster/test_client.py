@@ -1,0 +1,388 @@
+"""The client against a real API server: submit, list, status, cancel, delete, diff."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster.apiproxy import api_proxy
+from cluster.apiserver import apiserver, namespace
+from cluster.clientrun import Client
+from cluster.controlplane import ControlPlane
+
+__all__ = ["apiserver", "namespace"]
+KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
+
+
+@pytest.fixture
+def client(tmp_path: Path, apiserver: ControlPlane, namespace: str) -> Client:
+    """rvk8s in a project, with a namespace that has what runs need."""
+    for account in ("rvk8s-driver", "rvk8s-stage"):
+        apiserver.kubectl("create", "serviceaccount", account, "-n", namespace)
+    made = Client.make(tmp_path / "project", KUBECONFIG=str(apiserver.kubeconfig))
+    file = made.folder / "rvk8s.yaml"
+    file.write_text(file.read_text() + f"namespace: {namespace}\n")
+    return made
+
+
+def objects(apiserver: ControlPlane, namespace: str) -> list[str]:
+    """What there is of runs in a namespace, as kubectl names it."""
+    found = apiserver.kubectl(
+        "get", KINDS, "-n", namespace, "-l", "app.kubernetes.io/name=rvk8s", "-o", "name"
+    )
+    return sorted(found.split())
+
+
+def set_status(
+    apiserver: ControlPlane, namespace: str, name: str, status: dict[str, object]
+) -> None:
+    """Play the kubelet or a controller."""
+    patch = json.dumps({"status": status})
+    apiserver.kubectl(
+        "patch", name, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch
+    )
+
+
+def end_run(apiserver: ControlPlane, namespace: str, run: str, code: int = 0) -> None:
+    """The driver's pod ends with a code; the Job follows by itself."""
+    pod = apiserver.kubectl(
+        "get", "pods", "-n", namespace, "-l", f"job-name={run}", "-o", "name"
+    ).split()[0]
+    state = {"terminated": {"exitCode": code, "startedAt": NOW, "finishedAt": NOW}}
+    container = {"name": "driver", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+    phase = "Failed" if code else "Succeeded"
+    statuses = [{**container, "state": state}]
+    set_status(apiserver, namespace, pod, {"phase": phase, "containerStatuses": statuses})
+    condition = "Failed" if code else "Complete"
+    apiserver.kubectl(
+        "wait", f"job/{run}", "-n", namespace, f"--for=condition={condition}", "--timeout=30s"
+    )
+
+
+NOW = "2026-11-24T10:00:00Z"
+
+
+def submit(client: Client, *args: str) -> str:
+    """The id of a new run."""
+    name = client.ok("submit", "one", "-o", "name", *args).strip()
+    return name.removeprefix("job.batch/")
+
+
+def test_a_run_is_submitted_shown_and_deleted(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    run = submit(client, "--gpus", "4")
+    assert re.fullmatch(r"one-\d{8}-\d{6}-[0-9a-f]{4}", run)
+    assert objects(apiserver, namespace) == [
+        f"configmap/{run}-source",
+        f"configmap/{run}-stages",
+        f"job.batch/{run}",
+        f"networkpolicy.networking.k8s.io/{run}",
+    ]
+    config = yaml.safe_load(
+        apiserver.kubectl("get", "configmap", f"{run}-stages", "-n", namespace, "-o", "yaml")
+    )
+    plan = json.loads(config["data"]["plan.json"])
+    train = next(stage for stage in plan["stages"] if stage["name"] == "train")
+    assert (train["nodes"], train["gpus"], train["ranks"]) == (2, 4, 4)
+    listed = client.ok("list").splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [[run, "Pending"]]
+    code, out, _ = client("status", run[:-2])
+    assert code == 0
+    assert "cannot be read from here" in " ".join(out.split())
+    assert [line.split()[0] for line in out.splitlines() if "Pending" in line][1:] == [
+        *("configure", "analyze", "chip", "train", "predict", "eval", "bundle")
+    ]
+    assert "nothing is written yet" in client.error("logs", run)
+    assert client.ok("delete", run).splitlines()[0] == f"job.batch/{run} deleted"
+    assert objects(apiserver, namespace) == []
+    assert f"no run {run} in namespace" in client.error("delete", run)
+    assert f"no run {run} in namespace" in client.error("status", run)
+
+
+def test_what_a_dry_run_shows_is_what_is_sent(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    same = ("--run-id", "one-20261124-101112-abcd", "--gpus", "2")
+    shown = client.ok("submit", "one", "--dry-run", *same)
+    assert client.ok("render", "one", *same) == shown
+    names = client.ok("submit", "one", "--dry-run=server", "-o", "name", *same)
+    assert names == "job.batch/one-20261124-101112-abcd\n"
+    assert objects(apiserver, namespace) == []
+    client.ok("submit", "one", *same)
+    for manifest in yaml.safe_load_all(shown):
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        there = json.loads(apiserver.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+        if kind == "ConfigMap":
+            assert there["data"] == manifest["data"]
+        assert there["metadata"]["labels"] == manifest["metadata"]["labels"]
+    assert client.ok("diff", "one", "--gpus", "2") == ""
+    code, out, _ = client("diff", "one", "--gpus", "4")
+    assert code == 1
+    assert '-          "gpus": 2' in out
+    assert '+          "gpus": 4' in out
+
+
+def test_two_submits_at_once_are_two_runs(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    both = [client.start("submit", "one", "-o", "name") for _ in range(2)]
+    names = {process.communicate(timeout=60)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(names) == 2
+    jobs = {name for name in objects(apiserver, namespace) if name.startswith("job")}
+    assert jobs == names
+
+
+def test_many_experiments_at_once(client: Client) -> None:
+    names = client.ok("submit", "-m", "one*", "-o", "name").split()
+    assert [name.split("-2")[0] for name in names] == ["job.batch/one", "job.batch/one-deep"]
+    assert len(client.ok("list").splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("missing", "args", "words"),
+    [
+        ("namespace", ["-n", "nowhere"], "there is no namespace nowhere; create it"),
+        ("account", [], "no service account rvk8s-stage in namespace"),
+        ("secret", ["--values", "secret.yaml"], "no Secret keys in namespace"),
+        ("key", ["--values", "secret.yaml"], "Secret keys has no AWS_SECRET_ACCESS_KEY"),
+        ("shape", ["--gpus", "5"], "values.stages.train.gpus (--gpus): 5 GPUs do not fill"),
+        ("context", ["--context", "none"], "kubeconfig: "),
+        ("values", ["--values", "none.yaml"], "none.yaml: there is no such file"),
+        ("quota", [], "exceeded quota"),
+    ],
+)
+def test_what_is_missing_is_said_and_nothing_is_created(
+    missing: str,
+    args: list[str],
+    words: str,
+    client: Client,
+    apiserver: ControlPlane,
+    namespace: str,
+) -> None:
+    (client.folder / "secret.yaml").write_text("storage: {secretName: keys}\n")
+    if missing == "account":
+        apiserver.kubectl("delete", "serviceaccount", "rvk8s-stage", "-n", namespace)
+    elif missing == "key":
+        pair = "--from-literal=AWS_ACCESS_KEY_ID=x"
+        apiserver.kubectl("create", "secret", "generic", "keys", "-n", namespace, pair)
+    elif missing == "quota":
+        quota = ("create", "quota", "none", "--hard=count/jobs.batch=0", "-n", namespace)
+        apiserver.kubectl(*quota)
+    error = client.error("submit", "one", *args)
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert objects(apiserver, namespace) == []
+
+
+def test_a_cluster_without_the_operator_is_said(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """As the user sees it: the API answers 404 for the kind."""
+    with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
+        client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
+        proxy.rule = lambda method, path: 404 if "pytorchjobs" in path else None
+        error = client.error("submit", "one")
+        assert "the Kubeflow training operator, or give --launcher job" in error
+        assert objects(apiserver, namespace) == []
+        run = submit(client, "--launcher", "job")
+        assert run in client.ok("list")
+        assert "Pending" in client.ok("status", run)
+        client.ok("cancel", run)
+
+
+def test_without_permission_nothing_is_created(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """A user who may read and write ConfigMaps, but not Jobs."""
+    token = apiserver.kubectl("create", "token", "default", "-n", namespace).strip()
+    role = ("role", "some", "--verb=*", "--resource=configmaps,networkpolicies.networking.k8s.io")
+    apiserver.kubectl("create", *role, "-n", namespace)
+    binding = ("rolebinding", "some", "--role=some", f"--serviceaccount={namespace}:default")
+    apiserver.kubectl("create", *binding, "-n", namespace)
+    config = yaml.safe_load(apiserver.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path = client.folder / "user.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    client.environ["KUBECONFIG"] = str(path)
+    error = client.error("submit", "one")
+    assert "not allowed: jobs.batch" in error
+    assert "helm/rvk8s-platform" in error
+    assert objects(apiserver, namespace) == []
+    client.environ["KUBECONFIG"] = str(apiserver.kubeconfig)
+    config["users"][0]["user"] = {"token": "wrong"}
+    path.write_text(yaml.safe_dump(config))
+    client.environ["KUBECONFIG"] = str(path)
+    assert "does not accept these credentials" in client.error("list")
+
+
+@pytest.mark.parametrize("what", [403, "lose"])
+def test_a_submit_that_breaks_off_leaves_nothing(
+    what: int | str, client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """The Job is refused in the end, or is made and the answer is lost until patience is over."""
+    with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
+        client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
+        proxy.break_once("PATCH", r"/jobs/.*force=true$", what, times=99)
+        code, out, err = client("submit", "one", timeout=90)
+        assert code == (2 if what == 403 else 138), err
+        assert len(err.splitlines()) == 1
+        assert any("DELETE" in request for request in proxy.requests)
+    assert out == ""
+    assert objects(apiserver, namespace) == []
+
+
+@pytest.mark.parametrize("what", [429, 500, "drop"])
+def test_passing_faults_are_survived(
+    what: int | str, client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
+        client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
+        proxy.break_once("PATCH", r"/jobs/.*force=true$", what, times=2)
+        run = submit(client)
+        proxy.break_once("GET", "/jobs", what, times=2)
+        assert run in client.ok("list")
+    assert f"job.batch/{run}" in objects(apiserver, namespace)
+
+
+def test_a_server_that_never_answers_is_said(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
+        client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
+        proxy.rule = lambda method, path: "hang"
+        error = client.error("list", code=138)
+        assert f"{proxy.url} does not answer" in error
+
+
+def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace: str) -> None:
+    run = submit(client)
+    assert f"{run} is running; wait, or `rvk8s cancel {run}` first" in client.error(
+        "submit", "one", "--run-id", run
+    )
+    before = apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "jsonpath={.metadata.uid}")
+    end_run(apiserver, namespace, run, code=2)
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Failed"]
+    error = client.error("submit", "one-deep", "--run-id", run)
+    assert f"{run} is a run of one, not of one-deep" in error
+    client.ok("submit", "one", "--run-id", run, "--rerun", "train", "--splits", "3")
+    after = apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "jsonpath={.metadata.uid}")
+    assert after not in ("", before)
+    text = apiserver.kubectl(
+        "get", "configmap", f"{run}-stages", "-n", namespace, "-o", r"jsonpath={.data.plan\.json}"
+    )
+    plan = json.loads(text)
+    assert plan["rerun"] == ["train", "predict", "eval", "bundle"]
+    assert {stage["splits"] for stage in plan["stages"]} == {1, 3}
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
+
+
+def test_cancelling_where_no_driver_runs(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    run = submit(client)
+    labels = f"rvk8s.io/run={run},app.kubernetes.io/component=stage,app.kubernetes.io/name=rvk8s"
+    labels += ",rvk8s.io/stage=train"
+    apiserver.kubectl(
+        "create", "service", "clusterip", "stage", "--clusterip=None", "-n", namespace
+    )
+    apiserver.kubectl("label", "service", "stage", "-n", namespace, *labels.split(","))
+    assert client.ok("cancel", run) == f"{run} cancelled\n"
+    assert "service/stage" not in objects(apiserver, namespace)
+    suspended = apiserver.kubectl(
+        "get", "job", run, "-n", namespace, "-o", "jsonpath={.spec.suspend}"
+    )
+    assert suspended == "true"
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Cancelled"]
+    assert "there is nothing to cancel" in client.error("cancel", run)
+    client.ok("submit", "one", "--run-id", run)
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
+
+
+def test_cancelling_a_driver_that_runs(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    run = submit(client)
+    pod = apiserver.kubectl("get", "pods", "-n", namespace, "-o", "name").split()[0]
+    set_status(apiserver, namespace, pod, {"phase": "Running"})
+    cancelling = client.start("cancel", run)
+    path = r"jsonpath={.metadata.annotations.rvk8s\.io/cancel}"
+    for _ in range(100):
+        if apiserver.kubectl("get", "job", run, "-n", namespace, "-o", path):
+            break
+    end_run(apiserver, namespace, run, code=130)
+    out, err = cancelling.communicate(timeout=60)
+    assert (cancelling.returncode, out, err) == (0, f"{run} cancelled\n", "")
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Cancelled"]
+
+
+def test_waiting(client: Client, apiserver: ControlPlane, namespace: str) -> None:
+    run = submit(client)
+    error = client.error("wait", run, "--for=ended", "--timeout=1s", code=124)
+    assert f"{run} is Pending after 1 s, not ended" in error
+    assert "cannot be waited for" in client.error("wait", run, "--for=done")
+    waiting = client.start("wait", run, "--for=succeeded", "--timeout=60s")
+    following = client.start("status", run, "-w")
+    threading.Event().wait(2)
+    end_run(apiserver, namespace, run)
+    assert waiting.communicate(timeout=60)[0] == f"{run} condition met\n"
+    following.communicate(timeout=60)
+    assert (waiting.returncode, following.returncode) == (0, 0)
+    error = client.error("wait", run, "--for=failed", code=1)
+    assert f"{run} has succeeded" in error
+
+
+def test_submit_and_wait_has_the_run_s_exit_code(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    submitting = client.start("submit", "one", "--follow", "-o", "name")
+    assert submitting.stdout is not None
+    run = submitting.stdout.readline().strip().removeprefix("job.batch/")
+    end_run(apiserver, namespace, run, code=12)
+    _, err = submitting.communicate(timeout=60)
+    assert submitting.returncode == 12, err
+
+
+def test_results_are_deleted_only_when_that_is_meant(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    run = submit(client)
+    code, _, err = client("delete", run, "--results")
+    assert code == 130, err
+    assert f"job.batch/{run}" in objects(apiserver, namespace)
+
+
+def test_a_hundred_runs_are_listed_in_time(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    run = submit(client)
+    job = json.loads(apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "json"))
+    copies = []
+    for number in range(99):
+        name = f"one-20261124-1011{number // 60:02}-{number:04x}"
+        labels = {**job["metadata"]["labels"], "rvk8s.io/run": name}
+        labels = {k: v for k, v in labels.items() if "job-name" not in k and "uid" not in k}
+        spec = {k: v for k, v in job["spec"].items() if k != "selector"}
+        spec["template"]["metadata"]["labels"] = labels
+        spec["suspend"] = True
+        metadata = {"name": name, "labels": labels}
+        copies.append({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
+    file = client.folder / "copies.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": copies}))
+    apiserver.kubectl("create", "-n", namespace, "-f", str(file))
+    assert len(client.ok("list").splitlines()) == 101
+    # The figure is of the cluster's answer: the storage of these tests is out of reach.
+    file = client.folder / "rvk8s.yaml"
+    file.write_text(file.read_text().replace("rootUri", "# rootUri"))
+    seconds = []
+    for _ in range(3):  # other tests use the processors too
+        start = time.monotonic()
+        assert len(client.ok("list", "-n", namespace).splitlines()) == 101
+        seconds.append(time.monotonic() - start)
+    assert min(seconds) < 2
