@@ -338,6 +338,10 @@ def test_memory_and_threads_follow_the_pool() -> None:
     }
     assert rendering.environment(template)[Env.THREADS] == "8"
     assert rendering.environment(template)["NCCL_DEBUG"] == "WARN"
+    assert Env.IMAGE_DIGEST not in rendering.environment(template)
+    for made in rendering.stages(rendering.objects(cases.RUNS["storage"], "r")).values():
+        ((_, pod),) = rendering.pod_templates(made)
+        assert rendering.environment(pod)[Env.IMAGE_DIGEST] == "sha256:" + "0123456789abcdef" * 4
     (shm,) = [v for v in template["spec"]["volumes"] if v["name"] == "shm"]
     assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
 

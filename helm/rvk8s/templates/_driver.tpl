@@ -44,7 +44,7 @@ template:
           {{- $_ := set $ours "RVK8S_STAGES_DIR" "/etc/rvk8s/stages" }}
           {{- $fields := dict "RVK8S_RUN_ID" "metadata.labels['batch.kubernetes.io/job-name']" "RVK8S_NAMESPACE" "metadata.namespace" "RVK8S_POD" "metadata.name" }}
           {{- range $name, $path := $fields }}{{ $_ := set $ours $name (dict "fieldRef" (dict "fieldPath" $path)) }}{{ end }}
-          {{- $_ := set $ours "RVK8S_IMAGE_DIGEST" (include "rvk8s.digest" .Values.image.stage) }}
+          {{- with include "rvk8s.digest" .Values.image.stage }}{{ $_ := set $ours "RVK8S_IMAGE_DIGEST" . }}{{ end }}
           {{- include "rvk8s.env" (list .Values.driver.env $ours) | trim | nindent 10 }}
         resources:
           {{- toYaml .Values.driver.resources | nindent 10 }}

@@ -110,7 +110,9 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 {{- $_ := set $ours "RVK8S_SPLITS" (ternary 1 $shape.pods (eq .stage "train") | int64 | toString) }}
 {{- $_ := set $ours "RVK8S_GPUS" ($shape.gpus | int64 | toString) }}
 {{- with $limits.cpu }}{{ $_ := set $ours "RVK8S_THREADS" (include "rvk8s.threads" .) }}{{ end }}
-{{- $_ := set $ours "RVK8S_IMAGE_DIGEST" (include "rvk8s.digest" (include "rvk8s.image" (dict "root" $root "pool" $shape.pool))) }}
+{{- with include "rvk8s.digest" (include "rvk8s.image" (dict "root" $root "pool" $shape.pool)) }}
+{{- $_ := set $ours "RVK8S_IMAGE_DIGEST" . }}
+{{- end }}
 {{- if eq .stage "train" }}
 {{- $_ := set $ours "RVK8S_WORLD_SIZE" ($shape.ranks | int64 | toString) }}
 {{- $_ := set $ours "RVK8S_RANKS_PER_NODE" ($shape.ranksPerNode | int64 | toString) }}
