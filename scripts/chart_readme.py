@@ -99,7 +99,7 @@ def _below(schema: Mapping[str, Any], key: str, root: Any) -> Mapping[str, Any]:
     """The schema of a key; what a reference says of itself wins."""
     patterns = schema.get("patternProperties", {})
     matching = (value for pattern, value in patterns.items() if re.search(pattern, key))
-    found = schema.get("properties", {}).get(key) or next(matching, {})
+    found: Any = schema.get("properties", {}).get(key) or next(matching, {})
     if isinstance(found, dict) and "$ref" in found:
         return {**root["$defs"][found["$ref"].rpartition("/")[2]], **found}
     return found if isinstance(found, dict) else {}

@@ -64,7 +64,7 @@ RUNS: Mapping[str, Values] = {
     "schedule": merged(
         train(ranks=2),
         {
-            "run": {"id": "potsdam-nightly", "created": "", "goOn": ""},
+            "run": {"id": "potsdam-nightly"},
             "launcher": "job",
             "schedule": {"cron": "30 2 * * 1-5", "timeZone": "Europe/Berlin"},
         },

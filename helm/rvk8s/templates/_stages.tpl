@@ -17,6 +17,8 @@
 {{- $_ := set $stage "deadlineSeconds" (ternary nil (int64 ($given.deadlineSeconds | default 0)) (not $given.deadlineSeconds)) }}
 {{- $stages = append $stages $stage }}
 {{- end }}
+{{- /* What the values say of one run is not true of a schedule's. */}}
+{{- $scheduled := eq (include "rvk8s.scheduled" .) "true" }}
 {{- $plan := dict
   "runId" (include "rvk8s.runId" .)
   "experiment" (required "values.experiment.name: the experiment has no name; give one" .Values.experiment.name)
@@ -28,8 +30,8 @@
   "image" (required "values.image.stage: no image says what the stages run in; give --image NAME:TAG" .Values.image.stage)
   "rerun" (.Values.run.rerun | default list)
   "fromStage" (.Values.run.fromStage | default nil)
-  "created" (.Values.run.created | default "")
-  "goOn" (.Values.run.goOn | default "")
+  "created" (ternary "" (.Values.run.created | default "") $scheduled)
+  "goOn" (ternary "" (.Values.run.goOn | default "") $scheduled)
   "values" dict
 }}
 {{- if and (hasSuffix ".py" $plan.module) (not (hasKey (.Values.experiment.source | default dict) $plan.module)) }}
