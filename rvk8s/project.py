@@ -71,6 +71,7 @@ class Project:
         root_uri: where runs are written, absolute; None where the file does not say.
         image: the container image; None where the file does not say.
         namespace: of runs on a cluster; None where the file does not say.
+        values: of the chart, for runs on a cluster.
         experiments: each experiment followed by its variants, in the file's order.
     """
 
@@ -78,6 +79,7 @@ class Project:
     root_uri: str | None
     image: str | None
     namespace: str | None
+    values: Mapping[str, Any]
     experiments: tuple[Experiment, ...]
 
     def select(self, name: str | None = None, match: str | None = None) -> list[Experiment]:
@@ -139,7 +141,14 @@ def load(path: Path) -> Project:
     if errors:
         raise InputErrors(sorted(errors, key=_line))
     value = document.value
-    return Project(path, root_uri, value.get("image"), value.get("namespace"), tuple(experiments))
+    return Project(
+        path=path,
+        root_uri=root_uri,
+        image=value.get("image"),
+        namespace=value.get("namespace"),
+        values=_dict(value.get("values")),
+        experiments=tuple(experiments),
+    )
 
 
 def root_uri_of(path: Path) -> str | None:

@@ -68,13 +68,38 @@ def prepare(experiment: Experiment, options: RunOptions, namespace: str) -> Subm
         InputError: the project's files cannot go with the run.
     """
     plan = make_plan(experiment, options)
-    values = to_values(plan, sources(experiment))
+    return render(plan, sources(experiment), namespace, replaces=options.run_id is not None)
+
+
+def render(
+    plan: Plan, files: Mapping[str, str], namespace: str, replaces: bool = False
+) -> Submission:
+    """Render a plan; nothing is sent.
+
+    Args:
+        files: of the project, that go with the run.
+        replaces: as in Submission.
+
+    Raises:
+        InputErrors: everything that the chart refuses.
+    """
+    values = to_values(plan, files)
     rendered = chart.render(values, plan.run_id, namespace)
     stages = rendered.find("ConfigMap", "plan.json")
     if stages is None:
         raise InputError("the chart renders no plan", where="helm/rvk8s", fix="install rvk8s again")
     shaped = Plan.from_dict(json.loads(stages["data"]["plan.json"]))
-    return Submission(shaped, values, rendered, namespace, options.run_id is not None)
+    return Submission(shaped, values, rendered, namespace, replaces)
+
+
+def kubeconfig_namespace(context: str | None) -> str:
+    """As kubectl and helm choose it; rendering works without a kubeconfig too."""
+    try:
+        return Cluster.connect(context=context).namespace
+    except InputError:
+        if context is not None:
+            raise
+        return "default"
 
 
 def send(cluster: Cluster, submission: Submission) -> list[Object]:

@@ -299,21 +299,8 @@ def make_submissions(
     if run_options.run_id and len(experiments) > 1:
         names = ", ".join(e.name for e in experiments)
         raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
-    where = namespace or project.namespace or _kubeconfig_namespace(context)
+    where = namespace or project.namespace or submit.kubeconfig_namespace(context)
     return [submit.prepare(e, run_options, where) for e in experiments]
-
-
-def _kubeconfig_namespace(context: str | None) -> str:
-    """As kubectl and helm choose it; rendering works without a kubeconfig too."""
-    from rvk8s.cluster import Cluster
-    from rvk8s.errors import InputError
-
-    try:
-        return Cluster.connect(context=context).namespace
-    except InputError:
-        if context is not None:
-            raise
-        return "default"
 
 
 def print_json(value: Any) -> None:

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 def register_plugin(registry: Registry) -> None:
     """Called by Raster Vision when it loads its plugins."""
+    from rastervision.kubernetes.runner import KUBERNETES, KubernetesRunner
     from rastervision.kubernetes.s3 import StorageFileSystem, correct_request_payer
 
     registry.set_plugin_version("rastervision.kubernetes", 0)
+    registry.add_runner(KUBERNETES, KubernetesRunner)
     # The first file system that knows a URI is taken, and Raster Vision's own knows s3:// too.
     registry.file_systems.insert(0, StorageFileSystem)
     correct_request_payer()

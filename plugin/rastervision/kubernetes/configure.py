@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from rastervision.kubernetes import marks
+from rastervision.kubernetes import given, marks
 from rastervision.kubernetes.context import Context
 from rastervision.kubernetes.failures import explain, one_line
 
@@ -43,12 +43,12 @@ def configure(context: Context, work: Path) -> tuple[list[str], dict[str, Any]]:
     folder = Path(plan.project_dir)
     module = _module(plan, folder)
     config = _build(plan, module, context.layout.run_uri)
-    commands = _commands(config, work, plan.module)
+    commands = _commands(config, work, plan)
     from rastervision.core.rv_pipeline import RVPipelineConfig
     from rastervision.kubernetes import inputs, streaming
 
     if isinstance(config, RVPipelineConfig):
-        streaming.stream_tiles(config.dataset)
+        streaming.stream_tiles(config)
     errors, warnings = inputs.check(config, plan.stage("train").gpus, plan.stage("train").ranks)
     for warning in warnings:
         log.warning("%s", warning)
@@ -97,14 +97,15 @@ def _build(plan: Plan, module: Path, run_uri: str) -> PipelineConfig:
     return config
 
 
-def _commands(config: PipelineConfig, work: Path, module: str) -> dict[str, list[str]]:
+def _commands(config: PipelineConfig, work: Path, plan: Plan) -> dict[str, list[str]]:
     pipeline = config.build(str(work))
-    commands = list(pipeline.commands)
+    only = given.wanted(plan.module, plan.args)
+    commands = [name for name in pipeline.commands if not only or name in only]
     unknown = [name for name in commands if name not in STAGES]
     if unknown:
         fix = f"rvk8s knows {', '.join(STAGES[1:])}"
         what = f"the pipeline has the commands {', '.join(unknown)}"
-        raise InputError(what, where=module, fix=fix)
+        raise InputError(what, where=plan.module, fix=fix)
     return {
         "commands": commands,
         "split_commands": [name for name in pipeline.split_commands if name in commands],
