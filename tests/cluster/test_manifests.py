@@ -76,6 +76,22 @@ def test_everything_of_a_run_is_accepted(
     assert len(out.splitlines()) == len(everything)
 
 
+@pytest.mark.parametrize("launcher", ["pytorchjob", "job"])
+def test_a_run_id_of_63_letters_is_accepted(
+    apiserver: ControlPlane, namespace: str, launcher: str
+) -> None:
+    run_id = "potsdam-with-a-very-long-name-indeed-it-is-20261124-131501-7f3a"
+    assert len(run_id) == 63
+    shape = {"train": {"nodes": 12}, "chip": {"splits": 100}}
+    values = cases.run(run={"id": run_id}, launcher=launcher, stages=shape)
+    applied = rendering.objects(values, "release", namespace=namespace)
+    stream = "".join(f"---\n{json.dumps(o)}\n" for o in rendering.everything(applied))
+    options = ("-n", namespace, "--dry-run=server", "--server-side", "-f", "-")
+    assert f"job.batch/{run_id} serverside-applied" in kubectl(
+        apiserver, "apply", *options, stdin=stream
+    )
+
+
 def test_helm_alone(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
     values = tmp_path / "run.yaml"
     values.write_text(json.dumps(cases.RUNS["gpus"]))
