@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from rastervision.core.data import (
     SceneConfig,
     SemanticSegmentationLabelSourceConfig,
 )
+from rastervision.core.rv_pipeline import SemanticSegmentationConfig, WindowSamplingConfig
+from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
 from rastervision.kubernetes import gdal, inputs, streaming
 from rastervision.kubernetes.failures import explain
 from s3server import S3Server
@@ -76,6 +79,18 @@ def scene(uri: str, label: str | None = None) -> SceneConfig:
     return SceneConfig(id="one", raster_source=RasterioSourceConfig(uris=uri), label_source=source)
 
 
+def pipeline(
+    train: list[SceneConfig], validation: Sequence[SceneConfig] = (), **backend: Any
+) -> SemanticSegmentationConfig:
+    return SemanticSegmentationConfig(
+        root_uri="/nowhere",
+        dataset=DatasetConfig(
+            class_config=CLASSES, train_scenes=train, validation_scenes=list(validation)
+        ),
+        backend=FastaiSemanticSegmentationConfig(**backend),
+    )
+
+
 def read(uri: str, window: Box, folder: Path) -> np.ndarray:
     source = RasterioSourceConfig(uris=uri, allow_streaming=True).build(str(folder))
     return source[window]
@@ -88,12 +103,7 @@ def test_only_tiles_are_streamed(bucket: str, proxy: Proxy, tiny_data: Path) -> 
     missing = scene(f"{bucket}/missing.tif")
     told = scene(f"{bucket}/tiles.tif")
     told.raster_source = RasterioSourceConfig(uris=f"{bucket}/tiles.tif", allow_streaming=False)
-    dataset = DatasetConfig(
-        class_config=CLASSES,
-        train_scenes=[tiles, strips],
-        validation_scenes=[local, missing, told],
-    )
-    streaming.stream_tiles(dataset)
+    streaming.stream_tiles(pipeline([tiles, strips], [local, missing, told]))
     assert tiles.raster_source.allow_streaming
     assert tiles.label_source.raster_source.allow_streaming
     for other in (strips, local, missing, told):
@@ -106,10 +116,23 @@ def test_streaming_can_be_turned_off(
 ) -> None:
     monkeypatch.setenv(Env.STREAM, "0")
     tiles = scene(f"{bucket}/tiles.tif")
-    dataset = DatasetConfig(class_config=CLASSES, train_scenes=[tiles], validation_scenes=[])
-    streaming.stream_tiles(dataset)
+    streaming.stream_tiles(pipeline([tiles]))
     assert not tiles.raster_source.allow_streaming
     assert not streaming.streamed_for_check(tiles).raster_source.allow_streaming
+
+
+def test_what_is_read_again_or_by_forked_processes_is_downloaded(bucket: str, proxy: Proxy) -> None:
+    sampling = WindowSamplingConfig(size=300, stride=300)
+    tiles = scene(f"{bucket}/tiles.tif")
+    config = pipeline([tiles], sampling=sampling, data={"num_workers": 2})
+    streaming.stream_tiles(config)
+    assert not tiles.raster_source.allow_streaming
+    assert streaming.check(config) == []
+    tiles.raster_source = RasterioSourceConfig(uris=f"{bucket}/tiles.tif", allow_streaming=True)
+    (error,) = streaming.check(config)
+    assert "data.num_workers is 2 and scenes have allow_streaming; set num_workers" in str(error)
+    assert streaming.check(pipeline([tiles], sampling=sampling)) == []
+    assert streaming.check(pipeline([tiles], data={"num_workers": 2})) == []
 
 
 @pytest.mark.parametrize("layout", ["tiles", "strips"])

@@ -29,6 +29,7 @@ from rastervision.core.data.utils.rasterio import get_aws_session
 from rastervision.core.rv_pipeline import RVPipelineConfig
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 from rastervision.kubernetes.failures import explain, one_line
+from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
 from rastervision.pipeline.file_system import NotReadableError, download_if_needed
 
@@ -72,7 +73,7 @@ def check(config: PipelineConfig, gpus: int, ranks: int = 1) -> tuple[list[Input
         fix = "give dataset.validation_scenes at least one scene: it scores every epoch"
         options.append(InputError("there is no validation scene", fix=fix))
     checker = _Checker(dataset.class_config)
-    checker.errors += options
+    checker.errors += [*options, *check_streaming(config)]
     for scene in dataset.train_scenes:
         checker.check_scene(scene, "train", _sampling(config, scene.id, checker.errors))
     for scene in dataset.validation_scenes:

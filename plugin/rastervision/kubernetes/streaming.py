@@ -4,6 +4,12 @@ A GeoTIFF in tiles gives any window for a few requests. In strips it gives whole
 other formats have to be read from their start, so those are downloaded. Only configure, which reads
 a few windows of each scene, reads strips from S3 as well.
 
+Only scenes that one process reads are streamed, so a pipeline needs our backend and chips:
+
+- Where windows are trained on without chips, every epoch reads the imagery again.
+- Processes that a data loader forks share GDAL's connections with each other, and then get each
+  other's pixels, without an error. Raster Vision's own backends predict with such ones.
+
 A source whose config says allow_streaming, true or false, is left as it is; Env.STREAM "0" turns
 all of it off.
 """
@@ -23,26 +29,44 @@ from rastervision.core.data import (
     SemanticSegmentationLabelSourceConfig,
 )
 from rastervision.core.data.utils.rasterio import get_aws_session
+from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 
 from rvk8s import storage
 from rvk8s.contract import Env
+from rvk8s.errors import InputError
 
 if TYPE_CHECKING:
-    from rastervision.core.data import DatasetConfig, RasterSourceConfig, SceneConfig
+    from rastervision.core.data import RasterSourceConfig, SceneConfig
+    from rastervision.core.rv_pipeline import RVPipelineConfig
 
 log = logging.getLogger(__name__)
 
 
-def stream_tiles(dataset: DatasetConfig) -> None:
-    """Set allow_streaming where the imagery of a data set is tiled GeoTIFFs on S3."""
-    scenes = [*dataset.train_scenes, *dataset.validation_scenes, *dataset.test_scenes]
+def stream_tiles(config: RVPipelineConfig) -> None:
+    """Set allow_streaming where the imagery of a pipeline is tiled GeoTIFFs on S3."""
+    backend = config.backend
+    if not isinstance(backend, FastaiSemanticSegmentationConfig) or backend.sampling is not None:
+        return
     streamed = 0
-    for source in _candidates(scenes):
+    for source in _candidates(_scenes(config)):
         if is_geotiff(_uri(source), tiled=True):
             source.allow_streaming = True
             streamed += 1
     if streamed:
         log.info("%d tiled GeoTIFFs are read from S3 without downloading them", streamed)
+
+
+def check(config: RVPipelineConfig) -> list[InputError]:
+    """What would give wrong pixels: streamed scenes that forked processes read."""
+    backend = config.backend
+    if not isinstance(backend, FastaiSemanticSegmentationConfig) or backend.sampling is None:
+        return []
+    sources = [source for scene in _scenes(config) for source in _sources(scene)]
+    if not backend.data.num_workers or not any(source.allow_streaming for source in sources):
+        return []
+    what = f"data.num_workers is {backend.data.num_workers} and scenes have allow_streaming"
+    fix = "set num_workers to 0, or leave out allow_streaming: they would share connections"
+    return [InputError(what, fix=fix)]
 
 
 def streamed_for_check(scene: SceneConfig) -> SceneConfig:
@@ -79,17 +103,22 @@ def _candidates(scenes: list[SceneConfig]) -> Iterator[RasterioSourceConfig]:
     """The sources that are one file on S3 and about which the user has said nothing."""
     if os.environ.get(Env.STREAM) == "0":
         return
-    for scene in scenes:
-        sources = [*raster_sources(scene.raster_source)]
-        if isinstance(scene.label_source, SemanticSegmentationLabelSourceConfig):
-            sources += raster_sources(scene.label_source.raster_source)
-        for source in sources:
-            if (
-                isinstance(source, RasterioSourceConfig)
-                and "allow_streaming" not in source.model_fields_set
-                and storage.is_s3(_uri(source))
-            ):
-                yield source
+    for source in (source for scene in scenes for source in _sources(scene)):
+        if "allow_streaming" not in source.model_fields_set and storage.is_s3(_uri(source)):
+            yield source
+
+
+def _scenes(config: RVPipelineConfig) -> list[SceneConfig]:
+    dataset = config.dataset
+    return [*dataset.train_scenes, *dataset.validation_scenes, *dataset.test_scenes]
+
+
+def _sources(scene: SceneConfig) -> Iterator[RasterioSourceConfig]:
+    """The files of a scene's image and label."""
+    sources = [*raster_sources(scene.raster_source)]
+    if isinstance(scene.label_source, SemanticSegmentationLabelSourceConfig):
+        sources += raster_sources(scene.label_source.raster_source)
+    yield from (source for source in sources if isinstance(source, RasterioSourceConfig))
 
 
 def _uri(source: RasterioSourceConfig) -> str:
