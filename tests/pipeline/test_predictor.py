@@ -126,9 +126,9 @@ def test_rastervision_predict_with_an_installed_wheel(
     arguments = ["predict", run / "bundle" / "model-bundle.zip", image, tmp_path / "out"]
     code = (
         "import sys, rvk8s, rastervision.fastai_backend as backend;"
-        "from rastervision.pipeline.cli import main;"
+        "from rastervision.pipeline.cli import _main;"
         "assert all(m.__file__.startswith(sys.prefix) for m in (rvk8s, backend)), rvk8s.__file__;"
-        "main()"
+        "_main()"
     )
     done = subprocess.run(
         [elsewhere, "-c", code, *map(str, arguments)],
