@@ -78,7 +78,7 @@ def test_notes_name_what_is_there(case: str, tmp_path: Path) -> None:
     assert "<no value>" not in notes
     if case == "gpus":
         run = cases.RUN
-        assert f"rvk8s -n {rendering.NAMESPACE} status {run} -w" in notes
+        assert f"rvk8s status {run} -n {rendering.NAMESPACE} -w" in notes
         assert f"kubectl -n {rendering.NAMESPACE} logs job/{run} -f" in notes
         assert "2 node(s), 2 GPU(s) each, 4 rank(s)" in notes
 
@@ -136,6 +136,18 @@ def test_kubeconform_knows_a_wrong_field() -> None:
 def test_the_readme_is_current(chart: str) -> None:
     path = cases.ROOT / "helm" / chart / "README.md"
     assert path.read_text() == chart_readme.page(chart), "`make manifests` writes it anew"
+
+
+@pytest.mark.parametrize("chart", chart_readme.HEADS)
+def test_every_value_is_read(chart: str) -> None:
+    folder = cases.ROOT / "helm" / chart / "templates"
+    text = "".join(path.read_text() for path in folder.rglob("*"))
+    # Sizes of a pool are read by a name that is put together: cpu, cpuPerGpu.
+    made = {f"{kind}PerGpu" for kind in ("cpu", "memory", "shm")}
+    for key, _, _ in chart_readme.rows_of(chart):
+        above, _, name = key.rpartition(".")
+        whole = above.endswith(".resources") and "toYaml .resources" in text
+        assert whole or name in made or name in text, f"{key} is read by no template"
 
 
 def test_manifests_are_current() -> None:
