@@ -1,0 +1,69 @@
+"""The platform's TensorBoard reads runs from an S3 server: its container's own arguments, here."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from chart import rendering
+from s3server import S3Server
+
+from rvk8s import storage
+
+
+def test_it_shows_the_runs_of_the_root_uri(s3: S3Server, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(tmp_path))
+    value = Summary.Value(tag="loss", simple_value=1.0)
+    writer.add_event(Event(step=1, summary=Summary(value=[value])))
+    writer.close()
+    root = s3.bucket("boards") + "/runs"
+    (events,) = tmp_path.iterdir()
+    storage.write_bytes(f"{root}/first/train/tensorboard/{events.name}", events.read_bytes())
+
+    board = {"enabled": True, "image": "x", "rootUri": root, "endpoint": s3.endpoint}
+    found = rendering.objects({"tensorboard": board}, "p", "rvk8s-platform")
+    ((_, template),) = rendering.pod_templates(found)
+    (container,) = template["spec"]["containers"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program, *args = container["args"]
+    local = {"--port=6006": f"--port={port}", "--host=0.0.0.0": "--host=127.0.0.1"}
+    assert set(local) <= set(args)
+    keys = {name: s3.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    env = {e["name"]: e["value"] for e in container["env"]} | keys
+    env |= {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [str(Path(sys.executable).with_name(program)), *(local.get(a, a) for a in args)]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        assert _runs(port) == ["first/train/tensorboard"], (tmp_path / "log").read_text()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _runs(port: int) -> list[str]:
+    """The runs that it shows, once there are any; none after a minute."""
+    for _ in range(120):
+        time.sleep(0.5)
+        try:
+            url = f"http://127.0.0.1:{port}/data/runs"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if runs := json.load(answer):
+                    return list(runs)
+        except OSError:
+            continue
+    return []
