@@ -27,7 +27,8 @@ def halve(model: nn.Module, probe: torch.Tensor, dtype: torch.dtype) -> nn.Modul
     """Make a network compute in a format of 16 bits, but for its first and last convolutions.
 
     Each layer casts its own input, so images go in as fp32; logits come out as fp32. Batch
-    normalisation keeps its statistics in fp32, which torch takes beside values of 16 bits.
+    normalisation keeps its statistics in fp32, which torch takes beside values of 16 bits, and
+    gives 16 bits: what a U-Net concatenates is then of one format, which is far cheaper.
 
     Args:
         model: in evaluation mode, with fp32 weights; it is changed.
@@ -39,11 +40,12 @@ def halve(model: nn.Module, probe: torch.Tensor, dtype: torch.dtype) -> nn.Modul
     """
     kept = outer_convolutions(_work(model, probe))
     for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d) or not list(module.parameters(recurse=False)):
-            continue
-        if name not in kept:
-            _cast(module, dtype)
-        module.register_forward_pre_hook(_cast_inputs)
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda _m, _i, out: out.to(dtype))
+        elif list(module.parameters(recurse=False)):
+            if name not in kept:
+                _cast(module, dtype)
+            module.register_forward_pre_hook(_cast_inputs)
     log.info("%d convolutions at the network's ends compute in fp32", len(kept))
     return model
 
