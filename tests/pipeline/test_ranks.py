@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,15 @@ class Chipped:
         return outputs(self.layout.at("train"))
 
     def ranks(self) -> list[int]:
-        """Processes that train for this run."""
+        """Ranks that train for this run."""
+        return self._processes(b"TORCHELASTIC_RUN_ID=")
+
+    def end(self) -> None:
+        """What a test that failed has left."""
+        for pid in self._processes(b"BREAK_RANK="):
+            os.kill(pid, signal.SIGKILL)
+
+    def _processes(self, variable: bytes) -> list[int]:
         found = []
         for folder in Path("/proc").iterdir():
             try:
@@ -68,7 +76,7 @@ class Chipped:
             except OSError:
                 continue
             mine = f"{Env.RUN_URI}={self.plan.run_uri}\0".encode()
-            if mine in environ and b"TORCHELASTIC_RUN_ID=" in environ:
+            if mine in environ and variable in environ:
                 found.append(int(folder.name))
         return found
 
@@ -76,14 +84,16 @@ class Chipped:
 @pytest.fixture(scope="module")
 def chipped(
     server: forks.StageServer, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Chipped:
+) -> Iterator[Chipped]:
     root = tmp_path_factory.mktemp("ranks")
     plan = make_plan(root, tiny_data)
     write_run_json(plan)
     launcher = forks.ForkLauncher(plan, server, root / "logs")
     for stage in ("configure", "analyze", "chip"):
         assert launcher.run_one(stage) == 0
-    return Chipped(plan, launcher)
+    run = Chipped(plan, launcher)
+    yield run
+    run.end()
 
 
 @pytest.fixture(scope="module")
