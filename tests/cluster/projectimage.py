@@ -11,6 +11,7 @@ from cluster import processes
 from cluster.images import ctr, has, import_archive, write_archive
 from cluster.node import Node
 from cluster.programs import built
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 STAGE = "docker.io/local/rvk8s:test"
@@ -34,13 +35,14 @@ def build(node: Node, *targets: str) -> None:
     free = shutil.disk_usage(node.folder).free // 10**9
     if free < ROOM and not has(node.socket, STAGE):
         raise NoRoom(f"{node.folder}: {free} GB are free, the project's image wants {ROOM}")
-    if not has(node.socket, BASE):
-        _make_base(node)
-    _start_buildkit(node)
-    try:
-        _docker_build(node, targets)
-    finally:
-        processes.stop(node.folder, "buildkitd")
+    with FileLock(node.folder / "image-build.lock"):
+        if not has(node.socket, BASE):
+            _make_base(node)
+        _start_buildkit(node)
+        try:
+            _docker_build(node, targets)
+        finally:
+            processes.stop(node.folder, "buildkitd")
 
 
 def _docker_build(node: Node, targets: tuple[str, ...]) -> None:

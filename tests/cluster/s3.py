@@ -1,4 +1,4 @@
-"""The cluster's S3 server: versitygw, where one user may write a bucket and another only read it."""
+"""The cluster's S3 server, versitygw: one user may write the bucket, another only read it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,245 @@
+"""The test cluster itself: what the other tests take for granted, and that it starts again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import processes, projectimage, training_operator
+from cluster.apiserver import make_namespace
+from cluster.controlplane import kubectl, kubectl_json
+from cluster.node import Node
+from cluster.programs import program
+from cluster.testbed import Testbed
+
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def pod(
+    bed: Testbed, name: str, *args: str, env: dict[str, str] | None = None, gpus: int = 0
+) -> dict[str, Any]:
+    """A pod of the driver's image that the restricted standard lets in."""
+    container: dict[str, Any] = {
+        "name": "main",
+        "image": bed.images[1],
+        "imagePullPolicy": "IfNotPresent",
+        "args": list(args),
+        "env": [{"name": key, "value": value} for key, value in (env or {}).items()],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+    if gpus:
+        container["resources"] = {"limits": {"nvidia.com/gpu": gpus}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": RESTRICTED,
+            "containers": [container],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    }
+
+
+def create(bed: Testbed, namespace: str, *objects: dict[str, Any]) -> None:
+    for item in objects:
+        kubectl(bed.kubeconfig, "-n", namespace, "create", "-f", "-", stdin=json.dumps(item))
+
+
+def phase(bed: Testbed, namespace: str, name: str) -> str:
+    found = kubectl_json(bed.kubeconfig, "-n", namespace, "get", "pod", name)
+    return str(found["status"].get("phase"))
+
+
+def output(bed: Testbed, namespace: str, name: str) -> str:
+    """What a pod printed, once it has succeeded."""
+    wait = ("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=60s")
+    try:
+        kubectl(bed.kubeconfig, "-n", namespace, *wait, seconds=90)
+    finally:
+        said = kubectl(bed.kubeconfig, "-n", namespace, "logs", name)
+    return said
+
+
+def test_restricted_pods_run_and_others_are_refused(testbed: Testbed, team: str) -> None:
+    create(testbed, team, pod(testbed, "good", "id", "-u"))
+    bad = pod(testbed, "bad", "id")
+    del bad["spec"]["containers"][0]["securityContext"]
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        create(testbed, team, bad)
+    assert "violates PodSecurity" in refused.value.stderr
+    assert output(testbed, team, "good").strip() == "10001"
+
+
+def test_the_first_process_hands_signals_on_and_reaps(testbed: Testbed, team: str) -> None:
+    # The child leaves an orphan that ends at once: it must not stay as a zombie.
+    script = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('got TERM', flush=True), sys.exit(0)))\n"
+        "if os.fork() == 0:\n"
+        "    os._exit(0 if os.fork() else os.EX_OK)\n"
+        "os.wait(); time.sleep(1)\n"
+        "stats = [open(f'/proc/{p}/stat').read() for p in os.listdir('/proc') if p.isdigit()]\n"
+        "print('zombies', sum(') Z ' in stat for stat in stats), open('/proc/1/comm').read())\n"
+        "sys.stdout.flush()\n"
+        "time.sleep(600)\n"
+    )
+    create(testbed, team, pod(testbed, "init", "python3", "-c", script))
+    logs = ("-n", team, "logs", "init")
+    said = lambda: "zombies" in kubectl(testbed.kubeconfig, *logs)  # noqa: E731
+    running = ("-n", team, "wait", "--for=condition=Ready", "pod/init", "--timeout=60s")
+    kubectl(testbed.kubeconfig, *running, seconds=90)
+    processes.wait("the pod's first words", said, 30)
+    text = kubectl(testbed.kubeconfig, *logs)
+    assert "zombies 0 tini" in text, text
+    command = [program("kubectl"), f"--kubeconfig={testbed.kubeconfig}", *logs, "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follow:
+        kubectl(testbed.kubeconfig, "-n", team, "delete", "pod", "init", "--timeout=25s")
+        assert "got TERM" in follow.communicate(timeout=20)[0]
+
+
+def test_gpus_are_scheduled(testbed: Testbed, team: str) -> None:
+    create(testbed, team, pod(testbed, "four", "true", gpus=4), pod(testbed, "five", "id", gpus=5))
+    output(testbed, team, "four")
+    assert phase(testbed, team, "five") == "Pending"
+    found = kubectl_json(testbed.kubeconfig, "-n", team, "get", "pod", "five")
+    assert "Insufficient nvidia.com/gpu" in found["status"]["conditions"][0]["message"]
+
+
+def test_pods_find_services_by_name(testbed: Testbed, team: str) -> None:
+    serve = (
+        "import http.server as h; "
+        "h.HTTPServer(('', 8000), h.SimpleHTTPRequestHandler).serve_forever()"
+    )
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "server"},
+        "spec": {"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8000}]},
+    }
+    create(testbed, team, service, pod(testbed, "server", "python3", "-c", serve))
+    ask = (
+        "import time, urllib.request as u\n"
+        "for _ in range(60):\n"
+        "    try: print(u.urlopen('http://server', timeout=2).status); break\n"
+        "    except OSError: time.sleep(0.5)\n"
+        "else: raise SystemExit('no answer')\n"
+    )
+    create(testbed, team, pod(testbed, "asks", "python3", "-c", ask))
+    assert output(testbed, team, "asks").strip() == "200"
+
+
+def test_one_user_writes_and_one_only_reads(testbed: Testbed, team: str) -> None:
+    script = (
+        "import boto3, os, botocore.exceptions\n"
+        "client = boto3.client('s3')\n"
+        "bucket = os.environ['BUCKET']\n"
+        "try: client.put_object(Bucket=bucket, Key=os.environ['KEY'], Body=b'written')\n"
+        "except botocore.exceptions.ClientError as e: print(e.response['Error']['Code'])\n"
+        "print(client.get_object(Bucket=bucket, Key=os.environ['KEY'])['Body'].read().decode())\n"
+    )
+    said = []
+    for name, (key, secret) in (("writer", testbed.writer), ("reader", testbed.reader)):
+        env = {
+            "AWS_ENDPOINT_URL": testbed.endpoint,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_REGION": "us-east-1",
+            "BUCKET": testbed.bucket.removeprefix("s3://"),
+            "KEY": f"{team}/file",
+        }
+        create(testbed, team, pod(testbed, name, "python3", "-c", script, env=env))
+        said.append(output(testbed, team, name).split())
+    assert said == [["written"], ["AccessDenied", "written"]]
+
+
+def test_the_operator_makes_pods_of_a_pytorchjob(testbed: Testbed, team: str) -> None:
+    template = pod(testbed, "x", "sh", "-c", "echo $PET_NNODES $PET_NPROC_PER_NODE")
+    template["spec"]["containers"][0]["name"] = "pytorch"
+    template["spec"].pop("restartPolicy")
+    worker = {"replicas": 2, "restartPolicy": "Never", "template": {"spec": template["spec"]}}
+    job = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": "job"},
+        "spec": {
+            "nprocPerNode": "2",
+            "elasticPolicy": {"rdzvBackend": "c10d", "minReplicas": 2, "maxReplicas": 2},
+            "pytorchReplicaSpecs": {"Worker": worker},
+        },
+    }
+    create(testbed, team, job)
+    done = ("wait", "--for=condition=Succeeded", "pytorchjob/job", "--timeout=60s")
+    kubectl(testbed.kubeconfig, "-n", team, *done, seconds=90)
+    assert output(testbed, team, "job-worker-0").split() == ["2:2", "2"]
+
+
+def test_the_drivers_image_is_small(testbed: Testbed) -> None:
+    if testbed.node is None:
+        pytest.skip("NOT TESTED: the image's size, which the one-node cluster knows")
+    assert projectimage.size(testbed.node, testbed.images[1]) <= 250e6
+
+
+@pytest.fixture
+def own_node(testbed: Testbed, started_by_hand: bool) -> Node:
+    """The node, where these tests started it."""
+    if testbed.node is None or started_by_hand:
+        pytest.skip("NOT TESTED: restarts, because the cluster is not this session's own")
+    return testbed.node
+
+
+def test_starts_after_everything_was_killed(testbed: Testbed, own_node: Node) -> None:
+    make_namespace(testbed.kubeconfig, "before")
+    create(testbed, "before", pod(testbed, "sleeps", "sleep", "3600"))
+    ready = ("wait", "--for=condition=Ready", "pod/sleeps", "--timeout=60s")
+    kubectl(testbed.kubeconfig, "-n", "before", *ready, seconds=90)
+    victims = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and str(own_node.folder) in _command(entry)
+    ]
+    assert len(victims) >= 8, "the node's parts and a shim"
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    assert not own_node.runs()
+    _starts_and_runs(testbed, own_node)
+
+
+def test_starts_twice_in_a_row(testbed: Testbed, own_node: Node) -> None:
+    own_node.start()
+    _starts_and_runs(testbed, own_node)
+
+
+def _starts_and_runs(bed: Testbed, node: Node) -> None:
+    """Start the node; a pod runs on it, and of an earlier start nothing is left."""
+    node.start()
+    training_operator.install(node.kubeconfig, node.folder / "scratch")
+    make_namespace(node.kubeconfig, "after")
+    create(bed, "after", pod(bed, "runs", "echo", "here"))
+    assert output(bed, "after", "runs").strip() == "here"
+    sleepers = [entry for entry in Path("/proc").iterdir() if "sleep\x003600" in _command(entry)]
+    assert not sleepers
+    training_operator.wait_for(node.kubeconfig)
+
+
+def _command(entry: Path) -> str:
+    try:
+        return (entry / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
