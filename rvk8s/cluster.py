@@ -1,4 +1,4 @@
-"""A namespace of a Kubernetes cluster: the only import of the Kubernetes client.
+"""A namespace of a Kubernetes cluster: with kubeconfig.py the only import of its client library.
 
 The client library brings what a connection needs (kubeconfig files, exec plugins, service account
 tokens, TLS); requests are built here, because its typed API costs a second of imports. Every
@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from rvk8s import kubeconfig
 from rvk8s.errors import ClusterUnavailable, Conflict, InputError
 from rvk8s.kinds import KINDS, NotFound, WatchExpired, path_of, refusal
 
@@ -38,7 +37,6 @@ FIELD_MANAGER = "rvk8s"
 _CONNECT, _READ = 5.0, 20.0
 #: Seconds until a watch ends by itself; a server that is frozen is noticed a little later.
 _WATCH = 55
-_IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class Cluster:
@@ -78,7 +76,7 @@ class Cluster:
 
         settings = Configuration()
         try:
-            found = _load(settings, context)
+            found = kubeconfig.load(settings, context)
         except (ConfigException, OSError, KeyError, TypeError, ValueError) as error:
             fix = "look at KUBECONFIG and `kubectl config get-contexts`, or give --context"
             text = str(error) or type(error).__name__
@@ -345,33 +343,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
     return str(inner).rpartition("object at ")[2].partition(": ")[2] or str(inner)
-
-
-def _load(settings: Any, context: str | None) -> str:
-    """Fill the settings of a connection; gives the namespace that goes with it."""
-    from kubernetes.config.incluster_config import load_incluster_config
-    from kubernetes.config.kube_config import list_kube_config_contexts, load_kube_config
-
-    named = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    files = [path for path in named.split(os.pathsep) if path and os.path.exists(path)]
-    if not files and context is None and (_IN_CLUSTER / "token").exists():
-        load_incluster_config(settings)
-        return (_IN_CLUSTER / "namespace").read_text().strip()
-    if not files:
-        raise FileNotFoundError(f"there is no file {named}")
-    # As kubectl: the first file that says it wins; the library takes the last.
-    merged = os.pathsep.join(files)
-    context = context or next(filter(None, map(_current_context, files)), None)
-    if context is None:
-        raise ValueError(f"{named} names no current context")
-    load_kube_config(merged, context, settings, persist_config=False)
-    contexts, _ = list_kube_config_contexts(merged)
-    chosen = next(one for one in contexts if one["name"] == context)
-    return str(chosen["context"].get("namespace") or "default")
-
-
-def _current_context(path: str) -> str | None:
-    import yaml
-
-    value = yaml.safe_load(Path(path).read_text())
-    return value.get("current-context") if isinstance(value, dict) else None
