@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster import testbed
 from cluster.apiserver import make_namespace
 from cluster.controlplane import kubectl
 from cluster.programs import program
 from cluster.site import TINY, Site, storage_environ
-from cluster.testbed import Testbed
+from cluster.testbed import Testbed, state_folder
 
 from rvk8s import storage
 
@@ -28,29 +27,24 @@ SiteFactory = Callable[[str], Site]
 
 
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Testbed]:
-    """The test cluster: the one that runs, else one that ends with the tests."""
-    before = testbed.running()
-    # Also where it runs: the images have to hold today's project.
-    bed = testbed.up()
-    names = storage_environ(bed)
+def bed(testbed: Testbed) -> Iterator[Testbed]:
+    """The test cluster (conftest.py), with its storage in the environment and the tiny scenes."""
+    names = storage_environ(testbed)
     old = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
-        _upload_tiny(bed)
-        yield bed
+        _upload_tiny(testbed)
+        yield testbed
     finally:
         for name, value in old.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        if before is None:
-            testbed.down()
 
 
 def _upload_tiny(bed: Testbed) -> None:
     sys.path.insert(0, str(TINY))
     import scenes
 
-    folder = testbed.state_folder() / "tiny-scenes"
+    folder = state_folder() / "tiny-scenes"
     scenes.draw(folder)
     storage.upload_dir(folder, f"{bed.bucket}/tiny")
 
