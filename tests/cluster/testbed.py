@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from cluster import images, kind, projectimage, training_operator
 from cluster.kind import Kind
@@ -52,6 +53,8 @@ class Testbed:
         node: the one-node cluster, None where it is another.
         s3: the S3 server, None where it is not ours to stop.
     """
+
+    __test__: ClassVar[bool] = False  # pytest takes a Test… in a test's module for tests
 
     kubeconfig: Path
     endpoint: str
