@@ -173,7 +173,8 @@ class Driver:
             )
             return False
         record.state, record.exit_code, record.message = State.SUCCEEDED, ExitCode.OK, None
-        if None not in before and before == after:
+        found_done = None not in before and before == after
+        if found_done and not self._manners.found(stage.name):
             record.state, record.message = State.SKIPPED, "found done"
             record.seconds = self._took.get(record.name) or record.seconds
         if stage.name == CONFIGURE:

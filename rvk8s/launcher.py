@@ -79,6 +79,7 @@ class Manners:
         wait: sleeps so many seconds, less where something happened.
         leave: gives an error once this driver must not act any more.
         notice: brings the record of the running stage up to date; whether it changed.
+        found: whether the launcher found that stage as an earlier driver of the session started it.
         why: a sentence for the exit code of a stage's split, where the launcher knows one.
     """
 
@@ -91,4 +92,5 @@ class Manners:
     wait: Callable[[float], object] = time.sleep
     leave: Callable[[], HandedOver | None] = lambda: None
     notice: Callable[[StageRecord], bool] = lambda record: False
+    found: Callable[[str], bool] = lambda stage: False
     why: Callable[[str, int], str | None] = lambda stage, split: None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -184,6 +183,7 @@ class _Session:
             wait=self._wait,
             leave=self._leave,
             notice=self._launcher.notice,
+            found=self._launcher.found,
             why=self._launcher.why,
         )
         driver = Driver(
@@ -264,9 +264,8 @@ def run(environ: Mapping[str, str], leaving: _Leaving) -> int:
         record = _Session(settings, cluster, leaving, job).run()
     finally:
         minutes = (time.monotonic() - began) / 60
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         log.info(
-            "%d API requests in %.1f minutes; %.0f MiB of memory", cluster.requests, minutes, peak
+            "%d API requests in %.1f minutes; %s of memory", cluster.requests, minutes, _memory()
         )
     log.info("Run %s: %s %s", settings.run_id, record.state, record.message or "")
     return _final(int(record.exit_code or 0))
@@ -296,6 +295,15 @@ def main() -> None:
 def _final(code: int) -> int:
     """The exit code of a run that is over: one after which no further driver is started."""
     return code if code < 128 or code == ExitCode.INTERRUPTED else int(ExitCode.FAILED)
+
+
+def _memory() -> str:
+    """The most memory that this process had; getrusage() counts its parent's, too."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return f"{int(line.split()[1]) // 1024} MiB"
+    return "? MiB"
 
 
 def _owner(job: Object) -> Object:

@@ -83,6 +83,7 @@ class KubernetesLauncher:
         self._splits: dict[str, int] = {}
         self._reasons: dict[tuple[str, int], str] = {}
         self._run: StageRun | None = None
+        self._found: set[str] = set()
         self._stack = ExitStack()
         self.logs = PodLogs(cluster, plan.layout, self.pods.objects, self._splits)
 
@@ -108,6 +109,7 @@ class KubernetesLauncher:
     def start(self, stage: Stage, splits: Sequence[int], attempt: int = 1) -> StageRun:
         self._splits[stage.name] = stage.splits
         self._reasons = {key: text for key, text in self._reasons.items() if key[0] != stage.name}
+        self._found.discard(stage.name)
         spent, main = 0.0, None
         for manifest in self.objects.of(stage):
             item = self._ensure(manifest, attempt, spent)
@@ -127,6 +129,10 @@ class KubernetesLauncher:
         changed = (record.message, record.images) != (message, images or record.images)
         record.message, record.images = message, images or record.images
         return changed
+
+    def found(self, stage: str) -> bool:
+        """Whether an earlier driver made what the stage last ran as."""
+        return stage in self._found
 
     def why(self, stage: str, split: int) -> str | None:
         """A sentence for the exit code of a split; None where only the code is known."""
@@ -178,6 +184,7 @@ class KubernetesLauncher:
                 continue  # it went away in between
             if self._is_wanted(found, manifest, attempt):
                 log.info("Found %s %s, made before", kind, name)
+                self._found.add(found["metadata"]["labels"].get(Label.STAGE, ""))
                 return found
             spent = max(spent, spent_on(found, self.pods.objects().values()))
             self._clear(found, attempt)

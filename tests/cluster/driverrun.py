@@ -193,12 +193,10 @@ class Play:
     def left(self) -> list[str]:
         """Pods of stages that have not ended."""
         pods = self.cluster.list_all("Pod", f"rvk8s.io/run={self.run_id},rvk8s.io/stage")
-        ended = ("Succeeded", "Failed")
         return [
             pod["metadata"]["name"]
             for pod in pods
-            if pod["status"].get("phase") not in ended
-            and "deletionTimestamp" not in pod["metadata"]
+            if pod["status"].get("phase") not in ("Succeeded", "Failed")
         ]
 
     def set_status(self, kind: str, item: Object, status: Mapping[str, Any]) -> None:
@@ -287,9 +285,7 @@ class Play:
         while not self._over.wait(0.05):
             pods = [pod for pod in self.pods.objects().values() if _owned(pod, uid)]
             phases = {pod.get("status", {}).get("phase") for pod in pods}
-            kind = (
-                "Failed" if "Failed" in phases else "Succeeded" if "Succeeded" in phases else None
-            )
+            kind = next((one for one in ("Failed", "Succeeded") if one in phases), None)
             if kind is None:
                 if uid not in {one["metadata"]["uid"] for one in self.trainings.objects().values()}:
                     return
