@@ -11,6 +11,9 @@ import pytest
 from cluster.site import Site
 from cluster.sites import Chaos, SiteFactory
 
+#: Seconds: a run shares two cores with everything else.
+pytestmark = pytest.mark.timeout(1800)
+
 #: Fits four ranks on two shared cores; a run of it takes a minute.
 GPUS = ("--gpus", "4")
 

@@ -18,6 +18,8 @@ from cluster.sites import SiteFactory
 from rvk8s import storage
 
 ROOT = Path(__file__).parents[2]
+#: Seconds: a run shares two cores with everything else.
+pytestmark = pytest.mark.timeout(1800)
 DUBAI = {
     # Small enough for two shared cores; large enough that scores are not chance.
     "train_ids": "tile1,tile2",
