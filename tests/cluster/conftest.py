@@ -15,7 +15,10 @@ from cluster.leftovers import CannotClear
 from cluster.processes import NotReady
 from cluster.programs import CannotBuild
 from cluster.projectimage import NoRoom
+from cluster.sites import bed, chaos, dubai, site_factory, tiny_site
 from cluster.testbed import Testbed
+
+__all__ = ["bed", "chaos", "dubai", "site_factory", "tiny_site"]
 
 _numbers = itertools.count(1)
 
