@@ -7,16 +7,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from rvk8s import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def commands_in(page: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
+
+
+def readme_commands() -> list[str]:
+    return commands_in("README.md")
+
+
+def rvk8s_commands() -> list[str]:
+    """Of the README and of the guide to clusters."""
+    found = [*readme_commands(), *commands_in("docs/guide/cluster.md")]
+    return [command for command in dict.fromkeys(found) if command.startswith("rvk8s ")]
 
 
 def run(command: str, folder: Path) -> str:
@@ -40,14 +53,27 @@ def test_make_targets_exist(command: str) -> None:
     assert run(f"{command} --dry-run", ROOT)
 
 
-@pytest.mark.parametrize("command", [c for c in readme_commands() if c.startswith("rvk8s ")])
+@pytest.mark.parametrize("command", rvk8s_commands())
 def test_commands_work_in_a_new_project(command: str, project: Path) -> None:
     if command == "rvk8s init":
         assert (project / "experiments" / "segmentation.py").exists()
     elif command.startswith("rvk8s run"):
         assert "segmentation" in run(f"{command} --dry-run", project)
-    elif " RUN" in command:  # of a run that isn't there: only its words can be checked
-        run(f"{command.split(' RUN')[0]} --help", project)
+    elif command.startswith(("rvk8s submit", "rvk8s render")) and " RUN" not in command:
+        # A new project's root is a folder of this machine, and it names no image.
+        options = "--root-uri s3://bucket/runs --image registry.example.com/rvk8s:1"
+        more = "--dry-run" * ("submit" in command and "--dry-run" not in command)
+        command = command.replace("--dry-run=server", "--dry-run=client").replace(" --follow", "")
+        assert "kind: Job" in run(f"{command} {options} {more}", project)
+    elif " RUN" in command or command.startswith("rvk8s list -n"):
+        # Of a run or a cluster that isn't there: only its words can be checked.
+        name, *words = shlex.split(command)[1:]
+        found = cli.rvk8s.get_command(click.Context(cli.rvk8s), name)
+        assert found is not None
+        found.make_context(name, words)
+    elif command.startswith("rvk8s plan segmentation --gpus"):
+        options = "--root-uri s3://bucket/runs --image registry.example.com/rvk8s:1"
+        assert "4" in run(f"{command} {options}", project)
     else:
         run(command, project)
 
@@ -55,6 +81,13 @@ def test_commands_work_in_a_new_project(command: str, project: Path) -> None:
 def test_nothing_else_is_in_the_readme() -> None:
     starts = {command.split()[0] for command in readme_commands()}
     assert starts == {"make", "rvk8s", "rastervision", ".", "mkdir"}
+
+
+def test_files_of_the_guide_to_clusters_exist() -> None:
+    text = (ROOT / "docs/guide/cluster.md").read_text()
+    named = set(re.findall(r"(?:helm|manifests|docker)/[-a-z0-9/]+[a-z0-9]", text))
+    assert {"docker/build", "docker/publish", "helm/rvk8s-platform"} <= named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_links_of_the_readme_exist() -> None:
