@@ -85,8 +85,8 @@ def _stopped_in_train(command: list[str], root: Path) -> str:
     )
     try:
         progress = _wait_for(lambda: next(root.glob("*/.rvk8s/train/progress.json"), None), process)
-        # The score comes with the end of an epoch.
-        _wait_for(lambda: "macroF1" in json.loads(progress.read_text()), process)
+        # The checkpoint of the first epoch.
+        _wait_for(lambda: list(root.glob("*/train/last.pt")), process)
         child = json.loads((progress.parent / "heartbeat.json").read_text())["pid"]
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
