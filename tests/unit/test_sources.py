@@ -1,0 +1,81 @@
+"""Which Python files of a project go with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rvk8s import project, sources
+from rvk8s.errors import InputError
+
+GET_CONFIG = "def get_config(runner):\n    ...\n"
+
+
+def made(folder: Path, module: str, files: dict[str, str]) -> project.Experiment:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    text = f"apiVersion: rvk8s/v1\nexperiments:\n  one:\n    module: {module}\n"
+    (folder / "rvk8s.yaml").write_text(text)
+    (experiment,) = project.load(folder / "rvk8s.yaml").experiments
+    return experiment
+
+
+def test_the_module_its_folder_and_what_they_import(tmp_path: Path) -> None:
+    files = {
+        "exp/one.py": f"import numpy\nfrom shared.scenes import draw\n{GET_CONFIG}",
+        "exp/beside.py": "from . import deep\n",
+        "exp/below/more.py": "",
+        "exp/.venv/pyvenv.cfg": "",
+        "exp/.venv/lib/x.py": "",
+        "exp/env/pyvenv.cfg": "",
+        "exp/env/lib/y.py": "",
+        "exp/__pycache__/z.py": "",
+        "shared/__init__.py": "",
+        "shared/scenes.py": "import shared.colors as c\n",
+        "shared/colors.py": "",
+        "shared/unused.py": "",
+        "other/exp2.py": "",
+    }
+    found = sources.sources(made(tmp_path, "exp/one.py", files))
+    assert sorted(found) == [
+        *("exp/below/more.py", "exp/beside.py", "exp/one.py"),
+        *("shared/__init__.py", "shared/colors.py", "shared/scenes.py"),
+    ]
+    assert found["exp/one.py"] == files["exp/one.py"]
+
+
+def test_a_module_beside_the_file_takes_what_it_imports(tmp_path: Path) -> None:
+    files = {"one.py": f"import two\n{GET_CONFIG}", "two.py": "", "three.py": "", "lib/a.py": ""}
+    assert sorted(sources.sources(made(tmp_path, "one.py", files))) == ["one.py", "two.py"]
+
+
+def test_of_a_dotted_name_its_top_package(tmp_path: Path) -> None:
+    files = {"team/__init__.py": "", "team/exp/one.py": GET_CONFIG, "team/lib.py": "", "x.py": ""}
+    found = sources.sources(made(tmp_path, "team.exp.one", files))
+    assert sorted(found) == ["team/__init__.py", "team/exp/one.py", "team/lib.py"]
+
+
+def test_what_is_installed_is_in_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "installed"
+    (installed / "lib_of_team").mkdir(parents=True)
+    (installed / "lib_of_team" / "one.py").write_text(GET_CONFIG)
+    monkeypatch.syspath_prepend(str(installed))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    assert sources.sources(made(folder, "lib_of_team.one", {})) == {}
+
+
+def test_too_much_is_refused_with_the_largest(tmp_path: Path) -> None:
+    files = {"exp/one.py": GET_CONFIG, "exp/table.py": f"X = '{'x' * 750_000}'\n"}
+    with pytest.raises(InputError, match=r"2 Python files with 732 KiB \(exp/table.py, exp/one.py"):
+        sources.sources(made(tmp_path, "exp/one.py", files))
+
+
+def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    experiment = made(tmp_path, "exp/one.py", {"exp/one.py": GET_CONFIG})
+    (tmp_path / "exp" / "latin.py").write_bytes("# é".encode("latin-1"))
+    with pytest.raises(InputError, match=r"exp/latin\.py: is not UTF-8"):
+        sources.sources(experiment)
