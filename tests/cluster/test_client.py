@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from cluster.apiproxy import api_proxy
 from cluster.apiserver import apiserver, namespace
 from cluster.clientrun import Client
 from cluster.controlplane import ControlPlane
+from cluster.programs import program
 
 __all__ = ["apiserver", "namespace"]
 KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
@@ -222,6 +225,39 @@ def test_without_permission_nothing_is_created(
     assert "does not accept these credentials" in client.error("list")
 
 
+def test_the_role_of_submitters_is_enough(
+    client: Client, apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """A user with nothing but the role that helm/rvk8s-platform makes does everything."""
+    for account in ("rvk8s-driver", "rvk8s-stage"):  # the chart makes them
+        apiserver.kubectl("delete", "serviceaccount", account, "-n", namespace)
+    apiserver.kubectl("create", "serviceaccount", "alice", "-n", namespace)
+    subject = {"kind": "ServiceAccount", "name": "alice", "namespace": namespace}
+    values = tmp_path / "platform.yaml"
+    values.write_text(yaml.safe_dump({"submitters": [subject], "priorityClasses": []}))
+    chart = Path(__file__).parents[2] / "helm" / "rvk8s-platform"
+    command = [program("helm"), "template", "platform", chart, "-n", namespace, "-f", values]
+    rendered = tmp_path / "platform-objects.yaml"
+    rendered.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+    apiserver.kubectl("apply", "-n", namespace, "-f", str(rendered))
+    config = yaml.safe_load(apiserver.kubeconfig.read_text())
+    token = apiserver.kubectl("create", "token", "alice", "-n", namespace).strip()
+    config["users"][0]["user"] = {"token": token}
+    path = client.folder / "alice.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    client.environ["KUBECONFIG"] = str(path)
+    run = submit(client)
+    assert run in client.ok("list")
+    assert run in client.ok("status", run)
+    assert client.ok("diff", run) == ""
+    assert "nothing is written yet" in client.error("logs", run)
+    client.error("wait", run, "--for=ended", "--timeout=1s", code=124)
+    client.ok("cancel", run)
+    client.ok("submit", "one", "--run-id", run)
+    client.ok("delete", run)
+    assert objects(apiserver, namespace) == []
+
+
 @pytest.mark.parametrize("what", [403, "lose"])
 def test_a_submit_that_breaks_off_leaves_nothing(
     what: int | str, client: Client, apiserver: ControlPlane, namespace: str
@@ -347,6 +383,23 @@ def test_submit_and_wait_has_the_run_s_exit_code(
     end_run(apiserver, namespace, run, code=12)
     _, err = submitting.communicate(timeout=60)
     assert submitting.returncode == 12, err
+
+
+def test_ctrl_c_ends_the_looking_and_not_the_run(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    submitting = client.start("submit", "one", "--follow", "-o", "name")
+    assert submitting.stdout is not None
+    run = submitting.stdout.readline().strip().removeprefix("job.batch/")
+    assert submitting.stderr is not None
+    while f"run {run} in" not in submitting.stderr.readline():
+        assert submitting.poll() is None
+    submitting.send_signal(signal.SIGINT)
+    _, err = submitting.communicate(timeout=10)
+    assert submitting.returncode == 130, err
+    again = f"rvk8s status {run} -w -n {namespace}"
+    assert f"error: the run goes on; see it again with: {again}" in err
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
 
 
 def test_results_are_deleted_only_when_that_is_meant(
