@@ -1,0 +1,150 @@
+"""The driver and an API server or a storage that fails for a while; pods are played."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from cluster.apiproxy import api_proxy
+from cluster.apiserver import apiserver, namespace
+from cluster.controlplane import ControlPlane
+from cluster.driverrun import Play, stop
+from s3server import S3Server
+from tcpproxy import Proxy
+
+from rvk8s.contract import STAGES
+
+__all__ = ["apiserver", "namespace"]
+
+
+@pytest.mark.parametrize("what", [429, 500, 503, "drop", "lose"])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_answers_that_pass(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, method: str, what: int | str
+) -> None:
+    """Each third request of a method fails; a lost answer to a create is no second object."""
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path) as play,
+    ):
+        count = [0]
+
+        def rule(found: str, path: str) -> int | str | None:
+            count[0] += found == method
+            return what if found == method and count[0] % 3 == 1 else None
+
+        proxy.rule = rule
+        driver = play.drive(KUBECONFIG=str(proxy.kubeconfig))
+        assert play.finish(driver, 120) == 0, play.said()
+        assert {len(uids) for uids in play.made.values()} == {1}
+
+
+def test_a_watch_that_is_too_old(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    """410 Gone: it lists again."""
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path) as play,
+    ):
+        proxy.break_once("GET", "watch=true", 410, times=4)
+        assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig))) == 0, play.said()
+
+
+def test_connections_that_never_answer(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """A create hangs: after its timeout it is sent again."""
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path) as play,
+    ):
+        proxy.break_once("POST", "/jobs", "hang")
+        assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig)), 90) == 0, play.said()
+
+
+def test_an_api_server_that_stops(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    """Away while a stage runs and ends; the driver that another one cannot replace goes on."""
+    with Play(apiserver, namespace, tmp_path, seconds=0.5) as play:
+        driver = play.drive()
+        play.until(lambda: play.stage_pods("chip"))
+        apiserver.stop_apiserver()
+        try:
+            time.sleep(35)  # longer than the lease
+            assert driver.poll() is None, play.said()
+        finally:
+            apiserver.start_apiserver()
+        assert play.finish(driver, 120) == 0, play.said()
+        assert {len(uids) for uids in play.made.values()} == {1}
+
+
+def test_storage_that_is_away(
+    apiserver: ControlPlane,
+    namespace: str,
+    tmp_path: Path,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S3 goes away in the middle of a stage, and comes back; a cancel is not held up by it."""
+    proxy = Proxy(s3.endpoint)
+    try:
+        root = s3.bucket("driver-away") + "/runs"
+        environ = {"AWS_ENDPOINT_URL": proxy.url}
+        with Play(apiserver, namespace, tmp_path, root=root, environ=environ, seconds=1) as play:
+            driver = play.drive()
+            play.until(lambda: play.running("analyze"))
+            proxy.away.set()
+            play.until(lambda: ("analyze", "ended") in play.times)
+            time.sleep(10)
+            assert driver.poll() is None, play.said()
+            proxy.away.clear()
+            assert play.finish(driver, 120) == 0, play.said()
+            assert play.record()["state"] == "Succeeded"
+            beat = play.layout.heartbeat("driver")
+            assert re.search(r"[1-9]\d MiB of memory", play.said())
+            assert beat.startswith(root)
+    finally:
+        proxy.close()
+
+
+def test_transitions_are_fast(
+    apiserver: ControlPlane,
+    namespace: str,
+    tmp_path: Path,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the end of a stage's pod to the creation of the next one's: 1 s at the median."""
+    root = s3.bucket("driver-fast") + "/runs"
+    with Play(apiserver, namespace, tmp_path, root=root) as play:
+        assert play.finish(play.drive()) == 0, play.said()
+        gaps = [
+            play.times[after, "pod"] - play.times[before, "ended"]
+            for before, after in pairwise(STAGES)
+        ]
+        print("gaps:", [round(gap, 3) for gap in gaps], re.findall(r"\d+ API.*", play.said()))
+        assert statistics.median(gaps) <= 1.0
+        assert max(gaps) <= 3.0
+
+
+def test_requests_of_a_quiet_minute(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """At most 10 requests in a minute in which a stage runs."""
+    act = lambda stage, *_: None if stage == "analyze" else 0  # noqa: E731
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path, act) as play,
+    ):
+        driver = play.drive(KUBECONFIG=str(proxy.kubeconfig))
+        play.until(lambda: play.running("analyze"))
+        time.sleep(5)
+        before = len(proxy.requests)
+        time.sleep(60)
+        # Without a node, a pod has no log that could be followed: asked for again and again.
+        asked = [one for one in proxy.requests[before:] if "/log" not in one[1]]
+        print("requests in a minute:", asked)
+        assert len(asked) <= 10
+        stop(driver)

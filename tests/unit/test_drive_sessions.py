@@ -1,0 +1,112 @@
+"""The loop in a cluster: drivers that go on with each other's runs, lost nodes, storage away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import FakeLauncher, drive_plan, make_plan, states_of, stored_record
+
+from rvk8s import drive, storage
+from rvk8s.contract import STAGES, State
+from rvk8s.drive import Driver
+from rvk8s.errors import HandedOver, StorageUnavailable
+from rvk8s.launcher import Manners
+from rvk8s.record import RunRecord
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "_BACKOFF", 0.001)
+
+
+SESSION = Manners(session="job-1", disruptions=3)
+
+
+def test_the_next_driver_of_a_session_goes_on(tmp_path: Path) -> None:
+    """It starts nothing that is done, and forgets nothing again."""
+    plan = make_plan(tmp_path, rerun=("chip", *STAGES[3:]))
+    stopped = HandedOver("ended")
+    leave = iter([None] * 30 + [stopped] * 1000)
+    first = FakeLauncher(plan.layout, lambda name, *_: None if name == "train" else 0)
+    manners = replace(SESSION, leave=lambda: next(leave))
+    with pytest.raises(HandedOver):
+        Driver(plan, first, engine="fake", tick=0.001, manners=manners).drive()
+    assert first.stopped == [], "what runs goes on"
+    before = stored_record(plan)
+    assert (before.state, before.stage("train").state) == (State.RUNNING, State.RUNNING)
+    second = FakeLauncher(plan.layout, lambda *_: 0)
+    record = Driver(plan, second, engine="fake", tick=0.001, manners=SESSION).drive()
+    assert [name for name, _ in second.started] == ["train", "predict", "eval", "bundle"]
+    assert record.state == State.SUCCEEDED
+    assert record.started == before.started
+    assert record.stage("train").attempts == 1
+    assert storage.exists(plan.layout.done("chip"))
+
+
+def test_another_session_begins_anew(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    drive_plan(plan, manners=SESSION)
+    record, launcher = drive_plan(plan, manners=SESSION)
+    assert launcher.started == [], "the run is over"
+    assert isinstance(record, RunRecord)
+    assert record.state == State.SUCCEEDED
+    _, launcher = drive_plan(plan, manners=replace(SESSION, session="job-2"))
+    assert ("configure", 0) in launcher.started
+
+
+def test_lost_nodes_are_not_counted_as_retries(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, stages={"train": {"retries": 0}})
+
+    def act(name: str, split: int, attempt: int) -> int:
+        return 143 if name == "train" and attempt < 3 else 0
+
+    record, launcher = drive_plan(plan, act, manners=SESSION)
+    assert states_of(record)["train"] == "Succeeded"
+    assert launcher.started.count(("train", 0)) == 4
+    assert record.stage("train").disruptions == 3  # type: ignore[union-attr]
+    again = make_plan(tmp_path / "more", stages={"train": {"retries": 0}})
+    record, launcher = drive_plan(
+        again, lambda name, *_: 143 if name == "train" else 0, manners=SESSION
+    )
+    assert states_of(record)["train"] == "Failed"
+    assert launcher.started.count(("train", 0)) == 4
+
+
+def test_a_launcher_that_retries_is_believed(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, stages={"chip": {"splits": 2, "retries": 5}})
+    manners = replace(SESSION, retries_splits=frozenset({"chip"}), why=lambda *_: "said so")
+    act = lambda name, split, _: (138, None)[split] if name == "chip" else 0  # noqa: E731
+    record, launcher = drive_plan(plan, act, manners=manners)
+    assert isinstance(record, RunRecord)
+    assert (record.exit_code, record.stage("chip").attempts) == (138, 1)
+    assert launcher.stopped == ["chip"]
+
+
+def test_reading_waits_for_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(tmp_path)
+    read, faults = storage.read_json, iter([True, True])
+
+    def flaky(uri: str) -> dict[str, Any] | None:
+        if uri.endswith("done.json") and next(faults, False):
+            raise StorageUnavailable("away")
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read_json", flaky)
+    record, _ = drive_plan(plan, manners=replace(SESSION, patience=60.0))
+    assert isinstance(record, RunRecord)
+    assert record.state == State.SUCCEEDED
+
+
+def test_success_without_a_marker_is_none(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    launcher = FakeLauncher(plan.layout, lambda *_: 0)
+    mark = launcher.mark
+    launcher.mark = lambda stage, split, code: (  # type: ignore[method-assign]
+        None if stage.name == "train" else mark(stage, split, code)
+    )
+    record = Driver(plan, launcher, engine="fake", tick=0.001).drive()
+    assert (record.state, record.exit_code) == (State.FAILED, 1)
+    assert "left no done-marker" in str(record.message)
