@@ -56,8 +56,9 @@ def check_whole(site: Site, run: str) -> None:
         assert stage["state"] in ("Succeeded", "Skipped"), stage
     logs = [name for name in files if name.startswith(".rvk8s/train") and "log" in name]
     assert logs, "no log of the training was collected"
-    text = storage.read_bytes(f"{site.root_uri}/{run}/{logs[0]}").decode()
-    assert "gloo" in text, "a training on processors says so"
+    texts = [storage.read_bytes(f"{site.root_uri}/{run}/{name}").decode() for name in logs]
+    said = [text.count("no GPU: training on the CPU") for text in texts]
+    assert sum(said) == 1, "a training on processors says so, once"
 
 
 def shape(record: Mapping[str, Any]) -> tuple[int, int, int]:
