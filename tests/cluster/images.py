@@ -34,6 +34,15 @@ def has(socket: Path, name: str) -> bool:
     return name in ctr(socket, "images", "list", "-q").split()
 
 
+def prune(socket: Path) -> None:
+    """Delete images without a name: those that a newer build of the same name replaced."""
+    lines = [line.split() for line in ctr(socket, "images", "list").splitlines()[1:]]
+    named = {fields[2] for fields in lines if not fields[0].startswith("sha256:")}
+    old = [fields[0] for fields in lines if fields[2] not in named]
+    if old:
+        ctr(socket, "images", "delete", *old)
+
+
 def import_program(socket: Path, name: str, program: Path, scratch: Path) -> None:
     """Make a static program an image of the node, whose entry it is.
 

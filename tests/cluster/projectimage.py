@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from cluster import processes
-from cluster.images import ctr, has, import_archive, write_archive
+from cluster.images import ctr, has, import_archive, prune, write_archive
 from cluster.node import Node
 from cluster.programs import built
 from filelock import FileLock
@@ -41,6 +41,7 @@ def build(node: Node, *targets: str) -> None:
         _start_buildkit(node)
         try:
             _docker_build(node, targets)
+            prune(node.socket)
         finally:
             processes.stop(node.folder, "buildkitd")
 
