@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--arch", default="unet")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--precision", default="auto")
-    for name, value in (("size", 160), ("batch", 8), ("steps", 13)):
+    for name, value in (("size", 300), ("batch", 4), ("steps", 10)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--nice", type=int, default=0)

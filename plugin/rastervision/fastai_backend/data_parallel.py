@@ -42,6 +42,7 @@ class DataParallel(Callback):
             self.learn.model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             broadcast_buffers=False,  # after_batch takes the mean of all ranks' instead
+            gradient_as_bucket_view=True,  # else every gradient is copied there and back
         )
 
     def after_fit(self) -> None:

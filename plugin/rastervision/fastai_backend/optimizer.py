@@ -31,6 +31,12 @@ class FusedAdam(Optimizer):
     ) -> None:
         super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
+    def zero_grad(self) -> None:
+        """As fastai's, without detaching: gradients may be views of what ranks exchange, and those
+        can't be detached. They have no history anyway."""
+        for p, *_ in self.all_params(with_grad=True):
+            p.grad.zero_()
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Update all parameters that have a gradient."""
