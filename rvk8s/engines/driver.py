@@ -139,6 +139,7 @@ class _Session:
             cluster,
             settings.run_id,
             settings.pod,
+            labels=_labels(job) if job else None,
             owner=self._owner,
             give_up=leaving.asked,
             changed=self._news.set,
@@ -304,6 +305,12 @@ def _memory() -> str:
             if line.startswith("VmHWM:"):
                 return f"{int(line.split()[1]) // 1024} MiB"
     return "? MiB"
+
+
+def _labels(job: Object) -> dict[str, str]:
+    """Those of the driver's Job, of what the driver itself makes."""
+    labels = job["metadata"].get("labels") or {}
+    return {**labels, "app.kubernetes.io/managed-by": "rvk8s"}
 
 
 def _owner(job: Object) -> Object:

@@ -148,7 +148,14 @@ class KubernetesLauncher:
         kinds = {"Job", *(self.objects.kind(stage) for stage in self.plan.stages)}
         for kind in sorted(kinds):
             selector = f"{self._selector},{Label.STAGE}"
-            for item in self.cluster.list_all(kind, selector):
+            try:
+                items = self.cluster.list_all(kind, selector)
+            except InputError as error:
+                if kind == "Job":
+                    raise
+                log.debug("%s", error)  # a cluster without PyTorchJobs has none to end
+                continue
+            for item in items:
                 if not is_finished(item):
                     self.confirm()
                     metadata = item["metadata"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from types import TracebackType
 
@@ -33,7 +33,7 @@ class Lease:
         cluster: where.
         name: of the Lease: the run's id.
         holder: who wants it: the driver pod's name.
-        labels: of the Lease, when it is made.
+        labels: of the Lease, when it is made; beside that of the run.
         owner: the driver's Job, as an ownerReference; None without one.
         give_up: asked while waiting; once it gives an error, that is raised.
         changed: called when the lease is lost.
@@ -45,12 +45,14 @@ class Lease:
         name: str,
         holder: str,
         *,
+        labels: Mapping[str, str] | None = None,
         owner: Object | None = None,
         give_up: Callable[[], Rvk8sError | None] = lambda: None,
         changed: Callable[[], None] = lambda: None,
     ):
         self._cluster, self.name, self.holder, self._owner = cluster, name, holder, owner
         self._give_up, self._changed = give_up, changed
+        self._labels = {**(labels or {}), str(Label.RUN): name}
         self._lock = threading.Lock()
         self._object: Object | None = None
         self._renewed = float("-inf")
@@ -160,7 +162,7 @@ class Lease:
         if holder:
             spec["holderIdentity"] = holder
         if self._object is None:
-            metadata: Object = {"name": self.name, "labels": {str(Label.RUN): self.name}}
+            metadata: Object = {"name": self.name, "labels": self._labels}
             if self._owner:
                 metadata["ownerReferences"] = [self._owner]
             manifest = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}

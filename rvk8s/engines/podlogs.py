@@ -72,6 +72,8 @@ class PodLogs:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        for file in list(self._files.values()):
+            file.close()
         self._scratch.cleanup()
 
     def look(self) -> None:
@@ -155,7 +157,7 @@ class _LogFile:
     def __init__(self, uri: str, path: Path):
         self.uri, self.path = uri, path
         self._lock = threading.Lock()
-        self._loaded = False
+        self._loaded = self._closed = False
         self._written = self._stored = 0
         self._due = 0.0
 
@@ -170,6 +172,8 @@ class _LogFile:
     def begin(self, title: str, stopped: threading.Event) -> _Section:
         """The section of a pod; what an earlier driver stored of it is not written twice."""
         with self._lock:
+            if self._closed:
+                return _Section(self, [])
             while not self._loaded and not stopped.is_set():
                 try:
                     self.path.write_bytes(storage.read_bytes(self.uri))
@@ -190,11 +194,21 @@ class _LogFile:
 
     def append(self, line: bytes) -> None:
         with self._lock:
-            self._append(line)
+            if not self._closed:
+                self._append(line)
+
+    def close(self) -> None:
+        """Take no more: threads that read for minutes may still come with something."""
+        self._closed = True
+        # An append that is under way; not the reading of storage that hangs.
+        if self._lock.acquire(timeout=1.0):
+            self._lock.release()
 
     def store(self) -> None:
         """Upload what is there; it is tried again later where storage does not answer."""
         with self._lock:
+            if self._closed:
+                return
             written = self._written
             data = self.path.read_bytes() if self.path.exists() else b""
         try:

@@ -1,0 +1,213 @@
+"""Logs of pods -> files of the run's folder. What pods write is scripted here; that it comes from
+real ones is tested on a cluster (tests/cluster/test_runs.py)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rvk8s import storage
+from rvk8s.contract import RunLayout
+from rvk8s.engines import podlogs
+from rvk8s.engines.podlogs import PodLogs
+from rvk8s.errors import ClusterUnavailable, StorageUnavailable
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(podlogs, "INTERVAL", 0.05)
+    monkeypatch.setattr(podlogs, "_PAUSE", 0.02)
+
+
+class Pods:
+    """A cluster whose pods write lines with a stamp each."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.lines: dict[str, list[bytes]] = {}
+        self.ended: dict[str, threading.Event] = {}
+        self.breaks_after: int | None = None
+
+    def add(self, name: str, stage: str, index: int = 0, uid: str = "") -> None:
+        state = {"name": "stage", "state": {"running": {}}}
+        self.pods[name] = {
+            "metadata": {
+                "name": name,
+                "uid": uid or name,
+                "labels": {"rvk8s.io/stage": stage},
+                "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
+            },
+            "spec": {"containers": [{"name": "stage"}]},
+            "status": {"phase": "Running", "containerStatuses": [state]},
+        }
+        self.lines[name], self.ended[name] = [], threading.Event()
+
+    def write(self, name: str, *texts: str) -> None:
+        for text in texts:
+            stamp = f"2026-11-24T13:15:{len(self.lines[name]):02}.000000000Z"
+            self.lines[name].append(f"{stamp} {text}".encode())
+
+    def end(self, name: str) -> None:
+        self.pods[name]["status"]["phase"] = "Succeeded"
+        self.ended[name].set()
+
+    def log_lines(
+        self, pod: str, container: str, *, since: str | None = None, **_: object
+    ) -> Iterator[bytes]:
+        sent = 0
+        # The API takes whole seconds: lines of that second come again.
+        for line in self._follow(pod):
+            if since is None or line.split()[0].decode()[:19] >= since[:19]:
+                yield line
+                sent += 1
+                if self.breaks_after == sent:
+                    self.breaks_after = None
+                    raise ClusterUnavailable("the connection ended")
+
+    def _follow(self, pod: str) -> Iterator[bytes]:
+        done = 0
+        while True:
+            over = self.ended[pod].is_set()
+            while done < len(self.lines[pod]):
+                yield self.lines[pod][done]
+                done += 1
+            if over:
+                return
+            time.sleep(0.01)
+
+
+def collect(pods: Pods, root: Path, splits: dict[str, int]) -> PodLogs:
+    return PodLogs(pods, RunLayout(str(root)), lambda: pods.pods, splits)  # type: ignore[arg-type]
+
+
+def text(root: Path, stage: str, split: int | None = None, node: int = 0) -> str:
+    try:
+        return storage.read_bytes(RunLayout(str(root)).log(stage, split, node)).decode()
+    except FileNotFoundError:
+        return ""
+
+
+def until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def lines(found: str) -> list[str]:
+    return [line for line in found.splitlines() if not line.startswith("--- ")]
+
+
+def test_logs_arrive_while_pods_run(tmp_path: Path) -> None:
+    pods = Pods()
+    pods.add("a", "chip", 0)
+    pods.add("b", "chip", 1)
+    pods.add("n", "train", 1)
+    with collect(pods, tmp_path, {"chip": 2}) as logs:
+        logs.look()
+        pods.write("a", "one")
+        pods.write("b", "two")
+        pods.write("n", "three")
+        until(lambda: lines(text(tmp_path, "chip", 0)) == ["one"])
+        until(lambda: lines(text(tmp_path, "chip", 1)) == ["two"])
+        until(lambda: lines(text(tmp_path, "train", node=1)) == ["three"])
+        pods.write("a", "last words")
+        pods.end("a")
+        logs.settle(5)
+        assert lines(text(tmp_path, "chip", 0)) == ["one", "last words"]
+
+
+def test_a_restart_is_appended_and_a_deleted_pod_kept(tmp_path: Path) -> None:
+    pods = Pods()
+    pods.add("a", "chip")
+    with collect(pods, tmp_path, {"chip": 1}) as logs:
+        logs.look()
+        pods.write("a", "first")
+        pods.end("a")
+        logs.settle(5)
+        del pods.pods["a"]
+        pods.add("b", "chip")
+        pods.write("b", "second")
+        pods.end("b")
+        logs.look()
+        logs.settle(5)
+    found = text(tmp_path, "chip")
+    assert lines(found) == ["first", "second"]
+    assert [line.split(", ")[-1] for line in found.splitlines() if line.startswith("---")] == [
+        "pod a a",
+        "pod b b",
+    ]
+
+
+def test_a_broken_connection_repeats_and_loses_nothing(tmp_path: Path) -> None:
+    pods = Pods()
+    pods.add("a", "chip")
+    pods.write("a", "one", "two", "three")
+    pods.breaks_after = 2
+    with collect(pods, tmp_path, {"chip": 1}) as logs:
+        logs.look()
+        until(lambda: lines(text(tmp_path, "chip")) == ["one", "two", "three"])
+        pods.end("a")
+        logs.settle(5)
+    assert lines(text(tmp_path, "chip")) == ["one", "two", "three"]
+
+
+def test_the_next_driver_goes_on_with_a_log(tmp_path: Path) -> None:
+    pods = Pods()
+    pods.add("a", "chip")
+    pods.write("a", "one", "two")
+    with collect(pods, tmp_path, {"chip": 1}) as logs:
+        logs.look()
+        until(lambda: lines(text(tmp_path, "chip")) == ["one", "two"])
+    pods.write("a", "three")
+    pods.end("a")
+    with collect(pods, tmp_path, {"chip": 1}) as logs:
+        logs.look()
+        logs.settle(5)
+    assert lines(text(tmp_path, "chip")) == ["one", "two", "three"]
+    assert text(tmp_path, "chip").count("---") == 1
+
+
+def test_what_the_node_has_dropped_stays(tmp_path: Path) -> None:
+    """A node keeps only a log's end; the next driver sees another first line."""
+    pods = Pods()
+    pods.add("a", "chip")
+    pods.write("a", "one", "two")
+    with collect(pods, tmp_path, {"chip": 1}) as logs:
+        logs.look()
+        until(lambda: lines(text(tmp_path, "chip")) == ["one", "two"])
+    pods.lines["a"] = []
+    pods.write("a", "three")
+    pods.end("a")
+    with collect(pods, tmp_path, {"chip": 1}) as logs:
+        logs.look()
+        logs.settle(5)
+    assert lines(text(tmp_path, "chip")) == ["one", "two", "three"]
+
+
+def test_storage_away_delays_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = Pods()
+    pods.add("a", "chip")
+    pods.write("a", "one")
+    write, away = storage.write_bytes, threading.Event()
+    away.set()
+
+    def flaky(uri: str, data: bytes) -> None:
+        if away.is_set():
+            raise StorageUnavailable("away")
+        write(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", flaky)
+    with collect(pods, tmp_path, {"chip": 1}) as logs:
+        logs.look()
+        pods.end("a")
+        logs.settle(0.3)
+        assert text(tmp_path, "chip") == ""
+        away.clear()
+        logs.settle(5)
+        assert lines(text(tmp_path, "chip")) == ["one"]
