@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+from cluster.controlplane import ControlPlane
+
+_KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
+_NOW = "2026-11-24T10:00:00Z"
 _MODULE = '''"""An experiment."""
 from lib.helper import NAME
 
@@ -88,3 +94,54 @@ class Client:
         assert found == code, (args, found, out, err)
         assert "Traceback" not in err
         return err
+
+
+@pytest.fixture
+def client(tmp_path: Path, apiserver: ControlPlane, namespace: str) -> Client:
+    """rvk8s in a project, with a namespace that has what runs need."""
+    for account in ("rvk8s-driver", "rvk8s-stage"):
+        apiserver.kubectl("create", "serviceaccount", account, "-n", namespace)
+    made = Client.make(tmp_path / "project", KUBECONFIG=str(apiserver.kubeconfig))
+    file = made.folder / "rvk8s.yaml"
+    file.write_text(file.read_text() + f"namespace: {namespace}\n")
+    return made
+
+
+def objects(apiserver: ControlPlane, namespace: str) -> list[str]:
+    """What there is of runs in a namespace, as kubectl names it."""
+    found = apiserver.kubectl(
+        "get", _KINDS, "-n", namespace, "-l", "app.kubernetes.io/name=rvk8s", "-o", "name"
+    )
+    return sorted(found.split())
+
+
+def set_status(
+    apiserver: ControlPlane, namespace: str, name: str, status: dict[str, object]
+) -> None:
+    """Play the kubelet or a controller."""
+    patch = json.dumps({"status": status})
+    apiserver.kubectl(
+        "patch", name, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch
+    )
+
+
+def end_run(apiserver: ControlPlane, namespace: str, run: str, code: int = 0) -> None:
+    """The driver's pod ends with a code; the Job follows by itself."""
+    pod = apiserver.kubectl(
+        "get", "pods", "-n", namespace, "-l", f"job-name={run}", "-o", "name"
+    ).split()[0]
+    state = {"terminated": {"exitCode": code, "startedAt": _NOW, "finishedAt": _NOW}}
+    container = {"name": "driver", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+    phase = "Failed" if code else "Succeeded"
+    statuses = [{**container, "state": state}]
+    set_status(apiserver, namespace, pod, {"phase": phase, "containerStatuses": statuses})
+    condition = "Failed" if code else "Complete"
+    apiserver.kubectl(
+        "wait", f"job/{run}", "-n", namespace, f"--for=condition={condition}", "--timeout=30s"
+    )
+
+
+def submit(client: Client, *args: str) -> str:
+    """The id of a new run."""
+    name = client.ok("submit", "one", "-o", "name", *args).strip()
+    return name.removeprefix("job.batch/")

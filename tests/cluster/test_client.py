@@ -4,76 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from cluster.apiproxy import api_proxy
 from cluster.apiserver import apiserver, namespace
-from cluster.clientrun import Client
+from cluster.clientrun import Client, client, objects, submit
 from cluster.controlplane import ControlPlane
 from cluster.programs import program
 
-__all__ = ["apiserver", "namespace"]
-KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
-
-
-@pytest.fixture
-def client(tmp_path: Path, apiserver: ControlPlane, namespace: str) -> Client:
-    """rvk8s in a project, with a namespace that has what runs need."""
-    for account in ("rvk8s-driver", "rvk8s-stage"):
-        apiserver.kubectl("create", "serviceaccount", account, "-n", namespace)
-    made = Client.make(tmp_path / "project", KUBECONFIG=str(apiserver.kubeconfig))
-    file = made.folder / "rvk8s.yaml"
-    file.write_text(file.read_text() + f"namespace: {namespace}\n")
-    return made
-
-
-def objects(apiserver: ControlPlane, namespace: str) -> list[str]:
-    """What there is of runs in a namespace, as kubectl names it."""
-    found = apiserver.kubectl(
-        "get", KINDS, "-n", namespace, "-l", "app.kubernetes.io/name=rvk8s", "-o", "name"
-    )
-    return sorted(found.split())
-
-
-def set_status(
-    apiserver: ControlPlane, namespace: str, name: str, status: dict[str, object]
-) -> None:
-    """Play the kubelet or a controller."""
-    patch = json.dumps({"status": status})
-    apiserver.kubectl(
-        "patch", name, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch
-    )
-
-
-def end_run(apiserver: ControlPlane, namespace: str, run: str, code: int = 0) -> None:
-    """The driver's pod ends with a code; the Job follows by itself."""
-    pod = apiserver.kubectl(
-        "get", "pods", "-n", namespace, "-l", f"job-name={run}", "-o", "name"
-    ).split()[0]
-    state = {"terminated": {"exitCode": code, "startedAt": NOW, "finishedAt": NOW}}
-    container = {"name": "driver", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
-    phase = "Failed" if code else "Succeeded"
-    statuses = [{**container, "state": state}]
-    set_status(apiserver, namespace, pod, {"phase": phase, "containerStatuses": statuses})
-    condition = "Failed" if code else "Complete"
-    apiserver.kubectl(
-        "wait", f"job/{run}", "-n", namespace, f"--for=condition={condition}", "--timeout=30s"
-    )
-
-
-NOW = "2026-11-24T10:00:00Z"
-
-
-def submit(client: Client, *args: str) -> str:
-    """The id of a new run."""
-    name = client.ok("submit", "one", "-o", "name", *args).strip()
-    return name.removeprefix("job.batch/")
+__all__ = ["apiserver", "client", "namespace"]
 
 
 def test_a_run_is_submitted_shown_and_deleted(
@@ -295,147 +237,3 @@ def test_a_server_that_never_answers_is_said(
         proxy.rule = lambda method, path: "hang"
         error = client.error("list", code=138)
         assert f"{proxy.url} does not answer" in error
-
-
-def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace: str) -> None:
-    run = submit(client)
-    assert f"{run} is running; wait, or `rvk8s cancel {run}` first" in client.error(
-        "submit", "one", "--run-id", run
-    )
-    before = apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "jsonpath={.metadata.uid}")
-    end_run(apiserver, namespace, run, code=2)
-    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Failed"]
-    error = client.error("submit", "one-deep", "--run-id", run)
-    assert f"{run} is a run of one, not of one-deep" in error
-    client.ok("submit", "one", "--run-id", run, "--rerun", "train", "--splits", "3")
-    after = apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "jsonpath={.metadata.uid}")
-    assert after not in ("", before)
-    text = apiserver.kubectl(
-        "get", "configmap", f"{run}-stages", "-n", namespace, "-o", r"jsonpath={.data.plan\.json}"
-    )
-    plan = json.loads(text)
-    assert plan["rerun"] == ["train", "predict", "eval", "bundle"]
-    assert {stage["splits"] for stage in plan["stages"]} == {1, 3}
-    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
-
-
-def test_cancelling_where_no_driver_runs(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    run = submit(client)
-    labels = f"rvk8s.io/run={run},app.kubernetes.io/component=stage,app.kubernetes.io/name=rvk8s"
-    labels += ",rvk8s.io/stage=train"
-    apiserver.kubectl(
-        "create", "service", "clusterip", "stage", "--clusterip=None", "-n", namespace
-    )
-    apiserver.kubectl("label", "service", "stage", "-n", namespace, *labels.split(","))
-    assert client.ok("cancel", run) == f"{run} cancelled\n"
-    assert "service/stage" not in objects(apiserver, namespace)
-    suspended = apiserver.kubectl(
-        "get", "job", run, "-n", namespace, "-o", "jsonpath={.spec.suspend}"
-    )
-    assert suspended == "true"
-    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Cancelled"]
-    assert "there is nothing to cancel" in client.error("cancel", run)
-    client.ok("submit", "one", "--run-id", run)
-    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
-
-
-def test_cancelling_a_driver_that_runs(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    run = submit(client)
-    pod = apiserver.kubectl("get", "pods", "-n", namespace, "-o", "name").split()[0]
-    set_status(apiserver, namespace, pod, {"phase": "Running"})
-    cancelling = client.start("cancel", run)
-    path = r"jsonpath={.metadata.annotations.rvk8s\.io/cancel}"
-    for _ in range(100):
-        if apiserver.kubectl("get", "job", run, "-n", namespace, "-o", path):
-            break
-    end_run(apiserver, namespace, run, code=130)
-    out, err = cancelling.communicate(timeout=60)
-    assert (cancelling.returncode, out, err) == (0, f"{run} cancelled\n", "")
-    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Cancelled"]
-
-
-def test_waiting(client: Client, apiserver: ControlPlane, namespace: str) -> None:
-    run = submit(client)
-    error = client.error("wait", run, "--for=ended", "--timeout=1s", code=124)
-    assert f"{run} is Pending after 1 s, not ended" in error
-    assert "cannot be waited for" in client.error("wait", run, "--for=done")
-    waiting = client.start("wait", run, "--for=succeeded", "--timeout=60s")
-    following = client.start("status", run, "-w")
-    threading.Event().wait(2)
-    end_run(apiserver, namespace, run)
-    assert waiting.communicate(timeout=60)[0] == f"{run} condition met\n"
-    following.communicate(timeout=60)
-    assert (waiting.returncode, following.returncode) == (0, 0)
-    error = client.error("wait", run, "--for=failed", code=1)
-    assert f"{run} has succeeded" in error
-
-
-def test_submit_and_wait_has_the_run_s_exit_code(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    submitting = client.start("submit", "one", "--follow", "-o", "name")
-    assert submitting.stdout is not None
-    run = submitting.stdout.readline().strip().removeprefix("job.batch/")
-    end_run(apiserver, namespace, run, code=12)
-    _, err = submitting.communicate(timeout=60)
-    assert submitting.returncode == 12, err
-
-
-def test_ctrl_c_ends_the_looking_and_not_the_run(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    submitting = client.start("submit", "one", "--follow", "-o", "name")
-    assert submitting.stdout is not None
-    run = submitting.stdout.readline().strip().removeprefix("job.batch/")
-    assert submitting.stderr is not None
-    while f"run {run} in" not in submitting.stderr.readline():
-        assert submitting.poll() is None
-    submitting.send_signal(signal.SIGINT)
-    _, err = submitting.communicate(timeout=10)
-    assert submitting.returncode == 130, err
-    again = f"rvk8s status {run} -w -n {namespace}"
-    assert f"error: the run goes on; see it again with: {again}" in err
-    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
-
-
-def test_results_are_deleted_only_when_that_is_meant(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    run = submit(client)
-    code, _, err = client("delete", run, "--results")
-    assert code == 130, err
-    assert f"job.batch/{run}" in objects(apiserver, namespace)
-
-
-def test_a_hundred_runs_are_listed_in_time(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    run = submit(client)
-    job = json.loads(apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "json"))
-    copies = []
-    for number in range(99):
-        name = f"one-20261124-1011{number // 60:02}-{number:04x}"
-        labels = {**job["metadata"]["labels"], "rvk8s.io/run": name}
-        labels = {k: v for k, v in labels.items() if "job-name" not in k and "uid" not in k}
-        spec = {k: v for k, v in job["spec"].items() if k != "selector"}
-        spec["template"]["metadata"]["labels"] = labels
-        spec["suspend"] = True
-        metadata = {"name": name, "labels": labels}
-        copies.append({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
-    file = client.folder / "copies.json"
-    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": copies}))
-    apiserver.kubectl("create", "-n", namespace, "-f", str(file))
-    assert len(client.ok("list").splitlines()) == 101
-    # The figure is of the cluster's answer: the storage of these tests is out of reach.
-    file = client.folder / "rvk8s.yaml"
-    file.write_text(file.read_text().replace("rootUri", "# rootUri"))
-    seconds = []
-    for _ in range(3):  # other tests use the processors too
-        start = time.monotonic()
-        assert len(client.ok("list", "-n", namespace).splitlines()) == 101
-        seconds.append(time.monotonic() - start)
-    assert min(seconds) < 2
