@@ -47,14 +47,17 @@ def plan_table(plan: Plan) -> RenderableType:
     for name, value in _head(plan):
         head.add_row(name, Text(value))
     stages = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("STAGE", "SPLITS", "NODES", "GPUS", "RETRIES", "DEADLINE", ""):
+    several = any(stage.nodes > 1 for stage in plan.stages)
+    nodes = ("NODES",) if several else ()
+    for column in ("STAGE", "SPLITS", *nodes, "GPUS", "RETRIES", "DEADLINE", ""):
         stages.add_column(column, justify="left" if column in ("STAGE", "") else "right")
     names = [stage.name for stage in plan.stages]
     start = names.index(plan.from_stage) if plan.from_stage else 0
     for index, stage in enumerate(plan.stages):
         deadline = "-" if stage.deadline_seconds is None else f"{stage.deadline_seconds} s"
         note = "has to be done" if index < start else "again" if stage.name in plan.rerun else ""
-        numbers = (stage.splits, stage.nodes, _gpus(stage), stage.retries or 0)
+        shape = (stage.nodes,) if several else ()
+        numbers = (stage.splits, *shape, _gpus(stage), stage.retries or 0)
         stages.add_row(stage.name, *(str(number) for number in numbers), deadline, note)
     return Group(head, Text(), stages, Text())
 

@@ -1,4 +1,4 @@
-"""Runs on a real API server seen through: going on, cancelling, waiting, following; many of them."""
+"""Runs on a real API server seen through: going on, cancelling, waiting, following."""
 
 from __future__ import annotations
 
