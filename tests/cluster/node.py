@@ -20,6 +20,7 @@ from cluster.programs import program
 
 NAME = "node1"
 BRIDGE = "rvk8s0"
+BRIDGE_MAC = "02:00:0a:f4:00:01"
 ADDRESS = "10.244.0.1"
 PODS = "10.244.0.0/24"
 DNS_SERVICE = "10.96.0.10"
@@ -105,7 +106,9 @@ class Node:
     def _make_bridge(self) -> None:
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         # The API server binds the address before a pod's interface brings the bridge up.
-        _run("ip", "link", "add", BRIDGE, "type", "bridge")
+        # With an address of its own: else it takes the least of its ports', which changes when pods
+        # come and go, and the others send to the old one for half a minute.
+        _run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
         _run("ip", "address", "add", f"{ADDRESS}/24", "dev", BRIDGE)
         _run("ip", "link", "set", BRIDGE, "up")
         # Services need a route before kube-proxy can turn it; without this one they would be asked
