@@ -81,6 +81,8 @@ class Site:
                 "secretName": "s3",
             },
             "pools": {"gpu": {"gpusPerNode": 2}},
+            # What is wrong with a pod is wrong from the start here.
+            "driver": {"env": {"RVK8S_START_PATIENCE": "20"}},
             "stages": {stage: {"resources": _RESOURCES} for stage in stages},
         }
 

@@ -148,7 +148,7 @@ def test_an_image_of_the_driver_that_does_not_exist(site_factory: SiteFactory) -
 def test_gpus_that_no_node_has(site_factory: SiteFactory) -> None:
     site = site_factory("no-gpus")
     site.write_tiny({"pools": {"gpu": {"gpusPerNode": 16}}})
-    run = site.submit("tiny", "--gpus", "16")
+    run = site.submit("tiny", "--gpus", "16", "-a", "batch_sz", "16")
 
     def said() -> bool:
         shown = " ".join(site.rvk8s("status", run, check=False).stdout.split())
