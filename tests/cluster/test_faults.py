@@ -248,15 +248,17 @@ def test_delete_while_it_runs(tiny_site: Site) -> None:
 
 def test_two_submits_at_once_and_a_long_name(site_factory: SiteFactory) -> None:
     site = site_factory("names")
-    name = "a" + "-very-long-name" * 2 + "-that-fits"
-    site.write_tiny({}, name=name)
+    site.write_tiny({})
+    args = {"raw_uri": f"{site.bed.bucket}/tiny"}
+    name = "a" + "-very-long-name" * 2 + "-it-fits"  # 39 letters
+    site.write_project({name: {"module": "experiment.py", "args": args}})
     runs = {site.submit(name), site.submit(name)}
     assert len(runs) == 2
     for run in runs:
         site.until(lambda run=run: site.pods(run, "configure"), "its configure stage has begun")
         site.rvk8s("cancel", run)
         assert site.wait(run)["state"] == "Cancelled"
-    site.write_tiny({}, name="n" * 70)
+    site.write_project({"n" * 70: {"module": "experiment.py", "args": args}})
     done = site.rvk8s("submit", "n" * 70, check=False)
     assert done.returncode == 2
     assert "rvk8s.yaml:" in done.stderr
