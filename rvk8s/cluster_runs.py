@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 #: On everything of ours; runs and schedules.
 OURS = "app.kubernetes.io/name=rvk8s"
-#: On what belongs to a schedule, whose runs are named when they start.
-_SCHEDULE = "rvk8s.io/schedule"
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,13 @@ class ClusterRun:
         """Exit code and message, as the pods say them."""
         labels = [pod["metadata"]["labels"] for pod in self.pods]
         own = [p for p, of in zip(self.pods, labels, strict=True) if of.get(Label.STAGE) is None]
-        said = [explain.verdict(p) for p in sorted(own, key=_created, reverse=True)]
+        newest = sorted(own, key=_created, reverse=True)
+        said = [explain.verdict(p) for p in newest]
         code = next((one.code for one in said if one is not None), None)
+        words = next((text for p in newest if (text := explain.last_words(p))), None)
         cause = explain.first_cause([p for p in self.pods if p not in own])
         if code is not None:
-            message = f"the run {code_text(code)}"
+            message = words or f"the run {code_text(code)}"
         if cause is not None:
             pod, verdict = cause
             stage = pod["metadata"]["labels"][Label.STAGE]
@@ -135,14 +135,18 @@ def find(cluster: Cluster, run: str) -> ClusterRun | None:
         return None
     run_id = _run_id(driver)
     labels = f"{Label.RUN}={run_id}"
-    schedule = driver["metadata"]["labels"].get(_SCHEDULE)
-    settings = f"{_SCHEDULE}={schedule}" if schedule else labels
-    asked = [("Job", labels), ("PyTorchJob", labels), ("Pod", labels), ("ConfigMap", settings)]
-    if schedule:  # the driver's pod is of the schedule, and has its Job's name
+    schedule = driver["metadata"]["labels"].get(Label.SCHEDULE)
+    asked = [(kind, labels) for kind in ("Job", "PyTorchJob", "Pod", "ConfigMap")]
+    if schedule:
+        # The driver's pod is of the schedule, and has its Job's name; the run's own ConfigMap is
+        # there once its driver has begun.
         asked.append(("Pod", f"batch.kubernetes.io/job-name={driver['metadata']['name']}"))
+        asked.append(("ConfigMap", f"{Label.SCHEDULE}={schedule}"))
     jobs, training, pods, maps, *more = _together(cluster, asked)
-    names = {pod["metadata"]["name"] for pod in pods}
-    pods += [pod for found in more for pod in found if pod["metadata"]["name"] not in names]
+    if more:
+        names = {pod["metadata"]["name"] for pod in pods}
+        pods += [pod for pod in more[0] if pod["metadata"]["name"] not in names]
+        maps += more[1]
     stages = in_order(i for i in (*jobs, *training) if Label.STAGE in i["metadata"]["labels"])
     return ClusterRun(run_id, driver, stages, tuple(pods), _plan(maps, run_id))
 

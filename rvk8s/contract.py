@@ -50,11 +50,13 @@ class Env(StrEnum):
     NAMESPACE = "RVK8S_NAMESPACE"  #: of the driver's pod
     POD = "RVK8S_POD"  #: name of the driver's pod
     STAGES_DIR = "RVK8S_STAGES_DIR"  #: the driver's plan.json and STAGE.yaml
+    STAGES_COPY = "RVK8S_STAGES_COPY"  #: of a schedule: the ConfigMap that its run copies them to
     #: Seconds that the driver lets pods that cannot start (no such image, no such Secret) try.
     START_PATIENCE = "RVK8S_START_PATIENCE"
     #: Seconds that the driver waits for a place in a queue or on a node.
     PENDING_DEADLINE = "RVK8S_PENDING_DEADLINE"
-    #: Seconds for which the driver tries again while storage, or the API server, is away.
+    #: Seconds for which the driver tries again while storage, or the API server, is away; the first
+    #: also those for which a stage waits for storage before it begins, 0 by default.
     STORAGE_PATIENCE = "RVK8S_STORAGE_PATIENCE"
     CLUSTER_PATIENCE = "RVK8S_CLUSTER_PATIENCE"
 
@@ -65,6 +67,7 @@ class Label(StrEnum):
     RUN = "rvk8s.io/run"  #: the run's id
     EXPERIMENT = "rvk8s.io/experiment"
     STAGE = "rvk8s.io/stage"  #: on what the driver makes for a stage, and on its pods
+    SCHEDULE = "rvk8s.io/schedule"  #: on what belongs to a schedule, and on its runs' objects
     COMPONENT = "app.kubernetes.io/component"  #: driver, stage or run (the run's ConfigMaps)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rvk8s import pod_logs, storage
 from rvk8s.cluster_runs import ClusterRun
 from rvk8s.conditions import ENDED
-from rvk8s.contract import STAGES, RunLayout, State
+from rvk8s.contract import DRIVER, STAGES, RunLayout, State
 from rvk8s.errors import InputError
 from rvk8s.places import Places
 from rvk8s.pod_logs import Printer, Wanted, check_stage
@@ -25,14 +25,14 @@ _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
 class _Log:
     """The log of a stage, of one of its splits or of a node of the training."""
 
-    position: int
+    stage: str
     split: int | None
     node: int
     uri: str
 
     @property
     def title(self) -> str:
-        name = STAGES[self.position]
+        name = self.stage
         name += f", node {self.node}" if self.node else ""
         return name if self.split is None else f"{name}, split {self.split}"
 
@@ -51,7 +51,7 @@ def print_run_logs(
 
     Args:
         run: a run's id, or the beginning of one and only one.
-        stage: only this stage; or "driver", whose log only its pod has.
+        stage: only this stage; or "driver".
         split: only this split.
         rank: of the training, only the node that has this rank: its ranks share a log.
         follow: go on with what they write until the run has ended.
@@ -61,7 +61,7 @@ def print_run_logs(
         InputError: no such run, stage, split or rank; nothing has been written yet.
     """
     found, there = places.find(run)
-    check_stage(stage, on_cluster=there is not None)
+    check_stage(stage, on_cluster=found.record.engine == "kubernetes")
     node = None if rank is None else _node(found, rank)
     stage = "train" if node is not None else stage
     root = found.uri.rpartition("/")[0]
@@ -99,9 +99,10 @@ def _print_stored_or_live(
     last: str | None = None
     for name in (pod_logs.DRIVER, *STAGES):
         record = found.record.stage(name) if name in STAGES else None
-        logs = [log for log in stored if STAGES[log.position] == name]
+        logs = [log for log in stored if log.stage == name]
         pods = [pod for pod in there.pods if pod_logs.stage_of(pod) == name]
-        if logs and (not pods or (record and record.state in ENDED)):
+        ended = record.state in ENDED if record else there.has_ended
+        if logs and (not pods or ended):
             for log in sorted(logs, key=_order):
                 last = _print_rest(log, printed, last)
         else:
@@ -129,7 +130,7 @@ def print_logs(
 
     Args:
         run: a run's id, or the beginning of one and only one.
-        stage: only this stage.
+        stage: only this stage; or "driver", where the run has one.
         split: only this split.
         follow: go on with what they write until the run has ended.
         node: only this node of the training.
@@ -138,7 +139,7 @@ def print_logs(
         InputError: no such run, stage or split; nothing has been written yet.
     """
     layout = RunLayout(f"{root_uri}/{find_run(root_uri, run)}")
-    check_stage(stage, on_cluster=False)
+    check_stage(stage, on_cluster=storage.exists(layout.stage_dir(DRIVER)))
     printed: dict[str, int] = {}
     last: str | None = None
     interval = _REMOTE_INTERVAL if storage.is_s3(root_uri) else _INTERVAL
@@ -156,7 +157,7 @@ def print_logs(
 
 
 def _order(log: _Log) -> tuple[int, int, int]:
-    return log.position, log.split or 0, log.node
+    return (*STAGES, DRIVER).index(log.stage), log.split or 0, log.node
 
 
 def _by(stage: str | None, split: int | None) -> str:
@@ -170,14 +171,13 @@ def _logs(
     for folder in storage.list_dirs(layout.at(".rvk8s")):
         name, _, number = folder.rpartition("-")
         found = (name, int(number)) if name and number.isdecimal() else (folder, None)
-        if found[0] not in STAGES or stage not in (None, found[0]):
+        if found[0] not in STAGES if stage is None else found[0] != stage:
             continue
         if split is not None and split != (found[1] or 0):
             continue
         for one in _nodes(layout, found[0]):
             if node in (None, one):
-                position = STAGES.index(found[0])
-                yield _Log(position, found[1], one, layout.log(found[0], found[1], one))
+                yield _Log(found[0], found[1], one, layout.log(found[0], found[1], one))
 
 
 def _nodes(layout: RunLayout, stage: str) -> list[int]:

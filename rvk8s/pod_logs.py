@@ -87,6 +87,8 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
     labels = f"{Label.RUN}={run.run_id}"
     scheduled = Label.RUN not in run.driver["metadata"]["labels"]
     jobs = f"{cluster_runs.OURS},{Label.COMPONENT}=driver" if scheduled else labels
+    if wanted.stage == DRIVER:  # the pod of a schedule's run lacks the label
+        labels = f"batch.kubernetes.io/job-name={run.driver['metadata']['name']}"
     lines: queue.Queue[tuple[str, bytes]] = queue.Queue()
     readers: dict[str, threading.Thread] = {}
     with Watcher(cluster, "Pod", labels) as pods, Watcher(cluster, "Job", jobs) as drivers:

@@ -31,9 +31,11 @@ from rvk8s.contract import (
     now,
 )
 from rvk8s.drive import Driver
+from rvk8s.engines.driverlog import DriverLog
 from rvk8s.engines.kubernetes import KubernetesLauncher, Patience
 from rvk8s.engines.lease import Lease
 from rvk8s.engines.saver import BackgroundSaver
+from rvk8s.engines.scheduled import copied, labelled, owner_of, read_files
 from rvk8s.engines.stage_objects import StageObjects, annotation
 from rvk8s.errors import HandedOver, InputError, Interrupted, Rvk8sError
 from rvk8s.launcher import Manners
@@ -46,8 +48,9 @@ log = logging.getLogger("rvk8s.driver")
 DISRUPTIONS = 20
 #: Seconds between two heartbeats, and between two looks when nothing happens.
 _HEARTBEAT, _TICK = 10.0, 1.0
-#: Seconds that logs get at the end to arrive in storage.
-_LAST_LOGS = 30.0
+#: Seconds that logs get at the end to arrive in storage; of the stages, and the driver's own.
+_LAST_LOGS, _LAST_LINES = 30.0, 5.0
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _FOR_EVER = 10.0 * 365 * 86400
 
 
@@ -59,6 +62,7 @@ class Settings:
         run_id: the run, and the name of the driver's Job and Lease.
         pod: who drives; unique among the drivers of a run.
         stages: the folder of the run's ConfigMap.
+        copy: of a schedule: the ConfigMap that its run copies them to; empty for one by submit.
         namespace: None: the kubeconfig's.
         storage: seconds for which storage may be away.
         cluster: likewise the API server.
@@ -67,6 +71,7 @@ class Settings:
     run_id: str
     pod: str
     stages: Path
+    copy: str
     namespace: str | None
     patience: Patience
     storage: float
@@ -91,6 +96,7 @@ class Settings:
             run_id=environ[Env.RUN_ID],
             pod=environ.get(Env.POD) or f"{socket.gethostname()}-{os.getpid()}",
             stages=Path(environ[Env.STAGES_DIR]),
+            copy=environ.get(Env.STAGES_COPY, ""),
             namespace=environ.get(Env.NAMESPACE) or None,
             patience=Patience(
                 start=_seconds(environ, Env.START_PATIENCE, default.start),
@@ -127,14 +133,25 @@ class _Session:
     Args:
         leaving: tells that it shall end.
         job: the driver's Job; None where it was started without one.
+        files: plan.json and STAGE.yaml.
+        lines: the driver's own log.
     """
 
-    def __init__(self, settings: Settings, cluster: Cluster, leaving: _Leaving, job: Object | None):
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: Cluster,
+        leaving: _Leaving,
+        job: Object | None,
+        files: Mapping[str, str],
+        lines: DriverLog,
+    ):
+        self._lines = lines
         self._settings, self._cluster, self._leaving = settings, cluster, leaving
         self._news, self._job = leaving.news, job
-        self._objects = StageObjects(settings.stages, settings.run_id)
+        self._objects = StageObjects(files, settings.run_id)
         self._plan = self._objects.plan(str((job or _NO_JOB)["metadata"]["creationTimestamp"]))
-        self._owner = _owner(job) if job else None
+        self._owner = owner_of(job) if job else None
         self._lease = Lease(
             cluster,
             settings.run_id,
@@ -164,6 +181,7 @@ class _Session:
         """
         with ExitStack() as stack:
             stack.enter_context(self._lease)
+            self._lines.start(self._plan.layout.log(DRIVER))
             stack.enter_context(self._launcher)
             saver = stack.enter_context(BackgroundSaver(self._settings.storage))
             beats = stack.enter_context(BackgroundSaver(_FOR_EVER))
@@ -172,6 +190,8 @@ class _Session:
                 return self._drive(saver)
             finally:
                 self._launcher.logs.settle(0.0 if self._leave() else _LAST_LOGS)
+                if self._lease.lost():
+                    self._lines.abandon()
 
     def _drive(self, saver: BackgroundSaver) -> RunRecord:
         manners = Manners(
@@ -248,7 +268,7 @@ class _Heartbeat:
 _NO_JOB: Object = {"metadata": {"creationTimestamp": "1970-01-01T00:00:00Z"}}
 
 
-def run(environ: Mapping[str, str], leaving: _Leaving) -> int:
+def run(environ: Mapping[str, str], leaving: _Leaving, lines: DriverLog) -> int:
     """Drive the run that the environment names.
 
     Returns:
@@ -259,10 +279,15 @@ def run(environ: Mapping[str, str], leaving: _Leaving) -> int:
     cluster.cancelled = lambda: leaving.asked() is not None
     began = time.monotonic()
     job = cluster.get("Job", settings.run_id)
+    files = read_files(settings.stages)
     if job is None:
         log.warning("There is no Job %s: nothing owns what this driver makes", settings.run_id)
+    else:
+        job = labelled(cluster, job, settings.run_id)
+        if settings.copy:
+            files = copied(cluster, files, settings.copy, job)
     try:
-        record = _Session(settings, cluster, leaving, job).run()
+        record = _Session(settings, cluster, leaving, job, files, lines).run()
     finally:
         minutes = (time.monotonic() - began) / 60
         log.info(
@@ -274,20 +299,21 @@ def run(environ: Mapping[str, str], leaving: _Leaving) -> int:
 
 def main() -> None:
     """Entry point of the driver's container."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_FORMAT)
+    lines = DriverLog(_FORMAT)
+    logging.getLogger().addHandler(lines)
     logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     leaving = _Leaving()
     leaving.install()
     try:
-        code = run(os.environ, leaving)
+        code = run(os.environ, leaving, lines)
     except Rvk8sError as error:
         for line in str(error).splitlines():
             log.error("%s", line)
         # A refusal is final; storage or cluster away is for the next driver.
         code = int(error.exit_code)
+    lines.finish(_LAST_LINES)
     logging.shutdown()
     # Threads may hang in reads of minutes.
     os._exit(code)
@@ -311,16 +337,6 @@ def _labels(job: Object) -> dict[str, str]:
     """Those of the driver's Job, of what the driver itself makes."""
     labels = job["metadata"].get("labels") or {}
     return {**labels, "app.kubernetes.io/managed-by": "rvk8s"}
-
-
-def _owner(job: Object) -> Object:
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "name": job["metadata"]["name"],
-        "uid": job["metadata"]["uid"],
-        "blockOwnerDeletion": False,
-    }
 
 
 def _seconds(environ: Mapping[str, str], name: Env, default: float) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rvk8s.cluster import Object
@@ -22,11 +22,11 @@ class StageObjects:
     """The files of the ConfigMap that submit, helm or kubectl applied.
 
     Attributes:
-        folder: holds plan.json and STAGE.yaml.
+        files: plan.json and STAGE.yaml, name -> text.
         run_id: replaces the token that stands for it in the files of a schedule.
     """
 
-    folder: Path
+    files: Mapping[str, str]
     run_id: str
 
     def plan(self, created: str) -> Plan:
@@ -73,12 +73,10 @@ class StageObjects:
         return next(str(one["kind"]) for one in self.of(stage) if one["kind"] in MAIN_KINDS)
 
     def _text(self, name: str) -> str:
-        try:
-            text = (self.folder / name).read_text()
-        except OSError as error:
+        if name not in self.files:
             fix = f"{Env.STAGES_DIR} must name the folder of the run's ConfigMap"
-            raise InputError(str(error.strerror), where=str(error.filename), fix=fix) from None
-        return text.replace(RUN_ID_TOKEN, self.run_id)
+            raise InputError("is missing", where=name, fix=fix)
+        return self.files[name].replace(RUN_ID_TOKEN, self.run_id)
 
 
 def stamped(manifest: Object, owner: Object | None, attempt: int, spent: float) -> Object:

@@ -13,7 +13,12 @@ DRIVER: Mapping[tuple[str, str], Mapping[str, str]] = {
         "delete": "stops a stage that is cancelled or too late; makes a training anew",
         "get": "reads its own Job: uid for the owner references, annotation that cancels the run",
         "list": "sees the stages that a driver before it has made",
+        "patch": "labels its own Job, made by a schedule, with the run that it is",
         "watch": "learns at once that a stage has ended, or that the run is cancelled",
+    },
+    ("", "configmaps"): {
+        "create": "copies what a schedule's run begins with",
+        "get": "a driver after it reads the copy",
     },
     ("kubeflow.org", "pytorchjobs"): {
         "create": "makes the training",

@@ -23,7 +23,7 @@ from cluster.controlplane import ControlPlane
 
 from rvk8s import chart, storage
 from rvk8s.cluster import Cluster, Object
-from rvk8s.contract import RunLayout, now, split_of
+from rvk8s.contract import Env, RunLayout, now, split_of
 from rvk8s.kinds import path_of
 from rvk8s.watch import Watcher
 
@@ -50,6 +50,7 @@ class Play:
         root: the root URI; a folder unless it is given.
         seconds: that each pod runs.
         values: of the chart, beside what every run here has.
+        schedule: the name of a schedule whose run it is; it is made where it does not exist.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Play:
         seconds: float = 0.1,
         values: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
+        schedule: str | None = None,
     ):
+        self.schedule = schedule
         self.plane, self.namespace, self.folder, self.act = plane, namespace, folder, act
         self.run_id, self.seconds = run_id, seconds
         self.root = root or str(folder / "root")
@@ -107,23 +110,51 @@ class Play:
 
     def apply(self) -> None:
         """Make the driver's Job and the files that its pod would have mounted."""
-        values = {
-            "run": {"id": self.run_id, "created": "2026-11-24T13:15:01Z"},
-            "experiment": {"name": "one", "module": "lib.one"},
-            "rootUri": "s3://bucket/runs",
-            "image": {"stage": "registry.example.com/rvk8s:1"},
-            **self.values,
-        }
-        rendered = chart.render(values, self.run_id, self.namespace)
-        config = rendered.find("ConfigMap", "plan.json")
+        if self.schedule:
+            make_account(self.plane, self.namespace, "rvk8s-driver")
+            self.upgrade(self.values)
+            made_by = f"--from=cronjob/{self.schedule}"
+            self.plane.kubectl("-n", self.namespace, "create", "job", self.run_id, made_by)
+            return
+        rendered = self._rendered(self.values)
         job = rendered.find("Job")
-        assert config is not None
         assert job is not None
-        self.stages.mkdir(exist_ok=True)
-        for name, text in config["data"].items():
-            (self.stages / name).write_text(text.replace("s3://bucket/runs", self.root))
         job["spec"]["suspend"] = True  # the tests start drivers themselves
         self.cluster.apply(job)
+
+    def upgrade(self, values: Mapping[str, Any]) -> None:
+        """Apply the schedule with values, as `helm upgrade` does."""
+        cron = {"schedule": {"cron": "0 3 * * *", "suspend": True}}
+        rendered = self._rendered({**values, **cron})
+        for item in rendered.manifests:
+            self.cluster.apply(item)
+        job = rendered.find("CronJob")
+        assert job is not None
+        (driver,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        copies = [one["value"] for one in driver["env"] if one["name"] == Env.STAGES_COPY]
+        self._environ[str(Env.STAGES_COPY)] = copies[0]
+
+    def _rendered(self, values: Mapping[str, Any]) -> chart.Rendered:
+        """The chart's objects; what the driver's pod would mount lies in the folder `stages`."""
+        name = self.schedule or self.run_id
+        uri = self.root if storage.is_s3(self.root) else "s3://bucket/runs"
+        rendered = chart.render(
+            {
+                "run": {"id": name, "created": "" if self.schedule else "2026-11-24T13:15:01Z"},
+                "experiment": {"name": "one", "module": "lib.one"},
+                "rootUri": uri,
+                "image": {"stage": "registry.example.com/rvk8s:1"},
+                **values,
+            },
+            name,
+            self.namespace,
+        )
+        self.stages.mkdir(exist_ok=True)
+        for item in rendered.manifests:
+            if item["kind"] == "ConfigMap" and (self.schedule or "plan.json" in item["data"]):
+                for key, text in item["data"].items():
+                    (self.stages / key).write_text(text.replace("s3://bucket/runs", self.root))
+        return rendered
 
     def drive(self, pod: str = "driver-1", **environ: str) -> subprocess.Popen[bytes]:
         """Start a driver; `pod` is who it is for the Lease."""
@@ -300,10 +331,10 @@ class Play:
             return
 
 
-def make_account(plane: ControlPlane, namespace: str) -> None:
+def make_account(plane: ControlPlane, namespace: str, name: str = ACCOUNT) -> None:
     text = plane.kubectl("-n", namespace, "get", "serviceaccounts", "-o", "name")
-    if f"serviceaccount/{ACCOUNT}" not in text.split():
-        plane.kubectl("-n", namespace, "create", "serviceaccount", ACCOUNT)
+    if f"serviceaccount/{name}" not in text.split():
+        plane.kubectl("-n", namespace, "create", "serviceaccount", name)
 
 
 def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> int:

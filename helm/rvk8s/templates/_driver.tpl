@@ -39,11 +39,14 @@ template:
         image: {{ .Values.image.driver | default (include "rvk8s.image" (dict "root" . "pool" $pool)) | quote }}
         imagePullPolicy: {{ .Values.image.pullPolicy }}
         args: [rvk8s-driver]
+        # Where it cannot write run.json, the end of its log says why.
+        terminationMessagePolicy: FallbackToLogsOnError
         env:
           {{- $ours := fromJson (include "rvk8s.commonEnv" .) }}
           {{- $_ := set $ours "RVK8S_STAGES_DIR" "/etc/rvk8s/stages" }}
           {{- $fields := dict "RVK8S_RUN_ID" "metadata.labels['batch.kubernetes.io/job-name']" "RVK8S_NAMESPACE" "metadata.namespace" "RVK8S_POD" "metadata.name" }}
           {{- range $name, $path := $fields }}{{ $_ := set $ours $name (dict "fieldRef" (dict "fieldPath" $path)) }}{{ end }}
+          {{- if include "rvk8s.scheduled" . }}{{ $_ := set $ours "RVK8S_STAGES_COPY" (include "rvk8s.copyName" .) }}{{ end }}
           {{- with include "rvk8s.digest" .Values.image.stage }}{{ $_ := set $ours "RVK8S_IMAGE_DIGEST" . }}{{ end }}
           {{- include "rvk8s.env" (list .Values.driver.env $ours) | trim | nindent 10 }}
         resources:
@@ -60,6 +63,15 @@ template:
       - name: tmp
         emptyDir: {}
       - name: stages
+        {{- if include "rvk8s.scheduled" . }}
+        projected:
+          sources:
+            - configMap: {name: {{ include "rvk8s.stagesName" . }}}
+            {{- if .Values.experiment.source }}
+            - configMap: {name: {{ include "rvk8s.sourceName" . }}}
+            {{- end }}
+        {{- else }}
         configMap: {name: {{ include "rvk8s.stagesName" . }}}
+        {{- end }}
       {{- with include "rvk8s.caVolume" . }}{{ nindent 6 . }}{{ end }}
 {{- end }}

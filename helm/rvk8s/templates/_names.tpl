@@ -57,6 +57,17 @@ SHA-256 so that they stay different.
 {{- end }}
 
 {{/*
+Of a schedule's run: what the driver copies the stages and the source to as it begins. Stages mount
+that, so that a run is not changed by an upgrade of its schedule.
+*/}}
+{{- define "rvk8s.copyName" -}}{{ include "rvk8s.token" . }}-stages{{- end }}
+
+{{/* The ConfigMap from which stages mount the project's files. */}}
+{{- define "rvk8s.mountedSource" -}}
+{{- if include "rvk8s.scheduled" . }}{{ include "rvk8s.copyName" . }}{{ else }}{{ include "rvk8s.sourceName" . }}{{ end }}
+{{- end }}
+
+{{/*
 (dict "root" $ "stage" NAME "pods" COUNT): the name of a stage's objects, with room for what its
 pods add. A schedule's token is replaced by 45 letters at most, which leave room for any number.
 */}}

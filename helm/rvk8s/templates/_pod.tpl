@@ -133,7 +133,7 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 {{- if and (eq .stage "train") (gt (int64 $shape.gpus) 0) }}
 {{- range $name, $value := $pool.nccl }}{{ $_ := set $nccl (printf "NCCL_%s" $name) $value }}{{ end }}
 {{- end }}
-{{- $defaults := dict "PYTHONHASHSEED" "0" "NO_ALBUMENTATIONS_UPDATE" "1" }}
+{{- $defaults := dict "PYTHONHASHSEED" "0" "NO_ALBUMENTATIONS_UPDATE" "1" "RVK8S_STORAGE_PATIENCE" "600" }}
 {{- include "rvk8s.env" (list $defaults $nccl $pool.env $ours) }}
 {{- end }}
 
@@ -196,7 +196,7 @@ spec:
       emptyDir: {sizeLimit: 1Mi}
     {{- if $source }}
     - name: source
-      configMap: {name: {{ include "rvk8s.sourceName" $root }}}
+      configMap: {name: {{ include "rvk8s.mountedSource" $root }}}
     {{- end }}
     {{- with include "rvk8s.caVolume" $root }}{{ nindent 4 . }}{{ end }}
 {{- end }}

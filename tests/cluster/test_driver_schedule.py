@@ -1,0 +1,173 @@
+"""Runs of a schedule against a real API server: found, cancelled and deleted like any other run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.apiserver import apiserver, namespace
+from cluster.clientrun import end_run
+from cluster.controlplane import ControlPlane
+from cluster.driverrun import Fate, Play, stop
+from s3server import S3Server
+
+__all__ = ["apiserver", "namespace"]
+
+_SOURCE = {"lib/one.py": "# rvk8s-run-id stands here as it is\n"}
+_VALUES: Mapping[str, Any] = {
+    "experiment": {"name": "one", "module": "lib.one", "source": _SOURCE},
+    "stages": {"chip": {"splits": 2}},
+}
+
+
+def start(play: Play, *args: str) -> subprocess.Popen[str]:
+    """The command line tool, with runs in the namespace."""
+    command = [sys.executable, "-m", "rvk8s.cli", *args, "-n", play.namespace]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=play.folder)
+
+
+def rvk8s(play: Play, *args: str) -> str:
+    """What it says."""
+    with start(play, *args) as process:
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, (args, out, err)
+    return out
+
+
+def schedule(
+    plane: ControlPlane, namespace: str, folder: Path, root: str, run_id: str, act: Any
+) -> Play:
+    folder.mkdir(exist_ok=True)
+    return Play(
+        plane,
+        namespace,
+        folder,
+        act,
+        root=root,
+        run_id=run_id,
+        values=_VALUES,
+        schedule="nightly",
+    )
+
+
+def stage_names(play: Play) -> set[str]:
+    found = play.plane.kubectl(
+        "-n",
+        play.namespace,
+        "get",
+        "jobs,pytorchjobs,configmaps,leases",
+        "-l",
+        f"rvk8s.io/run={play.run_id}",
+        "-o",
+        "name",
+    )
+    return set(found.split())
+
+
+def test_two_runs_of_a_schedule(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, s3: S3Server
+) -> None:
+    """One ends, one is cancelled and deleted; neither takes anything of the other or of both."""
+    root = s3.bucket("scheduled") + "/runs"
+
+    def stays(stage: str, index: int, attempt: int) -> Fate:
+        return None if stage == "chip" else 0
+
+    with (
+        schedule(apiserver, namespace, tmp_path / "1", root, "nightly-1", lambda *_: 0) as one,
+        schedule(apiserver, namespace, tmp_path / "2", root, "nightly-2", stays) as two,
+    ):
+        second = two.drive()
+        two.until(lambda: two.running("chip"))
+        assert one.finish(one.drive()) == 0, one.said()
+        end_run(apiserver, namespace, "nightly-1")
+        assert one.record()["state"] == "Succeeded"
+        assert one.record()["plan"]["runId"] == "nightly-1"
+        assert one.record()["plan"]["created"].startswith("20")
+        assert two.record()["state"] == "Running"
+        listed = rvk8s(two, "list")
+        assert "nightly-1" in listed
+        assert "nightly-2" in listed
+        assert "nightly-2-chip" in str(two.jobs.objects())
+        assert "chip" in rvk8s(two, "status", "nightly-2")
+        assert "rvk8s-run-id" not in rvk8s(two, "status", "nightly-2", "-o", "json")
+        play_pod(two)  # else the client would end it itself
+        with start(two, "cancel", "nightly-2") as cancel:
+            assert two.finish(second, 30) == 130, two.said()
+            end_run(apiserver, namespace, "nightly-2", 130)
+            assert cancel.wait(30) == 0
+        assert two.record()["state"] == "Cancelled"
+        assert "cancelled" in rvk8s(two, "logs", "nightly-2", "driver")
+        before = stage_names(one)
+        assert {"configmap/nightly-1-stages", "job.batch/nightly-1-chip"} <= before
+        rvk8s(two, "delete", "nightly-2")
+        two.until(lambda: not stage_names(two))
+        assert stage_names(one) == before
+        left = apiserver.kubectl("-n", namespace, "get", "configmaps,cronjobs", "-o", "name")
+        assert {
+            "configmap/nightly-stages",
+            "configmap/nightly-source",
+            "configmap/nightly-1-stages",
+            "cronjob.batch/nightly",
+        } <= set(left.split())
+        assert "configmap/nightly-2-stages" not in left
+        assert "Made ConfigMap" in rvk8s(one, "logs", "nightly-1", "driver")
+
+
+def test_an_upgrade_leaves_a_running_run_as_it_is(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, s3: S3Server
+) -> None:
+    """The next driver and all later stages have the image and the source of the beginning."""
+    root = s3.bucket("upgraded") + "/runs"
+
+    go_on = threading.Event()
+
+    def act(stage: str, index: int, attempt: int) -> Fate:
+        if stage == "chip":
+            go_on.wait(60)
+        return 0
+
+    with schedule(apiserver, namespace, tmp_path, root, "nightly-1", act) as play:
+        first = play.drive()
+        play.until(lambda: play.stage_pods("chip"))
+        stop(first)
+        changed = {"experiment": {"name": "one", "module": "lib.two", "source": {"lib/two.py": ""}}}
+        image = {"image": {"stage": "registry.example.com/rvk8s:2"}}
+        play.upgrade({**_VALUES, **changed, **image})
+        driver = play.drive()
+        play.until(lambda: "this run goes on as it began" in play.said())
+        go_on.set()
+        assert play.finish(driver) == 0, play.said()
+        assert play.record()["plan"]["module"] == "lib.one"
+        assert len(play.made["nightly-1-chip"]) == 1
+        pods = play.stage_pods("predict")
+        assert pods[0]["spec"]["containers"][0]["image"] == "registry.example.com/rvk8s:1"
+        (source,) = [one for one in pods[0]["spec"]["volumes"] if one["name"] == "source"]
+        copy = play.cluster.get("ConfigMap", source["configMap"]["name"])
+        assert copy is not None
+        assert copy["metadata"]["ownerReferences"][0]["name"] == "nightly-1"
+        mounts = pods[0]["spec"]["containers"][0]["volumeMounts"]
+        keys = [one["subPath"] for one in mounts if one["name"] == "source"]
+        assert [copy["data"][key] for key in keys] == list(_SOURCE.values())
+
+
+def test_a_name_that_is_too_long(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    name = "a" * 46
+    with schedule(apiserver, namespace, tmp_path, str(tmp_path / "root"), name, None) as play:
+        assert play.finish(play.drive()) == 2, play.said()
+        assert "46 letters, and is the id of its run; give at most 45" in play.said()
+
+
+def play_pod(play: Play) -> None:
+    """Say that the driver's pod runs, as its process does."""
+    jobs = f"batch.kubernetes.io/job-name={play.run_id}"
+    play.until(lambda: play.cluster.list_all("Pod", jobs))
+    play.set_status("Pod", play.cluster.list_all("Pod", jobs)[0], {"phase": "Running"})
