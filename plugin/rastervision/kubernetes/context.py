@@ -22,6 +22,7 @@ class Context:
         splits, index: this is split `index` (0-based) of `splits`.
         image_digest: empty where there is no image.
         rerun: do the work even where the done-marker says that it is done.
+        storage_patience: seconds for which the stage waits for storage before it begins.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class Context:
     index: int = 0
     image_digest: str = ""
     rerun: bool = False
+    storage_patience: int = 0
 
     @classmethod
     def from_environ(cls, stage: str, environ: Mapping[str, str] = os.environ) -> Context:
@@ -61,6 +63,7 @@ class Context:
             index=index,
             image_digest=environ.get(Env.IMAGE_DIGEST, ""),
             rerun=environ.get(Env.RERUN) == "1",
+            storage_patience=_number(environ, Env.STORAGE_PATIENCE, 0),
         )
 
     @property

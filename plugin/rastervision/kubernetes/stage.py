@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rastervision.kubernetes import launch, marks
 from rastervision.kubernetes.context import Context
@@ -32,15 +32,19 @@ from rastervision.kubernetes.heartbeat import Heartbeat
 
 from rvk8s import storage
 from rvk8s.contract import CONFIGURE, Env, ExitCode, now
-from rvk8s.errors import InputError, Interrupted, Preempted, Rvk8sError
+from rvk8s.errors import InputError, Interrupted, Preempted, Rvk8sError, StorageUnavailable
 
 if TYPE_CHECKING:
     from rastervision.fastai_backend.distributed import Group
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
 #: Seconds from the engine's death to the end of this process, if it does not stop by itself.
 _ORPHAN_GRACE = 8.0
+#: Seconds before a stage looks again for storage that was away, doubled up to the second number.
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
 #: Endings of the files that a training leaves: checkpoints and bundles, also Raster Vision's own.
 _MODELS = (".pt", ".pth", ".zip")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -94,7 +98,8 @@ def _do(context: Context) -> None:
                 _do_as_agent(context, several)
                 return
             launch.forget_node()
-    inputs = group.from_first(lambda: _look(context)) if group else _look(context)
+    look = lambda: _patiently(context, lambda: _look(context))  # noqa: E731
+    inputs = group.from_first(look) if group else look()
     if inputs is None:
         return
     with _work_folder() as work:
@@ -110,7 +115,7 @@ def _do(context: Context) -> None:
 
 def _do_as_agent(context: Context, several: launch.Launch) -> None:
     # On several nodes rank 0 alone decides: a node that comes late may find another answer.
-    if several.nodes == 1 and _look(context) is None:
+    if several.nodes == 1 and _patiently(context, lambda: _look(context)) is None:
         return
     with _work_folder() as work:
         launch.run(several, context.stage, work)
@@ -125,6 +130,24 @@ def _look(context: Context) -> str | None:
         log.info("Stage %s is done already, with the same inputs.", context.stage)
         return None
     return inputs
+
+
+def _patiently(context: Context, work: Callable[[], _T]) -> _T:
+    """The result of something that reads storage, before there is anything to lose.
+
+    A pod that ends at once because storage is away is started again, but only so many times, and
+    soon: storage may be away for longer than that.
+    """
+    end, pause = time.monotonic() + context.storage_patience, _FIRST_PAUSE
+    while True:
+        try:
+            return work()
+        except StorageUnavailable as error:
+            if time.monotonic() + pause > end:
+                raise
+            log.warning("%s; trying again in %.0f s", error, pause)
+        time.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)
 
 
 @contextmanager
