@@ -243,6 +243,14 @@ def has_ended(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
+def last_words(pod: Object) -> str | None:
+    """The error that a driver's pod ended with, as the end of its log says it; None without one."""
+    ended = _terminated(pod.get("status", {})) or {}
+    lines = str(ended.get("message") or "").strip().splitlines()
+    said = [line.partition(" ERROR ")[2].strip() for line in lines]
+    return next((text for text in reversed(said) if text), None)
+
+
 def _terminated(status: Object) -> Object | None:
     for container in status.get("containerStatuses") or ():
         if container.get("name") in CONTAINERS:

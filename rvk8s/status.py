@@ -227,6 +227,12 @@ def status_table(run: RunStatus) -> RenderableType:
     head.add_row("State", Text(run.state, style=STYLES[run.state]))
     head.add_row("Folder", Text(run.uri))
     head.add_row("Created", Text(record.plan.created))
+    if (
+        run.state == State.FAILED
+        and record.message
+        and not any(s.state == State.FAILED for s in run.stages)
+    ):
+        head.add_row("Why", Text(record.message))
     stages = _table("STAGE", "STATE", "SPLITS", "STARTED", "TIME", "")
     for stage in run.stages:
         stages.add_row(
