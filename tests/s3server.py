@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,15 +86,28 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The server, for the whole session."""
-    program = _build()
-    folder = tmp_path_factory.mktemp("s3")
+    try:
+        program("versitygw")
+    except CannotBuild as error:
+        pytest.skip(f"NOT TESTED: S3, because the S3 server is missing: {error}")
+    with start_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@contextmanager
+def start_server(folder: Path) -> Iterator[S3Server]:
+    """A server that keeps its buckets in a folder.
+
+    Raises:
+        CannotBuild: Go is missing.
+    """
     data, sidecar, users = folder / "data", folder / "sidecar", folder / "users"
     for made in (data, sidecar, users):
         made.mkdir()
     account = {"access": _READER, "secret": _READER_SECRET, "role": "user"}
     (users / "users.json").write_text(json.dumps({"accessAccounts": {_READER: account}}))
     port = _free_port()
-    command = [program, "--access", _KEY, "--secret", _SECRET, "--iam-dir", users]
+    command = [program("versitygw"), "--access", _KEY, "--secret", _SECRET, "--iam-dir", users]
     command += ["--port", f"127.0.0.1:{port}"]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
@@ -113,13 +127,6 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in s3_process.environ.items():
         monkeypatch.setenv(name, value)
     return s3_process
-
-
-def _build() -> Path:
-    try:
-        return program("versitygw")
-    except CannotBuild as error:
-        pytest.skip(f"NOT TESTED: S3, because the S3 server is missing: {error}")
 
 
 def _free_port() -> int:
