@@ -82,7 +82,7 @@ class Site:
             },
             "pools": {"gpu": {"gpusPerNode": 2}},
             # What is wrong with a pod is wrong from the start here.
-            "driver": {"env": {"RVK8S_START_PATIENCE": "20"}},
+            "driver": {"patience": {"start": 20}},
             "stages": {stage: {"resources": _RESOURCES} for stage in stages},
         }
 

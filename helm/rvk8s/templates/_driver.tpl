@@ -46,6 +46,11 @@ template:
           {{- $_ := set $ours "RVK8S_STAGES_DIR" "/etc/rvk8s/stages" }}
           {{- $fields := dict "RVK8S_RUN_ID" "metadata.labels['batch.kubernetes.io/job-name']" "RVK8S_NAMESPACE" "metadata.namespace" "RVK8S_POD" "metadata.name" }}
           {{- range $name, $path := $fields }}{{ $_ := set $ours $name (dict "fieldRef" (dict "fieldPath" $path)) }}{{ end }}
+          {{- $patience := .Values.driver.patience }}
+          {{- $_ := set $ours "RVK8S_START_PATIENCE" ($patience.start | int64 | toString) }}
+          {{- $_ := set $ours "RVK8S_PENDING_DEADLINE" ($patience.pending | int64 | toString) }}
+          {{- $_ := set $ours "RVK8S_STORAGE_PATIENCE" ($patience.storage | int64 | toString) }}
+          {{- $_ := set $ours "RVK8S_CLUSTER_PATIENCE" ($patience.cluster | int64 | toString) }}
           {{- if include "rvk8s.scheduled" . }}{{ $_ := set $ours "RVK8S_STAGES_COPY" (include "rvk8s.copyName" .) }}{{ end }}
           {{- with include "rvk8s.digest" .Values.image.stage }}{{ $_ := set $ours "RVK8S_IMAGE_DIGEST" . }}{{ end }}
           {{- include "rvk8s.env" (list .Values.driver.env $ours) | trim | nindent 10 }}
