@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from cluster.clientrun import end_run
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
 from s3server import S3Server
+
+from rvk8s import storage
 
 __all__ = ["apiserver", "namespace"]
 
@@ -138,7 +141,7 @@ def test_an_upgrade_leaves_a_running_run_as_it_is(
     with schedule(apiserver, namespace, tmp_path, root, "nightly-1", act) as play:
         first = play.drive()
         play.until(lambda: play.stage_pods("chip"))
-        stop(first)
+        assert stop(first, signal.SIGTERM) == 143
         changed = {"experiment": {"name": "one", "module": "lib.two", "source": {"lib/two.py": ""}}}
         image = {"image": {"stage": "registry.example.com/rvk8s:2"}}
         play.upgrade({**_VALUES, **changed, **image})
@@ -146,6 +149,10 @@ def test_an_upgrade_leaves_a_running_run_as_it_is(
         play.until(lambda: "this run goes on as it began" in play.said())
         go_on.set()
         assert play.finish(driver) == 0, play.said()
+        log = storage.read_bytes(play.layout.log("driver")).decode()
+        assert "the stages run on" in log, "the first driver's words"
+        assert log.index("the stages run on") < log.index("goes on as it began")
+        assert log.endswith("Run nightly-1: Succeeded \n")
         assert play.record()["plan"]["module"] == "lib.one"
         assert len(play.made["nightly-1-chip"]) == 1
         pods = play.stage_pods("predict")
