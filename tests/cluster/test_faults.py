@@ -66,7 +66,7 @@ def kill_process(site: Site, pod: str, pattern: str) -> None:
 
 
 def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
-    """Driver killed at every transition, API server away for a minute, a training worker killed in
+    """Driver killed at three transitions, API server away for a minute, a training worker killed in
     an epoch, a split's pod evicted, S3 away: the same scores as a run that nobody disturbed."""
     quiet = tiny_site.submit("tiny-long", *GPUS, "--splits", "2")
     assert tiny_site.wait(quiet)["state"] == "Succeeded", tiny_site.report(quiet)
@@ -84,7 +84,8 @@ def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
         if name and name not in done:
             done.append(name)
             driver = tiny_site.driver_pod(run)
-            if driver:  # at every transition
+            # At every transition test_driver.py does it; here a Job waits longer after each.
+            if driver and name in ("analyze", "train", "eval"):
                 tiny_site.kubectl("delete", "pod", driver, "--grace-period=0", "--force")
             if name == "analyze":
                 chaos.api_server_away(60)
