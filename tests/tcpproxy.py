@@ -30,7 +30,7 @@ class Proxy:
         sent, received: bytes of requests and of answers so far.
     """
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, host: str = "127.0.0.1"):
         place = urlsplit(target)
         self._target = (place.hostname or "127.0.0.1", place.port or 80)
         self.silent, self.away = threading.Event(), threading.Event()
@@ -40,8 +40,8 @@ class Proxy:
         self.heads: list[str] = []
         self.sent = self.received = 0
         self._closed = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = socket.create_server((host, 0))
+        self.url = f"http://{host}:{self._listener.getsockname()[1]}"
         self._thread(self._accept)
 
     def close(self) -> None:
@@ -98,9 +98,9 @@ class Proxy:
 
 
 @contextmanager
-def proxy_to(url: str) -> Iterator[Proxy]:
-    """A proxy in front of a server."""
-    proxy = Proxy(url)
+def proxy_to(url: str, host: str = "127.0.0.1") -> Iterator[Proxy]:
+    """A proxy in front of a server, listening on an address of this machine."""
+    proxy = Proxy(url, host)
     try:
         yield proxy
     finally:

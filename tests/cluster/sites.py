@@ -33,14 +33,14 @@ def bed(testbed: Testbed) -> Iterator[Testbed]:
     old = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
-        _upload_tiny(testbed)
+        upload_tiny(testbed)
         yield testbed
     finally:
         for name, value in old.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _upload_tiny(bed: Testbed) -> None:
+def upload_tiny(bed: Testbed) -> None:
     sys.path.insert(0, str(TINY))
     import scenes
 
