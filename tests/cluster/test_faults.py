@@ -86,7 +86,7 @@ def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
             driver = tiny_site.driver_pod(run)
             # At every transition test_driver.py does it; here a Job waits longer after each.
             if driver and name in ("analyze", "train", "eval"):
-                tiny_site.kubectl("delete", "pod", driver, "--grace-period=0", "--force")
+                kill_process(tiny_site, driver, "rvk8s-driver")
             if name == "analyze":
                 chaos.api_server_away(60)
             if name == "eval":
