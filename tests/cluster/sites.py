@@ -15,7 +15,7 @@ import pytest
 from cluster.apiserver import make_namespace
 from cluster.controlplane import kubectl
 from cluster.programs import program
-from cluster.site import TINY, Site, storage_environ
+from cluster.team import TINY, Site, storage_environ
 from cluster.testbed import Testbed, state_folder
 
 from rvk8s import storage

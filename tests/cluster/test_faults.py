@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from cluster.site import Site
 from cluster.sites import Chaos, SiteFactory
+from cluster.team import Site
 
 #: Seconds: a run shares two cores with everything else.
 pytestmark = pytest.mark.timeout(1800)

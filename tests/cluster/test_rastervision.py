@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster.site import Site
 from cluster.sites import SiteFactory
+from cluster.team import Site
 
 from rvk8s import storage
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from cluster.programs import program
-from cluster.site import Site
 from cluster.sites import SiteFactory
+from cluster.team import Site
 
 from rvk8s import storage
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cluster.node import ADDRESS
 from cluster.s3 import BUCKET, S3
-from cluster.site import Site
 from cluster.sites import SiteFactory, upload_tiny
+from cluster.team import Site
 from tcpproxy import proxy_to
 
 pytestmark = pytest.mark.timeout(1800)
