@@ -47,7 +47,7 @@ def get_config(runner: str, raw_uri: str, root_uri: str) -> SemanticSegmentation
         ),
         backend=PyTorchSemanticSegmentationConfig(
             data=SemanticSegmentationImageDataConfig(img_channels=3, img_sz=64, num_workers=0),
-            model=SemanticSegmentationModelConfig(backbone=Backbone.resnet18, pretrained=False),
+            model=SemanticSegmentationModelConfig(backbone=Backbone.resnet50, pretrained=False),
             solver=SolverConfig(lr=1e-3, num_epochs=1, batch_sz=4),
             log_tensorboard=False,
             run_tensorboard=False,
