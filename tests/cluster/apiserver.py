@@ -4,9 +4,7 @@ Jobs get pods, which stay Pending: a test that needs them to run patches their s
 in tests/cluster. PyTorchJobs are accepted (the resource definition is there) and nobody acts on
 them. Everything is on loopback, root is not needed, and a start takes a few seconds.
 
-Use, in a conftest.py that has tests/ on sys.path (tests/conftest.py puts it there)::
-
-    from cluster.apiserver import apiserver, namespace
+conftest.py brings the fixtures; a module that imported them would get a server of its own.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster import testbed as beds
-from cluster.apiserver import make_namespace
+from cluster.apiserver import apiserver, make_namespace, namespace
 from cluster.controlplane import kubectl
 from cluster.leftovers import CannotClear
 from cluster.processes import NotReady
@@ -18,7 +18,7 @@ from cluster.projectimage import NoRoom
 from cluster.sites import bed, chaos, dubai, site_factory, tiny_site
 from cluster.testbed import Testbed
 
-__all__ = ["bed", "chaos", "dubai", "site_factory", "tiny_site"]
+__all__ = ["apiserver", "bed", "chaos", "dubai", "namespace", "site_factory", "tiny_site"]
 
 _numbers = itertools.count(1)
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster.apiproxy import api_proxy
-from cluster.apiserver import apiserver, namespace
 from cluster.clientrun import Client, client, objects, submit
 from cluster.controlplane import ControlPlane
 from cluster.programs import program
 
-__all__ = ["apiserver", "client", "namespace"]
+__all__ = ["client"]
 
 
 def test_a_run_is_submitted_shown_and_deleted(

@@ -7,11 +7,10 @@ import signal
 import threading
 import time
 
-from cluster.apiserver import apiserver, namespace
 from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
 
-__all__ = ["apiserver", "client", "namespace"]
+__all__ = ["client"]
 
 
 def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace: str) -> None:

@@ -9,13 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster.apiserver import apiserver, namespace
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Play, stop
 
 from rvk8s.contract import STAGES
-
-__all__ = ["apiserver", "namespace"]
 
 
 def test_a_whole_run(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.apiserver import apiserver, namespace
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, make_account
 
 from rvk8s import storage
 from rvk8s.contract import now
-
-__all__ = ["apiserver", "namespace"]
 
 RANKS = {"stages": {"train": {"nodes": 2, "ranks": 2}}}
 

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 from cluster.apiproxy import api_proxy
-from cluster.apiserver import apiserver, namespace
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Play, stop
 from s3server import S3Server
 from tcpproxy import Proxy
 
 from rvk8s.contract import STAGES
-
-__all__ = ["apiserver", "namespace"]
 
 
 @pytest.mark.parametrize("what", [429, 500, 503, "drop", "lose"])

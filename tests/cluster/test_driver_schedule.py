@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.apiserver import apiserver, namespace
 from cluster.clientrun import end_run
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
 from s3server import S3Server
 
 from rvk8s import storage
-
-__all__ = ["apiserver", "namespace"]
 
 _SOURCE = {"lib/one.py": "# rvk8s-run-id stands here as it is\n"}
 _VALUES: Mapping[str, Any] = {

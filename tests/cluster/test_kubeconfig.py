@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster.apiserver import apiserver, namespace
 from cluster.clientrun import Client
 from cluster.controlplane import ControlPlane
 
 from rvk8s import kubeconfig
 from rvk8s.cluster import Cluster
-
-__all__ = ["apiserver", "namespace"]
 
 
 @pytest.fixture

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 from chart import cases, rendering
 from chart.test_roles import DRIVER
-from cluster.apiserver import apiserver, namespace
 from cluster.controlplane import ControlPlane
 from cluster.programs import CannotBuild, program
 
-__all__ = ["apiserver", "namespace"]
 MANIFESTS = cases.ROOT / "manifests"
 
 

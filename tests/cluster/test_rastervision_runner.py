@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cluster.apiserver import apiserver, namespace
 from cluster.controlplane import ControlPlane
 from s3server import S3Server
 
@@ -20,7 +19,6 @@ from rvk8s.contract import State
 from rvk8s.engines import local
 from rvk8s.plan import Plan
 
-__all__ = ["apiserver", "namespace"]
 TINY = Path(__file__).parents[1] / "pipeline" / "tiny"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
