@@ -118,7 +118,9 @@ def test_the_driver_may_do_just_what_its_role_says(apiserver: ControlPlane, name
         (line,) = [x for x in rules.splitlines() if x.split(" ")[0] == name]
         granted = line.rpartition("[")[2].rstrip("]").split(" ")
         assert set(granted) == set(verbs), name
-    for denied in ("get secrets", "create pods", "create pods/exec", "patch jobs.batch"):
+    # It patches Jobs: a schedule's driver labels its own with its run.
+    refused = ("get secrets", "create pods", "create pods/exec", "update jobs.batch")
+    for denied in (*refused, "patch configmaps", "patch pytorchjobs.kubeflow.org"):
         answer = apiserver_can(apiserver, denied, namespace, user)
         assert answer == "no", denied
     stage = f"system:serviceaccount:{namespace}:rvk8s-stage"
