@@ -18,9 +18,10 @@ test: setup ## all tests that need no cluster
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 # A cluster that `make cluster-up` started is used and left running. Its first start builds programs
-# and images for longer than one test may take. One process has the cluster, the other an API server.
+# and images for longer than one test may take.
+# PYTEST adds options, such as PYTEST="-k cancel".
 test-cluster: setup ## the tests on a cluster; root, or RVK8S_TEST_KUBECONFIG, or Docker and kind
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -o timeout_func_only=true tests/cluster
+	$(BIN)/python -m pytest -q -o timeout_func_only=true tests/cluster $(PYTEST)
 
 cluster-up: setup ## start the test cluster (again: with today's images) and say how to use it
 	PYTHONPATH=tests $(BIN)/python -m cluster up

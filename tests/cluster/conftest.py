@@ -23,14 +23,6 @@ __all__ = ["apiserver", "bed", "chaos", "dubai", "namespace", "site_factory", "t
 _numbers = itertools.count(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes, the cluster belongs to one of them: its tests take it away."""
-    for item in items:
-        uses_cluster = "testbed" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("testbed" if uses_cluster else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def started_by_hand() -> bool:
     """Whether `make cluster-up` was there before: such a cluster is never restarted or ended."""

@@ -54,6 +54,7 @@ def test_storage_gets_full(
             small.stop()
 
 
+@pytest.mark.endurance
 def test_slow_storage(site_factory: SiteFactory) -> None:
     """A run through a slow connection takes its time and succeeds."""
     site: Site = site_factory("slow")
