@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=level, stream=sys.stderr, format=f"%(asctime)s %(levelname)s {who}%(message)s"
     )
+    # It says for each client where its keys are from.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     code = run(arguments[0])
     if launch.is_rank():
         launch.leave(code)
