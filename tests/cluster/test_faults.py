@@ -220,8 +220,12 @@ def test_storage_that_may_only_be_read(site_factory: SiteFactory) -> None:
     log = site.kubectl("logs", ended[0]["metadata"]["name"])
     assert "access denied" in log
     assert "Traceback" not in log
-    shown = site.rvk8s("status", run, check=False)
-    assert "access denied" in " ".join((shown.stdout + shown.stderr).split())
+
+    def said() -> bool:  # only when the Job has failed as its pod did
+        shown = site.rvk8s("status", run, check=False)
+        return "access denied" in " ".join((shown.stdout + shown.stderr).split())
+
+    site.until(said, "status says that access is denied", 30)
     nothing_runs(site, run)
 
 
