@@ -186,7 +186,7 @@ def _schema_error(pointer: str, what: str) -> InputError:
     if not unknown:
         fix = "the chart's README (helm/rvk8s) describes it"
         return InputError(what, where=_where(".".join(parts)), fix=fix)
-    from rvk8s.signature import nearest
+    from rvk8s.project.signature import nearest
 
     keys = re.findall(r"'([^']*)'", unknown[1])
     fix = nearest(keys[0], _known_keys(parts), "there are")

@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            from rvk8s.signature import nearest
+            from rvk8s.project.signature import nearest
 
             fix = nearest(args[0], list(COMMANDS), "there are")
             raise click.UsageError(f"no command {args[0]}; {fix}", ctx)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rvk8s import cluster_runs, project
+from rvk8s import project
 from rvk8s.cluster import Cluster
-from rvk8s.cluster_runs import ClusterRun
+from rvk8s.cluster.objects import object_name
 from rvk8s.errors import InputError
-from rvk8s.submit import Submission, object_name
+from rvk8s.runs import cluster_runs
+from rvk8s.runs.cluster_runs import ClusterRun
+from rvk8s.submit import Submission
 from rvk8s.values import to_yaml
 
 

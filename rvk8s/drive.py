@@ -23,10 +23,10 @@ from rvk8s.errors import (
     StorageUnavailable,
 )
 from rvk8s.launcher import Launcher, Manners, Running
-from rvk8s.parallel import Abandoned, abandonable, in_threads
 from rvk8s.plan import Plan, Stage
 from rvk8s.progress import seconds_since
-from rvk8s.record import RunRecord, StageRecord, code_text
+from rvk8s.runs.record import RunRecord, StageRecord, code_text
+from rvk8s.storage.parallel import Abandoned, abandonable, in_threads
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rvk8s import storage
 from rvk8s.errors import HandedOver
 from rvk8s.plan import Stage
-from rvk8s.record import StageRecord
+from rvk8s.runs.record import StageRecord
 
 
 class Running(Protocol):

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rvk8s import chart, preconditions
-from rvk8s.cluster import Cluster, Object
-from rvk8s.conditions import has_ended
+from rvk8s import chart
+from rvk8s.cluster import Cluster, Object, preconditions
+from rvk8s.cluster.conditions import has_ended
+from rvk8s.cluster.kinds import NotFound
+from rvk8s.cluster.objects import delete_all, list_kinds, object_name
 from rvk8s.contract import Label
 from rvk8s.errors import InputError, Rvk8sError
-from rvk8s.kinds import NotFound
 from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
+from rvk8s.project.sources import sources
 from rvk8s.run_options import RunOptions
-from rvk8s.sources import sources
 from rvk8s.values import to_values
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,6 @@ class Submission:
     def names(self) -> list[str]:
         """The objects as kubectl's -o name writes them."""
         return [object_name(manifest) for manifest in self.rendered.manifests]
-
-
-def object_name(manifest: Object) -> str:
-    """`job.batch/x`: kind, group and name as kubectl's -o name writes them."""
-    group = manifest["apiVersion"].rpartition("/")[0]
-    kind = manifest["kind"].lower() + (f".{group}" if group else "")
-    return f"{kind}/{manifest['metadata']['name']}"
 
 
 def prepare(experiment: Experiment, options: RunOptions, namespace: str) -> Submission:
@@ -180,33 +174,8 @@ def _make_room(cluster: Cluster, plan: Plan) -> None:
             raise InputError(what, where="--run-id", fix=f"submit {experiment}")
     delete_all(cluster, selector, ["Job", "PyTorchJob", "Service"])
     end = time.monotonic() + _GONE
-    while left := list(_objects(cluster, selector, ["Job", "PyTorchJob"])):
+    while left := list(list_kinds(cluster, selector, ["Job", "PyTorchJob"])):
         if time.monotonic() > end:
             what = f"{object_name(left[0])} of the run's last attempt does not go away"
             raise InputError(what, fix=f"look at `kubectl describe {object_name(left[0])}`")
         time.sleep(_POLL)
-
-
-def delete_all(cluster: Cluster, selector: str, kinds: Sequence[str]) -> list[str]:
-    """Delete all objects of some kinds that a selector picks.
-
-    Returns:
-        The objects as kubectl's -o name writes them.
-    """
-    deleted = []
-    for item in list(_objects(cluster, selector, kinds)):
-        meta = item["metadata"]
-        if cluster.delete(item["kind"], meta["name"], uid=meta["uid"]):
-            deleted.append(object_name(item))
-    return deleted
-
-
-def _objects(cluster: Cluster, selector: str, kinds: Sequence[str]) -> Iterator[Object]:
-    for kind in kinds:
-        try:
-            yield from cluster.list_all(kind, selector)
-        except InputError as error:
-            # Clusters without the training operator have no PyTorchJobs to delete.
-            if kind != "PyTorchJob":
-                raise
-            log.debug("no PyTorchJobs: %s", error)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rvk8s.errors import InputError, InputErrors
+from rvk8s.errors import InputError
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan, Stage
@@ -114,28 +113,6 @@ def to_yaml(values: Any, several: bool = False) -> str:
     Dumper.add_representer(str, text)
     documents = values if several else [values]
     return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def read_files(paths: Sequence[str]) -> dict[str, Any]:
-    """Values files, the later ones stronger, as `helm install -f` takes them.
-
-    Raises:
-        InputError: a file cannot be read, is not YAML, or is no mapping.
-    """
-    from rvk8s.yamldoc import read
-
-    merged: dict[str, Any] = {}
-    for path in paths:
-        if not Path(path).is_file():
-            fix = "give a file of values of the chart"
-            raise InputError("there is no such file", where=path, fix=fix)
-        document = read(Path(path), path)
-        if document.errors:
-            raise InputErrors(document.errors)
-        if not isinstance(document.value, dict):
-            raise InputError("is no mapping", where=path, fix="write values of the chart: key: ...")
-        merged = deep_merged(merged, document.value)
-    return merged
 
 
 def deep_merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rvk8s.contract import STAGES, RunLayout, split_of
 from rvk8s.drive import Driver
 from rvk8s.errors import InputError, Interrupted
 from rvk8s.plan import Plan, Stage
-from rvk8s.record import RunRecord
+from rvk8s.runs.record import RunRecord
 
 #: What a stage does: its exit code, or None to go on for ever.
 Act = Callable[[str, int, int], int | None]

@@ -56,7 +56,7 @@ def wait_command(run: str, target: str, timeout: float | None, **where: Any) -> 
     Exits with 0 when it has, with 124 after --timeout, and at once with another code when it no
     longer can: the run has ended otherwise.
     """
-    from rvk8s.follow import until
+    from rvk8s.runs.follow import until
 
     found = until(find_places(**where), run, target, timeout)
     click.echo(f"{found.run_id} condition met")
@@ -72,8 +72,8 @@ def cancel_command(run: str, **where: Any) -> None:
 
     `rvk8s submit ... --run-id RUN` goes on with it.
     """
-    from rvk8s import cluster_runs, control
     from rvk8s.errors import InputError
+    from rvk8s.runs import cluster_runs, control
 
     places = find_places(None, on_cluster=True, **where)
     assert places.cluster is not None
@@ -98,9 +98,10 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
 
     What it has written stays in the storage, unless --results is given.
     """
-    from rvk8s import cluster_runs, control, storage
+    from rvk8s import storage
     from rvk8s.errors import InputError
-    from rvk8s.status import find_run
+    from rvk8s.runs import cluster_runs, control
+    from rvk8s.runs.status import find_run
 
     places = find_places(on_cluster=True, **where)
     assert places.cluster is not None

@@ -14,7 +14,7 @@ def init_command(folder: str) -> None:
     """
     from pathlib import Path
 
-    from rvk8s.scaffold import write_templates
+    from rvk8s.project.scaffold import write_templates
 
     written = write_templates(Path(folder))
     for path in written:

@@ -12,9 +12,9 @@ import click
 from rvk8s.contract import STAGES
 
 if TYPE_CHECKING:
-    from rvk8s.places import Places
     from rvk8s.plan import Plan
     from rvk8s.project import Project
+    from rvk8s.runs.places import Places
     from rvk8s.submit import Submission
 
 Function = Callable[..., Any]
@@ -195,7 +195,7 @@ def find_places(
     """
     from rvk8s import project
     from rvk8s.cluster import Cluster
-    from rvk8s.places import Places
+    from rvk8s.runs.places import Places
 
     on_cluster = on_cluster or namespace is not None or context is not None
     if root_uri is None and not on_cluster:
@@ -239,8 +239,8 @@ def make_plans(
 ) -> list[Plan]:
     """A plan for each experiment that plan_options() select."""
     from rvk8s import plan
+    from rvk8s.engines.machine import gpu_count
     from rvk8s.errors import InputError
-    from rvk8s.machine import gpu_count
     from rvk8s.run_options import RunOptions, parse_splits
 
     run_options = RunOptions(
@@ -274,8 +274,9 @@ def make_submissions(
     **options: Any,
 ) -> list[Submission]:
     """What would be sent for each experiment that plan_options() and cluster_options() select."""
-    from rvk8s import submit, values
+    from rvk8s import submit
     from rvk8s.errors import InputError
+    from rvk8s.project.values_files import read_files
     from rvk8s.run_options import ClusterOptions, RunOptions, parse_splits
 
     given = {"--nodes": nodes, "--gpus-per-node": gpus_per_node, "--pool": pool, "--image": image}
@@ -288,7 +289,7 @@ def make_submissions(
         gpus_per_node=gpus_per_node,
         pool=pool,
         launcher=launcher,
-        values=values.read_files(value_files),
+        values=read_files(value_files),
         words=tuple(words),
     )
     run_options = RunOptions(

@@ -11,8 +11,8 @@ from rvk8s.commands.options import make_plans, output_option, plan_options, prin
 from rvk8s.errors import Interrupted, Rvk8sError
 
 if TYPE_CHECKING:
-    from rvk8s.engines.local import RunSummary
     from rvk8s.plan import Plan
+    from rvk8s.runs.summary import RunSummary
 
 
 @click.command("run")

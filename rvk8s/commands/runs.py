@@ -41,7 +41,7 @@ def list_command(output: str | None, **where: Any) -> None:
         parts += [f"namespace {places.cluster.namespace}"] if places.cluster else []
         click.echo(f"no runs in {' or '.join(filter(None, parts))}", err=True)
         return
-    from rvk8s.status import runs_table
+    from rvk8s.runs.status import runs_table
     from rvk8s.tables import console
 
     console().print(runs_table(runs))
@@ -62,14 +62,14 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
     if output:
         print_json(found.to_dict())
         return
-    from rvk8s.conditions import ENDED
-    from rvk8s.status import LOST, status_table
+    from rvk8s.cluster.conditions import ENDED
+    from rvk8s.runs.status import LOST, status_table
     from rvk8s.tables import console
 
     if not watch or found.state in (*ENDED, LOST):
         console().print(status_table(found))
         return
-    from rvk8s.follow import until_ended
+    from rvk8s.runs.follow import until_ended
 
     until_ended(places, found.run_id, show=True)
 
@@ -108,7 +108,7 @@ def logs_command(
 
     On a cluster, `rvk8s logs RUN driver` shows what the driver wrote.
     """
-    from rvk8s.logs import print_run_logs
+    from rvk8s.runs.logs import print_run_logs
 
     print_run_logs(
         find_places(**where),

@@ -68,8 +68,8 @@ def submit_command(
         if output is None and not dry_run and not follow:
             click.echo(f"see it with: {_follow_command(submission, context)}", err=True)
     if (wait or follow) and not dry_run:
-        from rvk8s.follow import until_ended
-        from rvk8s.places import Places
+        from rvk8s.runs.follow import until_ended
+        from rvk8s.runs.places import Places
 
         for submission in submissions:
             again = _follow_command(submission, context)

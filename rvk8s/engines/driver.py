@@ -31,7 +31,7 @@ from rvk8s.contract import (
     now,
 )
 from rvk8s.drive import Driver
-from rvk8s.engines.driverlog import DriverLog
+from rvk8s.engines.driver_log import DriverLog
 from rvk8s.engines.kubernetes import KubernetesLauncher, Patience
 from rvk8s.engines.lease import Lease
 from rvk8s.engines.saver import BackgroundSaver
@@ -40,7 +40,7 @@ from rvk8s.engines.stage_objects import StageObjects, annotation
 from rvk8s.errors import HandedOver, InputError, Interrupted, Rvk8sError
 from rvk8s.launcher import Manners
 from rvk8s.plan import Plan
-from rvk8s.record import RunRecord
+from rvk8s.runs.record import RunRecord
 
 log = logging.getLogger("rvk8s.driver")
 

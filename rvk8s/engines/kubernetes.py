@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from time import monotonic
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, Label
-from rvk8s.engines.podlogs import PodLogs
+from rvk8s.engines.log_collector import PodLogs
 from rvk8s.engines.stage_objects import (
     MAIN_KINDS,
     StageObjects,
@@ -22,8 +23,7 @@ from rvk8s.engines.stage_objects import (
 from rvk8s.engines.stage_run import StageRun, pods_of, spent_on
 from rvk8s.errors import Conflict, InputError
 from rvk8s.plan import Plan, Stage
-from rvk8s.record import StageRecord
-from rvk8s.watch import Watcher
+from rvk8s.runs.record import StageRecord
 
 log = logging.getLogger(__name__)
 

@@ -9,19 +9,20 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
-from rvk8s import display, storage
+from rvk8s import storage
 from rvk8s.contract import CONFIGURE, ExitCode, State, split_of
 from rvk8s.drive import Driver
 from rvk8s.engines.lock import run_lock
 from rvk8s.engines.processes import ProcessLauncher
 from rvk8s.errors import InputError, InputErrors, Interrupted, Rvk8sError
 from rvk8s.plan import Plan
-from rvk8s.record import RunRecord
+from rvk8s.runs import display
+from rvk8s.runs.record import RunRecord
+from rvk8s.runs.summary import RunSummary
 
 
 class RunError(Rvk8sError):
@@ -35,42 +36,6 @@ class RunError(Rvk8sError):
         super().__init__(message)
         self.exit_code = _exit_code(code)
         self.summary = summary
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """A run that has ended.
-
-    Attributes:
-        record: what run.json says.
-        scores: what scores.json says; None where the run has not come to its scores, or has none.
-        pictures: URIs of the pictures, sorted; likewise.
-    """
-
-    record: RunRecord
-    scores: dict[str, Any] | None
-    pictures: tuple[str, ...]
-
-    @classmethod
-    def of(cls, record: RunRecord) -> RunSummary:
-        layout = record.plan.layout
-        # What lies there while a run has not come so far is of other inputs.
-        if record.stage("eval").state not in (State.SUCCEEDED, State.SKIPPED):
-            return cls(record, None, ())
-        names = storage.list_files(layout.pictures)
-        pictures = tuple(f"{layout.pictures}/{name}" for name in names)
-        return cls(record, storage.read_json(layout.scores), pictures)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types: run.json with runId, runUri, scores and pictures."""
-        plan = self.record.plan
-        return {
-            "runId": plan.run_id,
-            "runUri": plan.run_uri,
-            **self.record.to_dict(),
-            "scores": self.scores,
-            "pictures": list(self.pictures),
-        }
 
 
 def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "auto") -> RunSummary:

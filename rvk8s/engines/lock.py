@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rvk8s import local_files, storage
+from rvk8s import storage
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan
+from rvk8s.storage import local_files
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rvk8s import local_files, storage
+from rvk8s import storage
 from rvk8s.contract import CONTRACT_VERSION, Env, now, split_of
+from rvk8s.engines.machine import gpu_names
 from rvk8s.errors import Rvk8sError
-from rvk8s.machine import gpu_names
-from rvk8s.parallel import Abandoned, abandonable, in_threads
 from rvk8s.plan import Plan, Stage
+from rvk8s.storage import local_files
+from rvk8s.storage.parallel import Abandoned, abandonable, in_threads
 
 #: Seconds from SIGTERM to SIGKILL; everything is gone within ten.
 GRACE = 7.0

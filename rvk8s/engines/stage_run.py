@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rvk8s import explain
 from rvk8s.cluster import Object
 from rvk8s.contract import Annotation, ExitCode
-from rvk8s.engines.podlogs import split_index
+from rvk8s.engines.log_collector import split_index
 from rvk8s.engines.stage_objects import annotation, condition, indexes, is_finished
 from rvk8s.plan import Stage
 

@@ -23,9 +23,9 @@ from cluster.controlplane import ControlPlane
 
 from rvk8s import chart, storage
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.kinds import path_of
+from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Env, RunLayout, now, split_of
-from rvk8s.kinds import path_of
-from rvk8s.watch import Watcher
 
 COMMANDS = ["analyze", "chip", "train", "predict", "eval", "bundle"]
 ACCOUNT = "rvk8s-stage"

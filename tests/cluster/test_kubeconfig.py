@@ -12,8 +12,7 @@ import yaml
 from cluster.clientrun import Client
 from cluster.controlplane import ControlPlane
 
-from rvk8s import kubeconfig
-from rvk8s.cluster import Cluster
+from rvk8s.cluster import Cluster, kubeconfig
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import rasterio
 
 from rvk8s.plan import make_plan
 from rvk8s.project import load
-from rvk8s.scaffold import write_templates
+from rvk8s.project.scaffold import write_templates
 
 
 @pytest.fixture

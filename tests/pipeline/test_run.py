@@ -17,11 +17,12 @@ from s3server import S3Server
 from tcpproxy import proxy_to
 from tinyrun import FOLDER, Reference, make_plan
 
-from rvk8s import logs, status, storage
+from rvk8s import storage
 from rvk8s.contract import ExitCode, State, now
 from rvk8s.engines.lock import run_lock
 from rvk8s.errors import InputError
-from rvk8s.record import RunRecord
+from rvk8s.runs import logs, status
+from rvk8s.runs.record import RunRecord
 
 
 def _command(root: Path | str, data: Path, *more: str) -> list[str]:

@@ -11,9 +11,10 @@ from forks import ForkLauncher, StageServer
 from s3server import S3Server
 from tinyrun import COMMANDS, Reference, make_plan, outputs, write_run_json
 
-from rvk8s import s3_objects, storage
+from rvk8s import storage
 from rvk8s.contract import STAGES, ExitCode
 from rvk8s.plan import Plan
+from rvk8s.storage import s3_objects
 
 #: Shares of a stage's time at which it is killed, one attempt after the other.
 MOMENTS = [

@@ -29,9 +29,10 @@ from rastervision.kubernetes.failures import explain
 from s3server import S3Server
 from tcpproxy import Proxy, proxy_to
 
-from rvk8s import s3_objects, storage
+from rvk8s import storage
 from rvk8s.contract import Env
 from rvk8s.errors import StorageUnavailable
+from rvk8s.storage import s3_objects
 
 SIZE = 3000
 CLASSES = ClassConfig(names=["a", "b"], null_class="a")

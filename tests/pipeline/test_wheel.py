@@ -41,8 +41,8 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"rvk8s", "rastervision"}
     for name in (
-        "rvk8s/project.schema.json",
-        "rvk8s/templates/rvk8s.yaml",
+        "rvk8s/project/project.schema.json",
+        "rvk8s/project/templates/rvk8s.yaml",
         "rvk8s/charts/rvk8s/Chart.yaml",
         "rvk8s/charts/rvk8s/values.schema.json",
         "rvk8s/charts/rvk8s/templates/_names.tpl",

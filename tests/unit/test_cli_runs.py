@@ -10,7 +10,7 @@ from s3server import S3Server
 from rvk8s import cli, storage
 from rvk8s.contract import State, to_json
 from rvk8s.plan import Plan, Stage
-from rvk8s.record import RunRecord
+from rvk8s.runs.record import RunRecord
 
 Run = Callable[..., tuple[int, str, str]]
 

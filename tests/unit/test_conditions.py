@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from rvk8s.cluster_runs import ClusterRun
-from rvk8s.conditions import run_state, state_of
+from rvk8s.cluster.conditions import run_state, state_of
 from rvk8s.contract import STAGES, State
-from rvk8s.places import merged
 from rvk8s.plan import Plan, Stage
 from rvk8s.progress import Progress
-from rvk8s.record import RunRecord
-from rvk8s.status import LOST, RunStatus, StageStatus
+from rvk8s.runs.cluster_runs import ClusterRun
+from rvk8s.runs.places import merged
+from rvk8s.runs.record import RunRecord
+from rvk8s.runs.status import LOST, RunStatus, StageStatus
 
 
 def job(*true: str, kind: str = "Job", cancelled: bool = False, **status: Any) -> dict[str, Any]:

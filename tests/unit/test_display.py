@@ -10,11 +10,11 @@ from rich.console import Console
 
 from rvk8s import storage
 from rvk8s.contract import STAGES, State, now
-from rvk8s.display import Lines, LiveTable, ProgressReader
 from rvk8s.errors import StorageUnavailable
 from rvk8s.plan import Plan, Stage
 from rvk8s.progress import Progress, duration
-from rvk8s.record import RunRecord
+from rvk8s.runs.display import Lines, LiveTable, ProgressReader
+from rvk8s.runs.record import RunRecord
 
 
 @pytest.fixture

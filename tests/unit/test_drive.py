@@ -16,7 +16,7 @@ from rvk8s import drive, storage
 from rvk8s.contract import STAGES, ExitCode, State
 from rvk8s.drive import Driver
 from rvk8s.errors import InputError, Interrupted, StorageUnavailable
-from rvk8s.record import RunRecord
+from rvk8s.runs.record import RunRecord
 
 
 @pytest.fixture(autouse=True)

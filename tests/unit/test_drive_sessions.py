@@ -14,7 +14,7 @@ from rvk8s.contract import STAGES, State
 from rvk8s.drive import Driver
 from rvk8s.errors import HandedOver, StorageUnavailable
 from rvk8s.launcher import Manners
-from rvk8s.record import RunRecord
+from rvk8s.runs.record import RunRecord
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rvk8s import logs, storage
+from rvk8s import storage
 from rvk8s.contract import STAGES, State, now
 from rvk8s.plan import Plan, Stage
-from rvk8s.record import RunRecord
+from rvk8s.runs import logs
+from rvk8s.runs.record import RunRecord
 
 
 def test_following_a_run_that_was_killed_ends(

@@ -1,4 +1,4 @@
-"""rvk8s.parallel: transfers at once, and calls that are left behind."""
+"""rvk8s.storage.parallel: transfers at once, and calls that are left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from rvk8s.parallel import THREADS, Abandoned, abandonable, in_threads
+from rvk8s.storage.parallel import THREADS, Abandoned, abandonable, in_threads
 
 
 def test_all_are_done_some_at_once() -> None:
@@ -59,7 +59,7 @@ def test_a_call_that_hangs_is_left_behind() -> None:
 
 def test_neither_keeps_a_process_from_ending() -> None:
     code = (
-        "import threading, time; from rvk8s.parallel import *\n"
+        "import threading, time; from rvk8s.storage.parallel import *\n"
         "threading.Thread(target=in_threads, daemon=True,\n"
         "    args=(lambda name: time.sleep(60), ['a', 'b'])).start()\n"
         "try: abandonable(lambda: time.sleep(60), lambda: True, grace=0.1)\n"

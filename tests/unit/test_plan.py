@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from rvk8s.contract import STAGES
+from rvk8s.engines.machine import gpu_count
 from rvk8s.errors import InputError
-from rvk8s.machine import gpu_count
 from rvk8s.plan import Plan, Stage, absolute_root, make_plan, new_run_id
 from rvk8s.project import Experiment
+from rvk8s.project.signature import Signature
 from rvk8s.run_options import RunOptions, parse_splits
-from rvk8s.signature import Signature
 
 
 def experiment(**changes: Any) -> Experiment:

@@ -8,7 +8,7 @@ import pytest
 
 from rvk8s import project
 from rvk8s.errors import InputError
-from rvk8s.signature import Signature
+from rvk8s.project.signature import Signature
 
 FILE = """\
 apiVersion: rvk8s/v1
@@ -125,7 +125,9 @@ def test_the_root_uri_is_found_in_a_file_with_mistakes(folder: Path) -> None:
 def test_the_schema_is_one_and_closed() -> None:
     from jsonschema import Draft202012Validator
 
-    schema = json.loads(resources.files("rvk8s").joinpath("project.schema.json").read_text())
+    schema = json.loads(
+        resources.files("rvk8s.project").joinpath("project.schema.json").read_text()
+    )
     Draft202012Validator.check_schema(schema)
     open_ones = [
         name

@@ -1,4 +1,4 @@
-"""rvk8s.s3_objects and s3_transfer with a real S3 server, over a way to it that has faults."""
+"""rvk8s.storage: s3_objects and s3_transfer with a real S3 server, over a faulty way to it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 from s3server import S3Server
 from tcpproxy import Proxy, proxy_to
 
-from rvk8s import s3_objects, s3_transfer, storage
+from rvk8s import storage
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, StorageUnavailable
+from rvk8s.storage import s3_objects, s3_transfer
 
 #: The least that S3 allows, so that the tests need not send much.
 PART = 5 << 20

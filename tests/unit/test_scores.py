@@ -12,7 +12,7 @@ from rastervision.fastai_backend import pictures, scores
 from rich.console import Console
 
 from rvk8s.errors import InputError
-from rvk8s.report import print_scores
+from rvk8s.runs.report import print_scores
 
 NAMES = ["car", "tree", "null"]
 #: Of 9 car pixels 6 are hit, of 10 tree pixels 9; 15 pixels have no label.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rvk8s.signature import Signature, find_module, nearest, read_signature
+from rvk8s.project.signature import Signature, find_module, nearest, read_signature
 
 ANY = Signature("get_config", any_name=True)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rvk8s import project, sources
+from rvk8s import project
 from rvk8s.errors import InputError
+from rvk8s.project import sources
 
 GET_CONFIG = "def get_config(runner):\n    ...\n"
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from s3server import S3Server
 
-from rvk8s import local_files, s3_objects, storage
+from rvk8s import storage
 from rvk8s.errors import DiskFull, InputError, StorageUnavailable
+from rvk8s.storage import local_files, s3_objects
 
 
 @pytest.fixture(params=["local", "s3"])

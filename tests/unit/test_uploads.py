@@ -1,4 +1,4 @@
-"""rvk8s.uploads: checkpoints go up in the background, and storage may be away for a while."""
+"""rvk8s.storage.uploads: checkpoints go up in the background; storage may be away for a while."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from s3server import S3Server
 from tcpproxy import Proxy, proxy_to
 
-from rvk8s import s3_objects, storage, uploads
+from rvk8s import storage
 from rvk8s.errors import InputError, StorageUnavailable
-from rvk8s.uploads import Uploads
+from rvk8s.storage import s3_objects, uploads
+from rvk8s.storage.uploads import Uploads
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from rvk8s.errors import InputError
-from rvk8s.yamldoc import parse
+from rvk8s.project.yamldoc import parse
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from rastervision.pipeline.file_system import download_if_needed
 
 from rvk8s import storage
 from rvk8s.errors import InputError
-from rvk8s.uploads import Uploads
+from rvk8s.storage.uploads import Uploads
 
 if TYPE_CHECKING:
     from rastervision.core.data import DatasetConfig, Scene, SceneConfig

@@ -20,7 +20,7 @@ from rvk8s import storage
 from rvk8s.contract import STAGES
 from rvk8s.errors import InputError, InputErrors, Rvk8sError
 from rvk8s.plan import Plan
-from rvk8s.signature import find_module, nearest, read_signature
+from rvk8s.project.signature import find_module, nearest, read_signature
 
 if TYPE_CHECKING:
     from rastervision.pipeline.pipeline_config import PipelineConfig

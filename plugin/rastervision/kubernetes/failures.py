@@ -94,7 +94,7 @@ def _full(error: BaseException) -> Rvk8sError | None:
 def _storage(error: BaseException) -> Rvk8sError | None:
     if not type(error).__module__.startswith(("botocore", "boto3")):
         return None
-    from rvk8s import s3_objects
+    from rvk8s.storage import s3_objects
 
     found = s3_objects.translate(error, "s3")
     if isinstance(found, FileNotFoundError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from rvk8s import s3_objects
+from rvk8s.storage import s3_objects
 
 #: How patient GDAL is. Its own default is to give up at the first fault, and to wait for ever for
 #: a server that hangs. Times in seconds, the speed in bytes per second.

@@ -143,9 +143,9 @@ def prepare(
     from rvk8s import submit
     from rvk8s.plan import make_plan
     from rvk8s.project import Experiment
+    from rvk8s.project.signature import Signature
+    from rvk8s.project.values_files import read_files
     from rvk8s.run_options import ClusterOptions, RunOptions
-    from rvk8s.signature import Signature
-    from rvk8s.values import read_files
 
     if not cfg_json_uri.startswith("s3://"):
         fix = "pods see no folder of this machine: let get_config take an s3:// root_uri"

@@ -16,9 +16,10 @@ from pathlib import Path
 from rastervision.aws_s3.s3_file_system import S3FileSystem
 from rastervision.pipeline.file_system import NotReadableError, NotWritableError
 
-from rvk8s import s3_objects, storage
+from rvk8s import storage
 from rvk8s.contract import Env
 from rvk8s.errors import InputError
+from rvk8s.storage import s3_objects
 
 
 class StorageFileSystem(S3FileSystem):

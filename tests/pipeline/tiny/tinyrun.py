@@ -19,7 +19,7 @@ from rvk8s import storage
 from rvk8s.contract import STAGES, State
 from rvk8s.drive import Driver
 from rvk8s.plan import Plan, Stage
-from rvk8s.record import RunRecord
+from rvk8s.runs.record import RunRecord
 
 FOLDER = Path(__file__).parent
 #: Raster Vision's commands, in order.

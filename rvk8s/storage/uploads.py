@@ -10,9 +10,10 @@ import threading
 import time
 from pathlib import Path
 
-from rvk8s import local_files, storage
+from rvk8s import storage
 from rvk8s.errors import Rvk8sError, StorageUnavailable
 from rvk8s.progress import duration
+from rvk8s.storage import local_files
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rvk8s.errors import InputError
 from rvk8s.project import Experiment
-from rvk8s.signature import find_module
+from rvk8s.project.signature import find_module
 
 #: They travel in a ConfigMap, which holds 1 MiB with everything around them.
 _MOST_BYTES = 700 * 1024

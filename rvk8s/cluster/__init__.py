@@ -21,9 +21,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from rvk8s import kubeconfig
+from rvk8s.cluster import kubeconfig
+from rvk8s.cluster.kinds import KINDS, NotFound, WatchExpired, path_of, refusal
 from rvk8s.errors import ClusterUnavailable, Conflict, InputError
-from rvk8s.kinds import KINDS, NotFound, WatchExpired, path_of, refusal
 
 if TYPE_CHECKING:
     import urllib3

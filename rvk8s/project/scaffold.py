@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rvk8s.errors import InputError, InputErrors
 
-#: Below rvk8s/templates and below the user's folder alike; the experiment is the last one.
+#: Below rvk8s/project/templates and below the user's folder alike; the experiment is the last one.
 FILES = ("rvk8s.yaml", "experiments/segmentation.py")
 
 
@@ -26,7 +26,7 @@ def write_templates(folder: Path) -> list[Path]:
     written: list[Path] = []
     try:
         for name, target in targets.items():
-            text = resources.files("rvk8s").joinpath("templates", name).read_bytes()
+            text = resources.files("rvk8s.project").joinpath("templates", name).read_bytes()
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
                 written.append(target)

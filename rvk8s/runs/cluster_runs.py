@@ -11,11 +11,11 @@ from datetime import datetime
 
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
-from rvk8s.conditions import ENDED, run_state, state_of
+from rvk8s.cluster.conditions import ENDED, run_state, state_of
 from rvk8s.contract import STAGES, Annotation, Label, State
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage, created_in
-from rvk8s.record import RunRecord, StageRecord, code_text
+from rvk8s.runs.record import RunRecord, StageRecord, code_text
 
 log = logging.getLogger(__name__)
 

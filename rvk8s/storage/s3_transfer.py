@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rvk8s.errors import InputError, StorageUnavailable
-from rvk8s.parallel import THREADS, in_threads
+from rvk8s.storage.parallel import THREADS, in_threads
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.kinds import WatchExpired
 from rvk8s.errors import ClusterUnavailable, Rvk8sError
-from rvk8s.kinds import WatchExpired
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from rvk8s.errors import InputError
-from rvk8s.signature import nearest
-from rvk8s.yamldoc import Document, KeyPath
+from rvk8s.project.signature import nearest
+from rvk8s.project.yamldoc import Document, KeyPath
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -41,7 +41,7 @@ def schema_errors(document: Document, schema: str) -> Iterator[InputError]:
 def _validator(schema: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
-    text = resources.files("rvk8s").joinpath(schema).read_text(encoding="utf-8")
+    text = resources.files("rvk8s.project").joinpath(schema).read_text(encoding="utf-8")
     return Draft202012Validator(json.loads(text))
 
 

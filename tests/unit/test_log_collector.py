@@ -13,15 +13,15 @@ import pytest
 
 from rvk8s import storage
 from rvk8s.contract import RunLayout
-from rvk8s.engines import podlogs
-from rvk8s.engines.podlogs import PodLogs
+from rvk8s.engines import log_collector
+from rvk8s.engines.log_collector import PodLogs
 from rvk8s.errors import ClusterUnavailable, StorageUnavailable
 
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(podlogs, "INTERVAL", 0.05)
-    monkeypatch.setattr(podlogs, "_PAUSE", 0.02)
+    monkeypatch.setattr(log_collector, "INTERVAL", 0.05)
+    monkeypatch.setattr(log_collector, "_PAUSE", 0.02)
 
 
 class Pods:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rvk8s import local_files, s3_transfer
 from rvk8s.contract import Env
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
-from rvk8s.parallel import THREADS
-from rvk8s.s3_transfer import Place
+from rvk8s.storage import local_files, s3_transfer
+from rvk8s.storage.parallel import THREADS
+from rvk8s.storage.s3_transfer import Place
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _DENIED = {

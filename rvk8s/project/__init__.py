@@ -18,9 +18,9 @@ from typing import Any
 from rvk8s.contract import SPLITTABLE, STAGES
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.plan import absolute_root
-from rvk8s.schema import schema_errors
-from rvk8s.signature import Signature, find_module, nearest, read_signature
-from rvk8s.yamldoc import Document, KeyPath, read
+from rvk8s.project.schema import schema_errors
+from rvk8s.project.signature import Signature, find_module, nearest, read_signature
+from rvk8s.project.yamldoc import Document, KeyPath, read
 
 FILE_NAME = "rvk8s.yaml"
 #: A run id is the name and 22 more characters, and has to stay below the 63 of a DNS label.

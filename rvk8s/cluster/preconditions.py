@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.kinds import Forbidden, NotFound
 from rvk8s.errors import InputError, InputErrors
-from rvk8s.kinds import Forbidden, NotFound
 
 _PLATFORM = "helm install rvk8s-platform helm/rvk8s-platform -n"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
