@@ -39,7 +39,7 @@ readOnlyRootFilesystem: true
 {{- end }}
 
 {{/*
-Environment that reads S3: for boto3 and, under its own names, for GDAL's /vsis3. As a JSON object
+Environment that reads S3, under boto3's names; each stage derives GDAL's from them. As a JSON object
 of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 */}}
 {{- define "rvk8s.storageEnv" -}}
@@ -47,17 +47,12 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 {{- $env := dict }}
 {{- with $storage.endpoint }}
 {{- $_ := set $env "AWS_ENDPOINT_URL" (trimSuffix "/" .) }}
-{{- $_ := set $env "AWS_S3_ENDPOINT" (regexReplaceAll "^https?://" (trimSuffix "/" .) "") }}
-{{- $_ := set $env "AWS_HTTPS" (ternary "YES" "NO" (hasPrefix "https://" .)) }}
 {{- end }}
 {{- with $storage.region }}
 {{- $_ := set $env "AWS_REGION" . }}
 {{- $_ := set $env "AWS_DEFAULT_REGION" . }}
 {{- end }}
-{{- if $storage.pathStyle }}
-{{- $_ := set $env "RVK8S_S3_PATH_STYLE" "1" }}
-{{- $_ := set $env "AWS_VIRTUAL_HOSTING" "FALSE" }}
-{{- end }}
+{{- if $storage.pathStyle }}{{ $_ := set $env "RVK8S_S3_PATH_STYLE" "1" }}{{ end }}
 {{- if $storage.requesterPays }}{{ $_ := set $env "AWS_REQUEST_PAYER" "requester" }}{{ end }}
 {{- if $storage.unsigned }}{{ $_ := set $env "AWS_NO_SIGN_REQUEST" "YES" }}{{ end }}
 {{- with $storage.secretName }}
@@ -67,9 +62,7 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 {{- end }}
 {{- $_ := set $env "AWS_SESSION_TOKEN" (dict "secretKeyRef" (dict "name" $secret "key" "AWS_SESSION_TOKEN" "optional" true)) }}
 {{- end }}
-{{- if $storage.caSecret }}
-{{- range $name := list "AWS_CA_BUNDLE" "CURL_CA_BUNDLE" }}{{ $_ := set $env $name "/etc/rvk8s/ca/ca.crt" }}{{ end }}
-{{- end }}
+{{- if $storage.caSecret }}{{ $_ := set $env "AWS_CA_BUNDLE" "/etc/rvk8s/ca/ca.crt" }}{{ end }}
 {{- toJson $env }}
 {{- end }}
 
