@@ -35,6 +35,8 @@ Object = dict[str, Any]
 FIELD_MANAGER = "rvk8s"
 #: Seconds to connect, and to wait for the answer of a request that is not a stream.
 _CONNECT, _READ = 5.0, 20.0
+#: Seconds between two attempts from which on a fault that passes by itself is said, once.
+_SAID_FROM = 3.0
 #: Seconds until a watch ends by itself; a server that is frozen is noticed a little later.
 _WATCH = 55
 
@@ -244,7 +246,7 @@ class Cluster:
         content_type: str = "application/json",
     ) -> Object:
         """Send a request until it is answered; gives the answer's JSON."""
-        end, pause = time.monotonic() + self.patience, 0.5
+        end, pause, said = time.monotonic() + self.patience, 0.5, False
         while True:
             try:
                 answer = self._send(method, path, query, body, content_type, _READ)
@@ -254,7 +256,10 @@ class Cluster:
                 wait = max(error.retry_after or 0.0, pause * random.uniform(0.5, 1.5))
                 if self.cancelled() or time.monotonic() + wait > end:
                     raise
-                log.debug("%s %s: %s; trying again", method, path, error)
+                if pause > _SAID_FROM and not said:
+                    left = end - time.monotonic()
+                    log.warning("%s %s: %s; trying again for %.0f s", method, path, error, left)
+                    said = True
                 time.sleep(wait)
                 pause = min(pause * 2, 15.0)
 

@@ -72,6 +72,8 @@ def stop(folder: Path, name: str, seconds: float = 10, sig: int = signal.SIGTERM
                 os.kill(number, signal.SIGKILL)
                 deadline += 5
             time.sleep(0.02)
+        if child := _children.pop(number, None):
+            child.wait()
     (folder / f"{name}.pid").unlink(missing_ok=True)
 
 

@@ -169,6 +169,23 @@ class Site:
                 raise AssertionError(f"after {timeout:.0f} s still not: {what}\n{pods}")
             time.sleep(0.3)
 
+    def goes_on(self, run: str, stage: str) -> bool:
+        """Whether pods of a stage are there that nobody has told to end."""
+        return any(
+            pod["status"].get("phase") in ("Pending", "Running")
+            and "deletionTimestamp" not in pod["metadata"]
+            for pod in self.pods(run, stage)
+        )
+
+    def nothing_runs(self, run: str) -> None:
+        """Wait until no pod of a run is there or yet to come."""
+
+        def left() -> bool:
+            phases = ("Pending", "Running")
+            return any(pod["status"].get("phase") in phases for pod in self.pods(run))
+
+        self.until(lambda: not left(), f"no pod of {run} runs", 90)
+
     def make_secret(self, name: str, key: str, secret: str) -> None:
         data = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
         encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import time
@@ -145,3 +146,46 @@ def test_requests_of_a_quiet_minute(
         print("requests in a minute:", asked)
         assert len(asked) <= 10
         stop(driver)
+
+
+def test_a_webhook_that_is_not_ready(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """The training operator's, say: the API server refuses with 500 until it answers."""
+    name = f"not-ready-{namespace}"
+    hook = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": name},
+        "webhooks": [
+            {
+                "name": "pytorchjobs.example.com",
+                "clientConfig": {"url": "https://127.0.0.1:9/"},
+                "rules": [
+                    {
+                        "apiGroups": ["kubeflow.org"],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["pytorchjobs"],
+                    }
+                ],
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "timeoutSeconds": 2,
+            }
+        ],
+    }
+    values = {"stages": {"train": {"nodes": 2, "ranks": 2}}}
+    with Play(apiserver, namespace, tmp_path, values=values) as play:
+        apiserver.kubectl("apply", "-f", "-", stdin=json.dumps(hook))
+        try:
+            driver = play.drive()
+            play.until(lambda: "failed calling webhook" in play.said())
+            assert driver.poll() is None, play.said()
+            assert ("train", "made") not in play.times
+            print(play.said())
+        finally:
+            apiserver.kubectl("delete", "validatingwebhookconfiguration", name)
+        assert play.finish(driver, 120) == 0, play.said()
+        assert {len(uids) for uids in play.made.values()} == {1}

@@ -35,20 +35,9 @@ def failed(site: Site, run: str, code: int, *words: str) -> str:
     assert "Traceback" not in message
     shown = site.rvk8s("status", run).stdout
     assert words[-1] in " ".join(shown.split()), shown
-    nothing_runs(site, run)
+    site.nothing_runs(run)
     assert site.rvk8s("wait", run, "--for=succeeded", "--timeout=5s", check=False).returncode
     return message
-
-
-def nothing_runs(site: Site, run: str) -> None:
-    def left() -> list[str]:
-        return [
-            pod["metadata"]["name"]
-            for pod in site.pods(run)
-            if pod["status"].get("phase") in ("Pending", "Running")
-        ]
-
-    site.until(lambda: not left(), f"no pod of {run} runs", 90)
 
 
 def kill_process(site: Site, pod: str, pattern: str) -> None:
@@ -115,7 +104,7 @@ def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
     ]
     assert scores[0] is not None
     assert scores[0] == scores[1]
-    nothing_runs(tiny_site, run)
+    tiny_site.nothing_runs(run)
 
 
 def evict(site: Site, pod: str) -> None:
@@ -144,7 +133,7 @@ def test_an_image_of_the_driver_that_does_not_exist(site_factory: SiteFactory) -
 
     site.until(said, "status says why the driver does not start", 60)
     site.rvk8s("cancel", run)
-    nothing_runs(site, run)
+    site.nothing_runs(run)
 
 
 def test_gpus_that_no_node_has(site_factory: SiteFactory) -> None:
@@ -159,7 +148,7 @@ def test_gpus_that_no_node_has(site_factory: SiteFactory) -> None:
     site.until(said, "status says that no node has 16 GPUs", 240)
     site.rvk8s("cancel", run)
     assert site.wait(run)["state"] == "Cancelled"
-    nothing_runs(site, run)
+    site.nothing_runs(run)
 
 
 def test_shapes_that_cannot_be_made(tiny_site: Site) -> None:
@@ -202,7 +191,7 @@ def test_quota(site_factory: SiteFactory) -> None:
     site.until(said, "status says that the quota is used up", 300)
     site.rvk8s("cancel", run)
     assert site.wait(run)["state"] == "Cancelled"
-    nothing_runs(site, run)
+    site.nothing_runs(run)
 
 
 def test_storage_that_may_only_be_read(site_factory: SiteFactory) -> None:
@@ -226,20 +215,7 @@ def test_storage_that_may_only_be_read(site_factory: SiteFactory) -> None:
         return "access denied" in " ".join((shown.stdout + shown.stderr).split())
 
     site.until(said, "status says that access is denied", 30)
-    nothing_runs(site, run)
-
-
-@pytest.mark.parametrize("at", ["configure", "train", "predict"])
-def test_cancel(tiny_site: Site, at: str) -> None:
-    run = tiny_site.submit("tiny", *GPUS)
-    tiny_site.until(lambda: tiny_site.pods(run, at), f"stage {at} has begun", 300)
-    began = time.monotonic()
-    tiny_site.rvk8s("cancel", run)
-    record = tiny_site.wait(run, 60)
-    assert record["state"] == "Cancelled"
-    assert record["exitCode"] == 130
-    nothing_runs(tiny_site, run)
-    assert time.monotonic() - began < 60
+    site.nothing_runs(run)
 
 
 def test_delete_while_it_runs(tiny_site: Site) -> None:
