@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cluster.controlplane import ControlPlane
@@ -95,12 +94,7 @@ class Play:
             one.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._over.set()
         for driver in self._drivers:
             driver.kill()

@@ -7,7 +7,6 @@ import os
 import platform
 import threading
 from pathlib import Path
-from types import TracebackType
 
 from rastervision.kubernetes.context import Context
 
@@ -52,12 +51,7 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stop.set()
         self._thread.join(timeout=INTERVAL)
         self._upload()
