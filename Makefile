@@ -2,6 +2,8 @@
 VENV ?= .venv
 # Test processes; each may import Raster Vision and torch, some 1.5 GB.
 JOBS ?= 2
+# The same on a cluster, where they mostly wait for pods.
+CLUSTER_JOBS ?= 3
 BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1
@@ -21,7 +23,8 @@ test: setup ## all tests that need no cluster
 # and images for longer than one test may take.
 # PYTEST adds options, such as PYTEST="-k cancel".
 test-cluster: setup ## the tests on a cluster; root, or RVK8S_TEST_KUBECONFIG, or Docker and kind
-	$(BIN)/python -m pytest -q -o timeout_func_only=true tests/cluster $(PYTEST)
+	$(BIN)/python -m pytest -q -n $(CLUSTER_JOBS) --dist loadgroup --no-loadscope-reorder \
+		-o timeout_func_only=true tests/cluster $(PYTEST)
 
 cluster-up: setup ## start the test cluster (again: with today's images) and say how to use it
 	PYTHONPATH=tests $(BIN)/python -m cluster up

@@ -1,11 +1,16 @@
-"""The cluster that the tests here stand on, started for the session unless it runs already."""
+"""The cluster that the tests here stand on, started for the session unless it runs already.
+
+Several processes test at once (`make test-cluster`), each a file at a time: they share the one
+cluster and have API servers, namespaces and buckets of their own. A test marked `alone` waits until
+no other one runs, and keeps the others from beginning.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from cluster import testbed as beds
@@ -21,24 +26,57 @@ from cluster.testbed import Testbed
 __all__ = ["apiserver", "bed", "chaos", "dubai", "namespace", "site_factory", "tiny_site"]
 
 _numbers = itertools.count(1)
+#: Says to the processes of a session whether the cluster was there before it.
+_BY_HAND = "RVK8S_TEST_STARTED_BY_HAND"
+#: What takes longest, first. Only in test_runs.py train several pods at once that wait for each
+#: other: two such trainings could each get half of the node's GPUs.
+_FIRST = ("test_runs.py", "test_faults.py", "test_storage_faults.py", "test_testbed.py")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        os.environ[_BY_HAND] = "1" if beds.running() else ""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    ours = not hasattr(session.config, "workerinput") and not os.environ.pop(_BY_HAND, "")
+    if ours and beds.is_up():
+        beds.down()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.name
+        first = _FIRST.index(name) if name in _FIRST else len(_FIRST)
+        return item.get_closest_marker("alone") is not None, first
+
+    items.sort(key=place)
+    for item in items:
+        alone = item.get_closest_marker("alone")
+        item.add_marker(pytest.mark.xdist_group("alone" if alone else item.path.name))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with beds.lock("test", shared=item.get_closest_marker("alone") is None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
 def started_by_hand() -> bool:
     """Whether `make cluster-up` was there before: such a cluster is never restarted or ended."""
-    return beds.running() is not None
+    return bool(os.environ.get(_BY_HAND))
 
 
 @pytest.fixture(scope="session")
-def testbed(started_by_hand: bool) -> Iterator[Testbed]:
+def testbed() -> Testbed:
     """A cluster with the training operator, S3 with two users, today's images."""
     try:
-        bed = beds.up()
+        with beds.lock("start"):
+            return beds.up()
     except (beds.Unusable, CannotBuild, CannotClear, NoRoom, NotReady) as error:
         pytest.fail(f"NOT TESTED: on a cluster, because {error}", pytrace=False)
-    yield bed
-    if not started_by_hand and not os.environ.get("RVK8S_TEST_KUBECONFIG"):
-        beds.down()
 
 
 @pytest.fixture

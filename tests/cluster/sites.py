@@ -16,7 +16,7 @@ from cluster.apiserver import make_namespace
 from cluster.controlplane import kubectl
 from cluster.programs import program
 from cluster.team import TINY, Site, storage_environ
-from cluster.testbed import Testbed, state_folder
+from cluster.testbed import Testbed, lock, state_folder
 
 from rvk8s import storage
 
@@ -33,7 +33,8 @@ def bed(testbed: Testbed) -> Iterator[Testbed]:
     old = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
-        upload_tiny(testbed)
+        with lock("start"):  # several processes draw them into one folder
+            upload_tiny(testbed)
         yield testbed
     finally:
         for name, value in old.items():

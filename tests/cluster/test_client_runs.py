@@ -127,6 +127,7 @@ def test_results_are_deleted_only_when_that_is_meant(
     assert f"job.batch/{run}" in objects(apiserver, namespace)
 
 
+@pytest.mark.alone
 def test_a_hundred_runs_are_listed_in_time(
     client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:

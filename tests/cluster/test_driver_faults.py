@@ -107,6 +107,7 @@ def test_storage_that_is_away(
         proxy.close()
 
 
+@pytest.mark.alone
 def test_transitions_are_fast(
     apiserver: ControlPlane,
     namespace: str,

@@ -54,6 +54,7 @@ def kill_process(site: Site, pod: str, pattern: str) -> None:
     site.kubectl("exec", pod, "--", "python3", "-c", script)
 
 
+@pytest.mark.alone
 @pytest.mark.endurance
 def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
     """Driver killed at three transitions, API server away for a minute, a training worker killed in

@@ -204,6 +204,7 @@ def own_node(testbed: Testbed, started_by_hand: bool) -> Node:
     return testbed.node
 
 
+@pytest.mark.alone
 def test_starts_after_everything_was_killed(testbed: Testbed, own_node: Node) -> None:
     make_namespace(testbed.kubeconfig, "before")
     create(testbed, "before", pod(testbed, "sleeps", "sleep", "3600"))
@@ -221,6 +222,7 @@ def test_starts_after_everything_was_killed(testbed: Testbed, own_node: Node) ->
     _starts_and_runs(testbed, own_node)
 
 
+@pytest.mark.alone
 def test_starts_twice_in_a_row(testbed: Testbed, own_node: Node) -> None:
     own_node.start()
     _starts_and_runs(testbed, own_node)

@@ -7,12 +7,14 @@ chooses between the last two.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -128,10 +130,29 @@ def down() -> None:
     (state_folder() / "env").unlink(missing_ok=True)
 
 
+def is_up() -> bool:
+    """Whether `up` has started something that `down` has not ended."""
+    return (state_folder() / "env").exists()
+
+
+@contextmanager
+def lock(name: str, shared: bool = False) -> Iterator[None]:
+    """Held by one of all processes of this machine that test on the cluster, or shared by them."""
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+
+
 def running() -> Testbed | None:
     """What runs already; None where `up` would have to start something."""
-    if os.environ.get("RVK8S_TEST_KUBECONFIG") or _by_kind():
+    if os.environ.get("RVK8S_TEST_KUBECONFIG"):
         return None
+    if _by_kind():
+        cluster = Kind(state_folder())
+        there = cluster.runs() and _s3(cluster.address).runs()
+        return _bed(cluster.kubeconfig, _s3(cluster.address), None) if there else None
     node, s3 = Node(state_folder()), _s3(ADDRESS)
     return _bed(node.kubeconfig, s3, node) if node.runs() and s3.runs() else None
 
