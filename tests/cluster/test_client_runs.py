@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import pytest
 from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
 
