@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rvk8s import storage
-from rvk8s.contract import RunLayout, State, split_of
+from rvk8s.contract import DRIVER, RunLayout, State, split_of
 from rvk8s.errors import InputError
 from rvk8s.storage.parallel import in_threads
 from rvk8s.progress import Progress, duration, seconds_since
@@ -167,6 +167,8 @@ def _status(uri: str, record: RunRecord, with_stages: bool) -> RunStatus:
     layout = RunLayout(uri)
     running = [stage for stage in record.stages if stage.state == State.RUNNING]
     lost = any(_is_lost(layout, stage) for stage in running) or _is_left(record)
+    # Its stage may wait for a node, or its ranks for each other.
+    lost = lost and not (record.engine == "kubernetes" and _lives(layout.heartbeat(DRIVER)))
     state = LOST if lost and record.state == State.RUNNING else str(record.state)
     stages = []
     for stage in record.stages if with_stages else ():
@@ -186,12 +188,13 @@ def _is_lost(layout: RunLayout, stage: StageRecord) -> bool:
     """Whether no split of a running stage shows life; young stages need time to begin."""
     if seconds_since(stage.started) < LOST_AFTER:
         return False
-    for index in range(stage.splits):
-        split = split_of(stage.splits, index)
-        beat = storage.read_json(layout.heartbeat(stage.name, split))
-        if beat and seconds_since(str(beat["at"])) < LOST_AFTER:
-            return False
-    return True
+    splits = (split_of(stage.splits, index) for index in range(stage.splits))
+    return not any(_lives(layout.heartbeat(stage.name, split)) for split in splits)
+
+
+def _lives(heartbeat: str) -> bool:
+    beat = storage.read_json(heartbeat)
+    return beat is not None and seconds_since(str(beat["at"])) < LOST_AFTER
 
 
 def _is_left(record: RunRecord) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from cluster.node import ADDRESS
 from cluster.s3 import BUCKET, S3
 from cluster.sites import SiteFactory, upload_tiny
 from cluster.team import Site
-from tcpproxy import proxy_to
+from tcpproxy import Proxy, proxy_to
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -55,14 +57,46 @@ def test_storage_gets_full(
 
 
 @pytest.mark.endurance
-def test_slow_storage(site_factory: SiteFactory) -> None:
-    """A run through a slow connection takes its time and succeeds."""
+def test_slow_storage_that_goes_away_in_the_middle_of_an_upload(site_factory: SiteFactory) -> None:
+    """A run through a slow connection takes its time; what went up half is sent again."""
     site: Site = site_factory("slow")
     if site.bed.node is None:
         pytest.skip("NOT TESTED: slow storage, because this cluster's storage is not ours")
     with proxy_to(site.bed.endpoint, host=ADDRESS) as proxy:
         proxy.bytes_per_second = 300_000
+        cut = Cut(proxy, "model-bundle.zip", 1_000_000)
         site.write_tiny({"storage": {"endpoint": proxy.url}})
         run = site.submit("tiny")
         assert site.wait(run)["state"] == "Succeeded", site.report(run)
-        assert proxy.sent > 1e6, "the model went up through it"
+        assert cut.done, "storage went away while a file went up"
+        assert sum(cut.begins(head) for head in proxy.heads) >= 2
+
+
+class Cut:
+    """Takes a proxy away for some seconds, once, after so many bytes of a file have gone up.
+
+    Args:
+        file: how the name of the uploaded object ends.
+        after: bytes of it that go through.
+    """
+
+    def __init__(self, proxy: Proxy, file: str, after: int, seconds: float = 15.0):
+        self._proxy, self._file, self._left, self._seconds = proxy, file, after, seconds
+        self._going = self.done = False
+        proxy.spoil_request = self._look
+
+    def begins(self, head: str) -> bool:
+        """Whether a request's head is that of the upload."""
+        method, path = head.split(" ", 2)[:2]
+        return method == "PUT" and urlsplit(path).path.endswith(self._file)
+
+    def _look(self, data: bytes) -> bytes:
+        if self.done:
+            return data
+        self._going |= any(self.begins(head) for head in self._proxy.heads)
+        self._left -= len(data) if self._going else 0
+        if self._left < 0:
+            self.done = True
+            self._proxy.away.set()
+            threading.Timer(self._seconds, self._proxy.away.clear).start()
+        return data

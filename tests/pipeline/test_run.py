@@ -187,6 +187,18 @@ def test_lost_between_two_stages(tmp_path: Path) -> None:
         assert status.run_status(str(tmp_path), plan.run_id).state == state
 
 
+def test_a_driver_that_lives_has_not_lost_a_stage_that_waits(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, tmp_path)
+    record = RunRecord.of_plan(plan, "kubernetes")
+    record.state, record.started = State.RUNNING, "2026-01-01T00:00:00Z"
+    train = record.stage("train")
+    train.state, train.started = State.RUNNING, "2026-01-01T00:00:00Z"
+    storage.write_json(plan.layout.run_json, record.to_dict())
+    for age, state in (("2026-01-01T00:00:10Z", "Lost"), (now(), "Running")):
+        storage.write_json(plan.layout.heartbeat("driver"), {"at": age})
+        assert status.run_status(str(tmp_path), plan.run_id).state == state
+
+
 def test_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(tmp_path, tmp_path)
     record = RunRecord.of_plan(plan, "test")
