@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 
 from rvk8s import storage
-from rvk8s.runs import cluster_runs
 from rvk8s.cluster import Cluster
-from rvk8s.runs.cluster_runs import ClusterRun
+from rvk8s.cluster.objects import delete_all
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, InputError
+from rvk8s.runs import cluster_runs
+from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
 from rvk8s.runs.record import RunRecord
-from rvk8s.cluster.objects import delete_all
 
 #: Seconds that a driver may take to stop its stages: their pods get 60 to end.
 _STOPPED = 120.0

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rvk8s import storage
-from rvk8s.runs import report
 from rvk8s.contract import State, split_of
 from rvk8s.errors import StorageUnavailable
 from rvk8s.plan import Plan
 from rvk8s.progress import Progress, duration
+from rvk8s.runs import report
 from rvk8s.runs.record import RunRecord, StageRecord
 from rvk8s.runs.status import STYLES
 

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-from rvk8s.runs import cluster_runs, display, status
 from rvk8s.cluster import Cluster
-from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.cluster.conditions import ENDED
+from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import STAGES, ExitCode, Label, State
 from rvk8s.errors import InputError, Interrupted, Rvk8sError
+from rvk8s.runs import cluster_runs, display, status
+from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places, merged, record_of
 from rvk8s.runs.record import RunRecord
 from rvk8s.runs.status import LOST, RunStatus
 from rvk8s.runs.summary import RunSummary
-from rvk8s.cluster.watch import Watcher
 
 #: Seconds between two looks: at what the watches know, at a folder, at S3.
 _TICK, _FOLDER, _REMOTE = 0.3, 1.0, 5.0

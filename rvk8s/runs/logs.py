@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rvk8s import storage
-from rvk8s.runs import pod_logs
-from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.cluster.conditions import ENDED
 from rvk8s.contract import DRIVER, STAGES, RunLayout, State
 from rvk8s.errors import InputError
+from rvk8s.runs import pod_logs
+from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
 from rvk8s.runs.pod_logs import Printer, Wanted, check_stage
 from rvk8s.runs.status import RunStatus, find_run, run_state

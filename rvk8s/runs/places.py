@@ -12,17 +12,17 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from rvk8s import explain
-from rvk8s.runs import cluster_runs, status
 from rvk8s.cluster import Cluster, Object
-from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.cluster.conditions import ENDED, state_of
+from rvk8s.cluster.kinds import Forbidden
 from rvk8s.contract import Label, State
 from rvk8s.errors import InputError, Rvk8sError
-from rvk8s.cluster.kinds import Forbidden
-from rvk8s.storage.parallel import Abandoned, abandonable
 from rvk8s.progress import Progress
+from rvk8s.runs import cluster_runs, status
+from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.record import RunRecord
 from rvk8s.runs.status import LOST, NoSuchRun, RunStatus, SeveralRuns, StageStatus
+from rvk8s.storage.parallel import Abandoned, abandonable
 
 _T = TypeVar("_T")
 

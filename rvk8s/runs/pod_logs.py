@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rvk8s.runs import cluster_runs
 from rvk8s.cluster import Cluster, Object
-from rvk8s.runs.cluster_runs import ClusterRun
+from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import STAGES, Label
 from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
-from rvk8s.cluster.watch import Watcher
+from rvk8s.runs import cluster_runs
+from rvk8s.runs.cluster_runs import ClusterRun
 
 #: What `rvk8s logs RUN driver` names beside the stages.
 DRIVER = "driver"
