@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from rvk8s.contract import STAGES, RunLayout, now
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.run_options import ALL_STAGES, RunOptions
-from rvk8s.values import cluster_values
+from rvk8s.values import cluster_values, deep_merged
 
 if TYPE_CHECKING:
-    from rvk8s.project import Experiment
+    from rvk8s.project.experiment import Experiment
 
 #: A DNS label of RFC 1035, which is what Kubernetes wants of the names of Jobs and Services.
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -60,6 +60,16 @@ class Stage:
             "retries": self.retries,
             "deadlineSeconds": self.deadline_seconds,
         }
+
+    def to_values(self) -> dict[str, Any]:
+        """What the chart is told of it; its shape (nodes, ranks) is the chart's to find."""
+        values = {
+            "splits": self.splits if self.splits > 1 else None,
+            "gpus": self.gpus or None,
+            "retries": self.retries,
+            "deadlineSeconds": self.deadline_seconds,
+        }
+        return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Stage:
@@ -137,6 +147,33 @@ class Plan:
             "goOn": self.go_on,
             "values": dict(self.values),
         }
+
+    def to_values(self, source: Mapping[str, str]) -> dict[str, Any]:
+        """The values of the chart helm/rvk8s: what the plan does not say is left to its own.
+
+        Args:
+            source: path below the project's folder -> content of the files that configure imports.
+        """
+        stages = {stage.name: stage.to_values() for stage in self.stages}
+        mine: dict[str, Any] = {
+            "run": {
+                "id": self.run_id,
+                "created": self.created,
+                "rerun": list(self.rerun),
+                "fromStage": self.from_stage,
+                "goOn": self.go_on,
+            },
+            "experiment": {
+                "name": self.experiment,
+                "module": self.module,
+                "args": dict(self.args),
+                "source": dict(source),
+            },
+            "rootUri": self.root_uri,
+            "image": {"stage": self.image},
+            "stages": {name: values for name, values in stages.items() if values},
+        }
+        return deep_merged(self.values, mine)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Plan:

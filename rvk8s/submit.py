@@ -21,7 +21,6 @@ from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
 from rvk8s.project.sources import sources
 from rvk8s.run_options import RunOptions
-from rvk8s.values import to_values
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def render(
     Raises:
         InputErrors: everything that the chart refuses.
     """
-    values = to_values(plan, files)
+    values = plan.to_values(files)
     rendered = chart.render(values, plan.run_id, namespace)
     stages = rendered.find("ConfigMap", "plan.json")
     if stages is None:

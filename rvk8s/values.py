@@ -1,4 +1,4 @@
-"""Plan -> the values of the chart helm/rvk8s: `rvk8s plan -o values` prints them."""
+"""Values of the chart helm/rvk8s: merged, and printed as `rvk8s plan -o values` does."""
 
 from __future__ import annotations
 
@@ -9,53 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rvk8s.errors import InputError
 
 if TYPE_CHECKING:
-    from rvk8s.plan import Plan, Stage
-    from rvk8s.project import Experiment
+    from rvk8s.project.experiment import Experiment
     from rvk8s.run_options import RunOptions
 
 
 #: Texts that are texts to every reader of YAML without quotes: n, 1e3 and 0o17 are not to Helm's.
 _PLAIN = re.compile(r"[A-Za-z/][-\w ./:@]*")
-
-
-def to_values(plan: Plan, source: Mapping[str, str]) -> dict[str, Any]:
-    """The values file of a plan's run.
-
-    What the experiment does not say is left to the chart's own values.yaml.
-
-    Args:
-        source: path below the project's folder -> content of the files that configure imports.
-    """
-    mine: dict[str, Any] = {
-        "run": {
-            "id": plan.run_id,
-            "created": plan.created,
-            "rerun": list(plan.rerun),
-            "fromStage": plan.from_stage,
-            "goOn": plan.go_on,
-        },
-        "experiment": {
-            "name": plan.experiment,
-            "module": plan.module,
-            "args": dict(plan.args),
-            "source": dict(source),
-        },
-        "rootUri": plan.root_uri,
-        "image": {"stage": plan.image},
-        "stages": {stage.name: _stage(stage) for stage in plan.stages if _stage(stage)},
-    }
-    return deep_merged(plan.values, mine)
-
-
-def _stage(stage: Stage) -> dict[str, Any]:
-    # The shape (nodes, ranks) is the chart's to find; what a user said of it is in plan.values.
-    values = {
-        "splits": stage.splits if stage.splits > 1 else None,
-        "gpus": stage.gpus or None,
-        "retries": stage.retries,
-        "deadlineSeconds": stage.deadline_seconds,
-    }
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def cluster_values(

@@ -11,13 +11,14 @@ import difflib
 import fnmatch
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rvk8s.contract import SPLITTABLE, STAGES
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.plan import absolute_root
+from rvk8s.project.experiment import Experiment
 from rvk8s.project.schema import schema_errors
 from rvk8s.project.signature import Signature, find_module, nearest, read_signature
 from rvk8s.project.yamldoc import Document, KeyPath, read
@@ -25,41 +26,6 @@ from rvk8s.project.yamldoc import Document, KeyPath, read
 FILE_NAME = "rvk8s.yaml"
 #: A run id is the name and 22 more characters, and has to stay below the 63 of a DNS label.
 _LONGEST_NAME = 40
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment, or one of its variants, with everything that applies to it merged.
-
-    Attributes:
-        name: the experiment's name, for a variant experiment-variant.
-        module: as written: a .py file relative to project_dir, or a dotted name.
-        signature: what its get_config takes.
-        where: file, line and key, for errors.
-        project_dir: absolute path of the folder of rvk8s.yaml.
-        args: arguments of get_config with the types that they have in the file.
-        splits, retries, deadline_seconds: by stage.
-        gpus: for training, in total; None where the file does not say.
-        root_uri: absolute; None where the file has none.
-        image: the container image; None where the file has none.
-        values: values of the chart for runs on a cluster.
-        variant_of: the experiment of which this is a variant.
-    """
-
-    name: str
-    module: str
-    signature: Signature
-    where: str
-    project_dir: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-    splits: Mapping[str, int] = field(default_factory=dict)
-    gpus: int | None = None
-    retries: Mapping[str, int] = field(default_factory=dict)
-    deadline_seconds: Mapping[str, int] = field(default_factory=dict)
-    root_uri: str | None = None
-    image: str | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
-    variant_of: str | None = None
 
 
 @dataclass(frozen=True)
