@@ -23,7 +23,7 @@ test: setup ## all tests that need no cluster
 # and images for longer than one test may take.
 # PYTEST adds options, such as PYTEST="-k cancel".
 test-cluster: setup ## the tests on a cluster; root, or RVK8S_TEST_KUBECONFIG, or Docker and kind
-	$(BIN)/python -m pytest -q -n $(CLUSTER_JOBS) --dist loadgroup --no-loadscope-reorder \
+	$(BIN)/python -m pytest -q -n $(CLUSTER_JOBS) --dist loadfile --no-loadscope-reorder \
 		-o timeout_func_only=true tests/cluster $(PYTEST)
 
 cluster-up: setup ## start the test cluster (again: with today's images) and say how to use it

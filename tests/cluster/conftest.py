@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 _BY_HAND = "RVK8S_TEST_STARTED_BY_HAND"
 #: What takes longest, first. Only in test_runs.py train several pods at once that wait for each
 #: other: two such trainings could each get half of the node's GPUs.
-_FIRST = ("test_runs.py", "test_faults.py", "test_storage_faults.py", "test_testbed.py")
+_FIRST = ("test_runs.py", "test_faults.py", "test_storage_faults.py", "test_survival.py")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -44,7 +44,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         beds.down()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> tuple[bool, int]:
         name = item.path.name
@@ -52,9 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return item.get_closest_marker("alone") is not None, first
 
     items.sort(key=place)
-    for item in items:
-        alone = item.get_closest_marker("alone")
-        item.add_marker(pytest.mark.xdist_group("alone" if alone else item.path.name))
 
 
 @pytest.hookimpl(wrapper=True)

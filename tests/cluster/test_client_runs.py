@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 
-import pytest
 from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
 
@@ -126,34 +124,3 @@ def test_results_are_deleted_only_when_that_is_meant(
     code, _, err = client("delete", run, "--results")
     assert code == 130, err
     assert f"job.batch/{run}" in objects(apiserver, namespace)
-
-
-@pytest.mark.alone
-def test_a_hundred_runs_are_listed_in_time(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    run = submit(client)
-    job = json.loads(apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "json"))
-    copies = []
-    for number in range(99):
-        name = f"one-20261124-1011{number // 60:02}-{number:04x}"
-        labels = {**job["metadata"]["labels"], "rvk8s.io/run": name}
-        labels = {k: v for k, v in labels.items() if "job-name" not in k and "uid" not in k}
-        spec = {k: v for k, v in job["spec"].items() if k != "selector"}
-        spec["template"]["metadata"]["labels"] = labels
-        spec["suspend"] = True
-        metadata = {"name": name, "labels": labels}
-        copies.append({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
-    file = client.folder / "copies.json"
-    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": copies}))
-    apiserver.kubectl("create", "-n", namespace, "-f", str(file))
-    assert len(client.ok("list").splitlines()) == 101
-    # The figure is of the cluster's answer: the storage of these tests is out of reach.
-    file = client.folder / "rvk8s.yaml"
-    file.write_text(file.read_text().replace("rootUri", "# rootUri"))
-    seconds = []
-    for _ in range(3):  # other tests use the processors too
-        start = time.monotonic()
-        assert len(client.ok("list", "-n", namespace).splitlines()) == 101
-        seconds.append(time.monotonic() - start)
-    assert min(seconds) < 2

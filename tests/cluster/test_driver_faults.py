@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from cluster.apiproxy import api_proxy
 from cluster.controlplane import ControlPlane
-from cluster.driverrun import Play, stop
+from cluster.driverrun import Play
 from s3server import S3Server
 from tcpproxy import Proxy
-
-from rvk8s.contract import STAGES
 
 
 @pytest.mark.parametrize("what", [429, 500, 503, "drop", "lose"])
@@ -105,48 +101,6 @@ def test_storage_that_is_away(
             assert beat.startswith(root)
     finally:
         proxy.close()
-
-
-@pytest.mark.alone
-def test_transitions_are_fast(
-    apiserver: ControlPlane,
-    namespace: str,
-    tmp_path: Path,
-    s3: S3Server,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """From the end of a stage's pod to the creation of the next one's: 1 s at the median."""
-    root = s3.bucket("driver-fast") + "/runs"
-    with Play(apiserver, namespace, tmp_path, root=root) as play:
-        assert play.finish(play.drive()) == 0, play.said()
-        gaps = [
-            play.times[after, "pod"] - play.times[before, "ended"]
-            for before, after in pairwise(STAGES)
-        ]
-        print("gaps:", [round(gap, 3) for gap in gaps], re.findall(r"\d+ API.*", play.said()))
-        assert statistics.median(gaps) <= 1.0
-        assert max(gaps) <= 3.0
-
-
-def test_requests_of_a_quiet_minute(
-    apiserver: ControlPlane, namespace: str, tmp_path: Path
-) -> None:
-    """At most 10 requests in a minute in which a stage runs."""
-    act = lambda stage, *_: None if stage == "analyze" else 0  # noqa: E731
-    with (
-        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
-        Play(apiserver, namespace, tmp_path, act) as play,
-    ):
-        driver = play.drive(KUBECONFIG=str(proxy.kubeconfig))
-        play.until(lambda: play.running("analyze"))
-        time.sleep(5)
-        before = len(proxy.requests)
-        time.sleep(60)
-        # Without a node, a pod has no log that could be followed: asked for again and again.
-        asked = [one for one in proxy.requests[before:] if "/log" not in one[1]]
-        print("requests in a minute:", asked)
-        assert len(asked) <= 10
-        stop(driver)
 
 
 def test_a_webhook_that_is_not_ready(

@@ -1,80 +1,15 @@
-"""The test cluster itself: what the other tests take for granted, and that it starts again."""
+"""The test cluster itself: what the other tests take for granted."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
-from pathlib import Path
-from typing import Any
 
 import pytest
-from cluster import processes, projectimage, training_operator
-from cluster.apiserver import make_namespace
+from cluster import processes, projectimage
 from cluster.controlplane import kubectl, kubectl_json
-from cluster.node import Node
+from cluster.pods import create, output, phase, pod
 from cluster.programs import program
 from cluster.testbed import Testbed
-
-RESTRICTED = {
-    "runAsNonRoot": True,
-    "runAsUser": 10001,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-
-
-def pod(
-    bed: Testbed, name: str, *args: str, env: dict[str, str] | None = None, gpus: int = 0
-) -> dict[str, Any]:
-    """A pod of the driver's image that the restricted standard lets in."""
-    container: dict[str, Any] = {
-        "name": "main",
-        "image": bed.images[1],
-        "imagePullPolicy": "IfNotPresent",
-        "args": list(args),
-        "env": [{"name": key, "value": value} for key, value in (env or {}).items()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
-    }
-    if gpus:
-        container["resources"] = {"limits": {"nvidia.com/gpu": gpus}}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": RESTRICTED,
-            "containers": [container],
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
-        },
-    }
-
-
-def create(bed: Testbed, namespace: str, *objects: dict[str, Any]) -> None:
-    for item in objects:
-        kubectl(bed.kubeconfig, "-n", namespace, "create", "-f", "-", stdin=json.dumps(item))
-
-
-def phase(bed: Testbed, namespace: str, name: str) -> str:
-    found = kubectl_json(bed.kubeconfig, "-n", namespace, "get", "pod", name)
-    return str(found["status"].get("phase"))
-
-
-def output(bed: Testbed, namespace: str, name: str) -> str:
-    """What a pod printed, once it has succeeded."""
-    wait = ("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=60s")
-    try:
-        kubectl(bed.kubeconfig, "-n", namespace, *wait, seconds=90)
-    finally:
-        said = kubectl(bed.kubeconfig, "-n", namespace, "logs", name)
-    return said
 
 
 def test_restricted_pods_run_and_others_are_refused(testbed: Testbed, team: str) -> None:
@@ -194,54 +129,3 @@ def test_the_drivers_image_is_small(testbed: Testbed) -> None:
     if testbed.node is None:
         pytest.skip("NOT TESTED: the image's size, which the one-node cluster knows")
     assert projectimage.size(testbed.node, testbed.images[1]) <= 250e6
-
-
-@pytest.fixture
-def own_node(testbed: Testbed, started_by_hand: bool) -> Node:
-    """The node, where these tests started it."""
-    if testbed.node is None or started_by_hand:
-        pytest.skip("NOT TESTED: restarts, because the cluster is not this session's own")
-    return testbed.node
-
-
-@pytest.mark.alone
-def test_starts_after_everything_was_killed(testbed: Testbed, own_node: Node) -> None:
-    make_namespace(testbed.kubeconfig, "before")
-    create(testbed, "before", pod(testbed, "sleeps", "sleep", "3600"))
-    ready = ("wait", "--for=condition=Ready", "pod/sleeps", "--timeout=60s")
-    kubectl(testbed.kubeconfig, "-n", "before", *ready, seconds=90)
-    victims = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and str(own_node.folder) in _command(entry)
-    ]
-    assert len(victims) >= 8, "the node's parts and a shim"
-    for victim in victims:
-        os.kill(victim, signal.SIGKILL)
-    assert not own_node.runs()
-    _starts_and_runs(testbed, own_node)
-
-
-@pytest.mark.alone
-def test_starts_twice_in_a_row(testbed: Testbed, own_node: Node) -> None:
-    own_node.start()
-    _starts_and_runs(testbed, own_node)
-
-
-def _starts_and_runs(bed: Testbed, node: Node) -> None:
-    """Start the node; a pod runs on it, and of an earlier start nothing is left."""
-    node.start()
-    training_operator.install(node.kubeconfig, node.folder / "scratch")
-    make_namespace(node.kubeconfig, "after")
-    create(bed, "after", pod(bed, "runs", "echo", "here"))
-    assert output(bed, "after", "runs").strip() == "here"
-    sleepers = [entry for entry in Path("/proc").iterdir() if "sleep\x003600" in _command(entry)]
-    assert not sleepers
-    training_operator.wait_for(node.kubeconfig)
-
-
-def _command(entry: Path) -> str:
-    try:
-        return (entry / "cmdline").read_text(errors="replace")
-    except OSError:
-        return ""

@@ -1,0 +1,90 @@
+"""A run that everything happens to, on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from cluster.sites import Chaos
+from cluster.team import Site
+
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone, pytest.mark.endurance]
+#: Fits four ranks on two shared cores.
+GPUS = ("--gpus", "4")
+
+
+def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
+    """Driver killed at three transitions, API server away for a minute, a training worker killed in
+    an epoch, a split's pod evicted, S3 away: the same scores as a run that nobody disturbed."""
+    quiet = tiny_site.submit("tiny-long", *GPUS, "--splits", "2")
+    assert tiny_site.wait(quiet)["state"] == "Succeeded", tiny_site.report(quiet)
+
+    run = tiny_site.submit("tiny-long", *GPUS, "--splits", "2")
+    done: list[str] = []
+    killed: set[str] = set()
+    end = time.monotonic() + 1200
+    while time.monotonic() < end:
+        record = tiny_site.run_json(run)
+        if record.get("state") in ("Succeeded", "Failed", "Cancelled"):
+            break
+        running = [s["name"] for s in record.get("stages", ()) if s["state"] == "Running"]
+        name = running[0] if running else None
+        if name and name not in done:
+            done.append(name)
+            driver = tiny_site.driver_pod(run)
+            # At every transition test_driver.py does it; here a Job waits longer after each.
+            if driver and name in ("analyze", "train", "eval"):
+                kill_process(tiny_site, driver, "rvk8s-driver")
+            if name == "analyze":
+                chaos.api_server_away(60)
+            if name == "eval":
+                chaos.storage_away(20)
+        if name == "train" and "train" not in killed:
+            progress = tiny_site.read_json(f"{tiny_site.root_uri}/{run}/.rvk8s/train/progress.json")
+            pods = [p for p in tiny_site.pods(run, "train") if p["status"]["phase"] == "Running"]
+            if progress and progress.get("epoch", 0) >= 2 and len(pods) == 2:
+                kill_process(tiny_site, pods[1]["metadata"]["name"], "rvk8s-stage")
+                killed.add("train")
+        if name == "predict" and "predict" not in killed:
+            pods = [p for p in tiny_site.pods(run, "predict") if p["status"]["phase"] == "Running"]
+            if len(pods) == 2:
+                evict(tiny_site, pods[0]["metadata"]["name"])
+                killed.add("predict")
+        time.sleep(0.3)
+    record = tiny_site.wait(run)
+    assert record["state"] == "Succeeded", tiny_site.report(run)
+    assert killed == {"train", "predict"}
+    assert {"configure", "analyze", "chip", "train", "predict", "eval", "bundle"} <= set(done) | {
+        s["name"] for s in record["stages"] if s["state"] == "Skipped"
+    }
+    scores = [
+        tiny_site.read_json(f"{tiny_site.root_uri}/{one}/eval/scores.json") for one in (quiet, run)
+    ]
+    assert scores[0] is not None
+    assert scores[0] == scores[1]
+    tiny_site.nothing_runs(run)
+
+
+def evict(site: Site, pod: str) -> None:
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": site.namespace},
+    }
+    path = f"/api/v1/namespaces/{site.namespace}/pods/{pod}/eviction"
+    site.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+
+
+def kill_process(site: Site, pod: str, pattern: str) -> None:
+    """SIGKILL the processes in a pod whose command lines hold a pattern."""
+    # No ps in the image; the first process (tini) is spared, so that the container ends by itself.
+    script = (
+        "import os,sys,signal\n"
+        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    try: line = open(f'/proc/{pid}/cmdline').read()\n"
+        "    except OSError: continue\n"
+        f"    if {pattern!r} in line and int(pid) not in (1, os.getpid()):\n"
+        "        os.kill(int(pid), signal.SIGKILL)\n"
+    )
+    site.kubectl("exec", pod, "--", "python3", "-c", script)
