@@ -258,7 +258,7 @@ class Cluster:
                     raise
                 if pause > _SAID_FROM and not said:
                     left = end - time.monotonic()
-                    log.warning("%s %s: %s; trying again for %.0f s", method, path, error, left)
+                    log.info("%s %s: %s; trying again for %.0f s", method, path, error, left)
                     said = True
                 time.sleep(wait)
                 pause = min(pause * 2, 15.0)

@@ -30,7 +30,15 @@ _numbers = itertools.count(1)
 _BY_HAND = "RVK8S_TEST_STARTED_BY_HAND"
 #: What takes longest, first. Only in test_runs.py train several pods at once that wait for each
 #: other: two such trainings could each get half of the node's GPUs.
-_FIRST = ("test_runs.py", "test_faults.py", "test_storage_faults.py", "test_survival.py")
+_FIRST = (
+    "test_runs.py",
+    "test_cancel.py",
+    "test_faults.py",
+    "test_storage_faults.py",
+    "test_rastervision.py",
+    "test_driver_faults.py",
+    "test_survival.py",
+)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

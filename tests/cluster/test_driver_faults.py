@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cluster.apiproxy import api_proxy
 from cluster.controlplane import ControlPlane
-from cluster.driverrun import Play
+from cluster.driverrun import Play, stop
 from s3server import S3Server
 from tcpproxy import Proxy
 
@@ -101,6 +101,27 @@ def test_storage_that_is_away(
             assert beat.startswith(root)
     finally:
         proxy.close()
+
+
+def test_requests_of_a_quiet_minute(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """At most 10 requests in a minute in which a stage runs."""
+    act = lambda stage, *_: None if stage == "analyze" else 0  # noqa: E731
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path, act) as play,
+    ):
+        driver = play.drive(KUBECONFIG=str(proxy.kubeconfig))
+        play.until(lambda: play.running("analyze"))
+        time.sleep(5)
+        before = len(proxy.requests)
+        time.sleep(60)
+        # Without a node, a pod has no log that could be followed: asked for again and again.
+        asked = [one for one in proxy.requests[before:] if "/log" not in one[1]]
+        print("requests in a minute:", asked)
+        assert len(asked) <= 10
+        stop(driver)
 
 
 def test_a_webhook_that_is_not_ready(

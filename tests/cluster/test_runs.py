@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from cluster.sites import SiteFactory
 from cluster.team import Site
 
 from rvk8s import storage
-from rvk8s.contract import STAGES
 
 ROOT = Path(__file__).parents[2]
 #: Seconds: a run shares two cores with everything else.
@@ -134,27 +132,6 @@ def test_kubectl_alone_gives_the_same(tiny_site: Site, reference: Mapping[str, A
     tiny_site.wait(run)
     check_whole(tiny_site, run)
     assert results(tiny_site, run) == reference
-
-
-def test_cancel_in_every_stage_and_go_on(tiny_site: Site, reference: Mapping[str, Any]) -> None:
-    """One run, cancelled in its first stage, gone on with, cancelled in the second, and so on."""
-    run = tiny_site.submit("tiny", "--gpus", "4")
-    for at in STAGES:
-        cancel_in(tiny_site, run, at)
-        tiny_site.submit("tiny", "--gpus", "4", "--run-id", run)
-    record = tiny_site.wait(run)
-    assert record["state"] == "Succeeded", tiny_site.report(run)
-    assert results(tiny_site, run) == reference
-
-
-def cancel_in(site: Site, run: str, stage: str) -> None:
-    site.until(lambda: site.goes_on(run, stage), f"stage {stage} has begun", 300)
-    began = time.monotonic()
-    site.rvk8s("cancel", run)
-    record = site.wait(run, 60)
-    assert (record["state"], record["exitCode"]) == ("Cancelled", 130)
-    site.nothing_runs(run)
-    assert time.monotonic() - began < 60
 
 
 def test_dubai_scores_as_on_one_machine(

@@ -56,7 +56,6 @@ def test_storage_gets_full(
             small.stop()
 
 
-@pytest.mark.endurance
 def test_slow_storage_that_goes_away_in_the_middle_of_an_upload(site_factory: SiteFactory) -> None:
     """A run through a slow connection takes its time; what went up half is sent again."""
     site: Site = site_factory("slow")

@@ -1,0 +1,41 @@
+"""A run on a real cluster that is cancelled again and again, and gone on with."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from cluster.team import Site
+
+from rvk8s import storage
+from rvk8s.contract import STAGES
+
+#: Seconds: a run shares two cores with everything else.
+pytestmark = pytest.mark.timeout(1800)
+#: One pod of two ranks.
+GPUS = ("--gpus", "2")
+
+
+def test_cancel_in_every_stage_and_go_on(tiny_site: Site) -> None:
+    """One run, cancelled in its first stage, gone on with, cancelled in the second, and so on."""
+    run = tiny_site.submit("tiny", *GPUS)
+    for at in STAGES:
+        cancel_in(tiny_site, run, at)
+        tiny_site.submit("tiny", *GPUS, "--run-id", run)
+    record = tiny_site.wait(run)
+    assert record["state"] == "Succeeded", tiny_site.report(run)
+    scores = tiny_site.read_json(f"{tiny_site.root_uri}/{run}/eval/scores.json")
+    assert scores is not None
+    assert scores["overall"]["macroF1"] > 0
+    files = storage.list_files(f"{tiny_site.root_uri}/{run}/bundle")
+    assert "model-bundle.zip" in files
+
+
+def cancel_in(site: Site, run: str, stage: str) -> None:
+    site.until(lambda: site.goes_on(run, stage), f"stage {stage} has begun", 300)
+    began = time.monotonic()
+    site.rvk8s("cancel", run)
+    record = site.wait(run, 60)
+    assert (record["state"], record["exitCode"]) == ("Cancelled", 130)
+    site.nothing_runs(run)
+    assert time.monotonic() - began < 60
