@@ -35,6 +35,7 @@ _FIRST = (
     "test_cancel.py",
     "test_faults.py",
     "test_storage_faults.py",
+    "test_schedule.py",
     "test_rastervision.py",
     "test_driver_faults.py",
     "test_survival.py",
