@@ -75,6 +75,11 @@ TOOLS: dict[str, Tool] = {
         {"training-operator": "github.com/kubeflow/training-operator/cmd/training-operator.v1"},
         folders=("manifests",),
     ),
+    "kueue": Tool(
+        "sigs.k8s.io/kueue",
+        {"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
+        folders=("config",),
+    ),
     "buildkit": Tool(
         "github.com/moby/buildkit",
         {name: f"github.com/moby/buildkit/cmd/{name}" for name in ("buildkitd", "buildctl")},
