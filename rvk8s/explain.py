@@ -6,10 +6,12 @@ Pure functions of objects as the API server sends them. The driver puts what the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rvk8s.cluster.queues import is_suspended, queue_of
 from rvk8s.contract import ExitCode
 
 Object = Mapping[str, Any]
@@ -40,6 +42,9 @@ _NODE_REASONS = {
     "DeletionByTaintManager",
     "DeletionByPodGC",
 }
+#: Kueue's words for what others have at the moment, and for what a queue never has.
+_LACKING = re.compile(r"insufficient unused quota for \S+ in flavor [^\s,]+, \S+ more needed")
+_TOO_MUCH = "> maximum capacity"
 
 
 @dataclass(frozen=True)
@@ -203,14 +208,38 @@ def event_trouble(events: Iterable[Object]) -> Trouble | None:
     return None
 
 
-def suspended(item: Object) -> Trouble | None:
-    """Why a stage's object waits before it has pods; None where it does not."""
-    spec = item.get("spec", {})
-    if not (spec.get("suspend") or (spec.get("runPolicy") or {}).get("suspend")):
+def suspended(item: Object, workloads: Iterable[Object] = ()) -> Trouble | None:
+    """Why a stage's object waits before it has pods; None where it does not.
+
+    Args:
+        workloads: what Kueue has of it.
+    """
+    if not is_suspended(item):
         return None
-    queue = item["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
-    where = f"in queue {queue} " if queue else ""
-    return Trouble(f"waits {where}for admission (it is suspended)", waits=True)
+    queue = queue_of(item)
+    what = f"waits in queue {queue}" if queue else "waits"
+    for workload in workloads:
+        reason, since = _not_admitted(workload)
+        if reason:
+            return Trouble(f"{what}: {reason}", waits=True, since=since)
+    return Trouble(f"{what} for admission (it is suspended)", waits=True)
+
+
+def _not_admitted(workload: Object) -> tuple[str, str | None]:
+    """Why Kueue does not let something in, in its words, and since when; empty without a reason."""
+    if workload.get("spec", {}).get("active") is False:
+        return "its Workload is not active; set spec.active to true to let it go on", None
+    held = _condition(workload, "QuotaReserved")
+    if held is None or held.get("status") != "False":
+        return "", None
+    text, since = _line(held.get("message")), held.get("lastTransitionTime")
+    # Of flavors that could have it and of those that never could, the first say what is waited for.
+    lacking = _LACKING.findall(text)
+    if lacking:
+        return ", ".join(lacking), since
+    if _TOO_MUCH in text:
+        return f"{text}; it never has that much: ask for less, or have its quota raised", since
+    return text, since
 
 
 def images(pods: Iterable[Object]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rvk8s.cluster import Object
+from rvk8s.cluster.queues import is_suspended
 from rvk8s.contract import Annotation, State
 
 #: Condition of a Job -> state, and what it means. The first that is true counts.
@@ -41,7 +42,7 @@ def state_of(item: Object) -> tuple[State, str]:
         return State.RUNNING, "its pods are running"
     if status.get("active"):
         return State.PENDING, "its pods are not running yet"
-    if (item.get("spec") or {}).get("suspend"):
+    if is_suspended(item):
         return JOB["Suspended"]
     return State.PENDING, "it has no pods yet"
 

@@ -32,12 +32,14 @@ class Kind:
 
 
 _OPERATOR = "the Kubeflow training operator"
+_KUEUE = "Kueue 0.15 or newer"
 KINDS: Mapping[str, Kind] = {
     "ConfigMap": Kind("v1", "configmaps"),
     "CronJob": Kind("batch/v1", "cronjobs"),
     "Event": Kind("v1", "events"),
     "Job": Kind("batch/v1", "jobs"),
     "Lease": Kind("coordination.k8s.io/v1", "leases"),
+    "LocalQueue": Kind("kueue.x-k8s.io/v1beta2", "localqueues", brought_by=_KUEUE),
     "Namespace": Kind("v1", "namespaces", namespaced=False),
     "NetworkPolicy": Kind("networking.k8s.io/v1", "networkpolicies"),
     "Node": Kind("v1", "nodes", namespaced=False),
@@ -47,8 +49,10 @@ KINDS: Mapping[str, Kind] = {
     "Secret": Kind("v1", "secrets"),
     "Service": Kind("v1", "services"),
     "ServiceAccount": Kind("v1", "serviceaccounts"),
-    "Workload": Kind("kueue.x-k8s.io/v1beta1", "workloads", brought_by="Kueue"),
+    "Workload": Kind("kueue.x-k8s.io/v1beta2", "workloads", brought_by=_KUEUE),
 }
+#: What else helps where a kind is not there.
+_INSTEAD = {"pytorchjobs": ", or give --launcher job", "localqueues": ", or set no values.queue"}
 
 
 class NotFound(Rvk8sError):
@@ -129,5 +133,5 @@ def _no_such_kind(request: str, server: str) -> InputError:
     if kind is None or kind.brought_by is None:
         return InputError(f"does not know {request}", where=server, fix="is it a Kubernetes API?")
     fix = f"install {kind.brought_by}"
-    fix += ", or give --launcher job" if kind.plural == "pytorchjobs" else ""
+    fix += _INSTEAD.get(kind.plural, "")
     return InputError(f"has no {kind.plural} ({kind.api})", where=server, fix=fix)

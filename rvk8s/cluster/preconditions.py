@@ -11,6 +11,7 @@ import yaml
 
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.kinds import Forbidden, NotFound
+from rvk8s.cluster.queues import queue_of
 from rvk8s.errors import InputError, InputErrors
 
 _PLATFORM = "helm install rvk8s-platform helm/rvk8s-platform -n"
@@ -27,8 +28,8 @@ def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[st
         skip_kinds: manifests of these kinds are not sent for a trial.
 
     Raises:
-        InputErrors: the namespace, a service account, the launcher's kind, a Secret or one of its
-            keys is missing; a manifest is refused. A line for each.
+        InputErrors: the namespace, a service account, the launcher's kind, the queue, a Secret or
+            one of its keys is missing; a manifest is refused. A line for each.
     """
     namespace = cluster.namespace
     if _seen(partial(cluster.get, "Namespace", namespace)) is None:
@@ -39,6 +40,7 @@ def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[st
         *(partial(_account, cluster, name) for name in _accounts(pods)),
         *(partial(_secret, cluster, name, keys) for name, keys in _secrets(pods).items()),
         *(partial(_kind, cluster, kind) for kind in sorted({one["kind"] for one in stages})),
+        *(partial(_queue, cluster, name) for name in sorted({queue_of(s) for s in stages} - {""})),
         *(
             partial(_trial, cluster, manifest)
             for manifest in manifests
@@ -87,6 +89,16 @@ def _kind(cluster: Cluster, kind: str) -> list[InputError]:
     except InputError as error:
         return [error]
     return []
+
+
+def _queue(cluster: Cluster, name: str) -> list[InputError]:
+    try:
+        if _seen(partial(cluster.get, "LocalQueue", name)) is not None:
+            return []
+    except InputError as error:
+        return [error]
+    fix = "name another in values.queue, or have it made: helm/rvk8s-platform, kueue.enabled"
+    return [InputError(f"no LocalQueue {name} in namespace {cluster.namespace}", fix=fix)]
 
 
 def _trial(cluster: Cluster, manifest: Object) -> list[InputError]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rvk8s import explain
 from rvk8s.cluster import Object
+from rvk8s.cluster.queues import is_suspended, workloads
 from rvk8s.contract import Annotation, ExitCode
 from rvk8s.engines.log_collector import split_index
 from rvk8s.engines.stage_objects import annotation, condition, indexes, is_finished
@@ -26,6 +27,8 @@ _SETTLE = 10.0
 _TIDY = 10.0
 #: Seconds that a pod, or what makes it, gets before events are asked for, and between two looks.
 _EVENTS_AFTER, _EVENTS_EVERY = 5.0, 30.0
+#: Seconds between two looks at what a queue says.
+_QUEUE_EVERY = 5.0
 
 
 class StageRun:
@@ -56,6 +59,8 @@ class StageRun:
         self._pods: dict[str, Object] = {}
         self._trouble_since: dict[str, float] = {}
         self._events: tuple[float, explain.Trouble | None] = (float("-inf"), None)
+        self._queued: tuple[float, explain.Trouble | None] = (float("-inf"), None)
+        self._put_out: set[str] = set()
 
     def poll(self) -> Mapping[int, int]:
         """The exit codes of the splits that have ended; one that is not 0 is final.
@@ -65,7 +70,8 @@ class StageRun:
         """
         main = self._current()
         for pod in pods_of(self._main, self._launcher.pods.objects().values()):
-            self._pods[pod["metadata"]["uid"]] = pod
+            if pod["metadata"]["uid"] not in self._put_out:
+                self._pods[pod["metadata"]["uid"]] = pod
         self.images = explain.images(self._pods.values()) or self.images
         if main is None:
             return self._all(ExitCode.PREEMPTED, "was deleted by somebody")
@@ -116,6 +122,12 @@ class StageRun:
         if condition(main, "Succeeded", "Complete"):
             return {0: 0}
         failed = condition(main, "Failed")
+        if failed is None and is_suspended(main):
+            # Its queue has taken the place back: these pods are ended, and others come.
+            self._put_out |= set(self._pods)
+            self._pods.clear()
+            self._failing_since = None
+            return {}
         cause = explain.first_cause(pods)
         if failed is None and cause is None:
             well = [pod for pod in pods if (said := explain.verdict(pod)) and said.code == 0]
@@ -150,8 +162,8 @@ class StageRun:
         return self._all(code, trouble.text) | codes
 
     def _trouble(self, main: Object) -> explain.Trouble | None:
-        if suspended := explain.suspended(main):
-            return suspended
+        if is_suspended(main):
+            return self._queue_trouble(main)
         present = pods_of(main, self._launcher.pods.objects().values())
         found = [one for pod in present if (one := explain.pod_trouble(pod))]
         if found:  # what will not come right by itself says more
@@ -165,6 +177,13 @@ class StageRun:
             if not explain.has_started(pod) and not explain.has_ended(pod):
                 return self._event_trouble(pod["metadata"]["name"])
         return None
+
+    def _queue_trouble(self, main: Object) -> explain.Trouble | None:
+        looked, trouble = self._queued
+        if monotonic() - looked > _QUEUE_EVERY:
+            trouble = explain.suspended(main, workloads(self._launcher.cluster, main))
+            self._queued = (monotonic(), trouble)
+        return trouble
 
     def _event_trouble(self, name: str) -> explain.Trouble | None:
         looked, trouble = self._events

@@ -15,6 +15,7 @@ from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.conditions import ENDED, state_of
 from rvk8s.cluster.kinds import Forbidden
+from rvk8s.cluster.queues import workloads
 from rvk8s.contract import Label, State
 from rvk8s.errors import InputError, Rvk8sError
 from rvk8s.progress import Progress
@@ -181,7 +182,7 @@ def troubles(cluster: Cluster, run: ClusterRun) -> list[str]:
     for name, item in items.items():
         if state_of(item)[0] != State.PENDING:
             continue
-        seen = explain.suspended(item)
+        seen = explain.suspended(item, workloads(cluster, item))
         for pod in pods.get(name, ()):
             seen = seen or explain.pod_trouble(pod)
         for unit in (*pods.get(name, ()), item) if seen is None else ():

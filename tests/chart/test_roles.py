@@ -38,6 +38,7 @@ DRIVER: Mapping[tuple[str, str], Mapping[str, str]] = {
     },
     ("", "pods/log"): {"get": "copies logs into the run's folder"},
     ("", "events"): {"list": "says why a pod is not made or placed"},
+    ("kueue.x-k8s.io", "workloads"): {"list": "says why a stage waits in a queue"},
     ("coordination.k8s.io", "leases"): {
         "create": "one driver for each run",
         "get": "who holds it",

@@ -100,6 +100,11 @@ def test_many_experiments_at_once(client: Client) -> None:
         ("context", ["--context", "none"], "kubeconfig: "),
         ("values", ["--values", "none.yaml"], "none.yaml: there is no such file"),
         ("quota", [], "exceeded quota"),
+        (
+            "kueue",
+            ["--values", "queue.yaml"],
+            "install Kueue 0.15 or newer, or set no values.queue",
+        ),
     ],
 )
 def test_what_is_missing_is_said_and_nothing_is_created(
@@ -111,6 +116,7 @@ def test_what_is_missing_is_said_and_nothing_is_created(
     namespace: str,
 ) -> None:
     (client.folder / "secret.yaml").write_text("storage: {secretName: keys}\n")
+    (client.folder / "queue.yaml").write_text("queue: none\n")
     if missing == "account":
         apiserver.kubectl("delete", "serviceaccount", "rvk8s-stage", "-n", namespace)
     elif missing == "key":
