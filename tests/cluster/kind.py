@@ -66,8 +66,12 @@ class Kind:
         """The training operator's image, built here."""
         archive = self.folder / "operator.tar"
         training_operator.write_image(archive)
-        _run("kind", "load", "image-archive", str(archive), f"--name={NAME}")
+        self.load(archive)
         archive.unlink()
+
+    def load(self, archive: Path) -> None:
+        """Make a docker archive an image of the node."""
+        _run("kind", "load", "image-archive", str(archive), f"--name={NAME}")
 
     def build_images(self) -> None:
         """The project's images, built by Docker and loaded into the node."""

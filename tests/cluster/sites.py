@@ -71,9 +71,9 @@ def site_factory(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def install_platform(bed: Testbed, namespace: str, *options: str) -> None:
-    """What an administrator does once in a namespace."""
+    """What an administrator does once in a namespace, and again with other options."""
     chart = ROOT / "helm" / "rvk8s-platform"
-    command = [program("helm"), "install", "platform", chart, "-n", namespace]
+    command = [program("helm"), "upgrade", "--install", "platform", chart, "-n", namespace]
     command += ["--kubeconfig", bed.kubeconfig, *PLATFORM, *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -186,6 +186,19 @@ class Site:
 
         self.until(lambda: not left(), f"no pod of {run} runs", 90)
 
+    def kill_process(self, pod: str, pattern: str) -> None:
+        """SIGKILL the processes in a pod whose command lines hold a pattern."""
+        # No ps in the image; the first process (tini) is spared: the container ends by itself.
+        script = (
+            "import os,sys,signal\n"
+            "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+            "    try: line = open(f'/proc/{pid}/cmdline').read()\n"
+            "    except OSError: continue\n"
+            f"    if {pattern!r} in line and int(pid) not in (1, os.getpid()):\n"
+            "        os.kill(int(pid), signal.SIGKILL)\n"
+        )
+        self.kubectl("exec", pod, "--", "python3", "-c", script)
+
     def make_secret(self, name: str, key: str, secret: str) -> None:
         data = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
         encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}

@@ -35,7 +35,7 @@ def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
             driver = tiny_site.driver_pod(run)
             # At every transition test_driver.py does it; here a Job waits longer after each.
             if driver and name in ("analyze", "train", "eval"):
-                kill_process(tiny_site, driver, "rvk8s-driver")
+                tiny_site.kill_process(driver, "rvk8s-driver")
             if name == "analyze":
                 chaos.api_server_away(60)
             if name == "eval":
@@ -44,7 +44,7 @@ def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
             progress = tiny_site.read_json(f"{tiny_site.root_uri}/{run}/.rvk8s/train/progress.json")
             pods = [p for p in tiny_site.pods(run, "train") if p["status"]["phase"] == "Running"]
             if progress and progress.get("epoch", 0) >= 2 and len(pods) == 2:
-                kill_process(tiny_site, pods[1]["metadata"]["name"], "rvk8s-stage")
+                tiny_site.kill_process(pods[1]["metadata"]["name"], "rvk8s-stage")
                 killed.add("train")
         if name == "predict" and "predict" not in killed:
             pods = [p for p in tiny_site.pods(run, "predict") if p["status"]["phase"] == "Running"]
@@ -74,17 +74,3 @@ def evict(site: Site, pod: str) -> None:
     }
     path = f"/api/v1/namespaces/{site.namespace}/pods/{pod}/eviction"
     site.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
-
-
-def kill_process(site: Site, pod: str, pattern: str) -> None:
-    """SIGKILL the processes in a pod whose command lines hold a pattern."""
-    # No ps in the image; the first process (tini) is spared, so that the container ends by itself.
-    script = (
-        "import os,sys,signal\n"
-        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
-        "    try: line = open(f'/proc/{pid}/cmdline').read()\n"
-        "    except OSError: continue\n"
-        f"    if {pattern!r} in line and int(pid) not in (1, os.getpid()):\n"
-        "        os.kill(int(pid), signal.SIGKILL)\n"
-    )
-    site.kubectl("exec", pod, "--", "python3", "-c", script)
