@@ -47,9 +47,9 @@ def workload(site: Site, run: str, stage: str) -> dict[str, Any]:
 
 
 def flavors(workload: Mapping[str, Any]) -> dict[str, str]:
-    """Resource -> the flavor that Kueue took it from."""
-    (assigned,) = workload["status"]["admission"]["podSetAssignments"]
-    found: dict[str, str] = assigned["flavors"]
+    """Resource -> the flavor that Kueue takes it from while it runs."""
+    admission = (workload.get("status") or {}).get("admission") or {"podSetAssignments": [{}]}
+    found: dict[str, str] = admission["podSetAssignments"][0].get("flavors", {})
     return found
 
 
@@ -93,11 +93,16 @@ def scores(site: Site, run: str) -> dict[str, Any]:
 def test_two_trainings_take_turns(site: Site) -> None:
     """The second waits for the GPUs of the first and outlives its driver; the first is then put
     out in the middle of its training. Both end as if they had been alone."""
-    first = site.submit("tiny-long", *GPUS)
-    site.until(lambda: workload(site, first, "chip"), "the first has come as far as its chips", 180)
-    second = site.submit("tiny-long", *GPUS)
-    assert flavors(workload(site, first, "configure"))["cpu"] == "cpu"
-    site.until(lambda: waits(site, second, "train", _LACKING), "the second waits for GPUs", 300)
+    long_enough = ("-a", "epochs", "24")
+    runs = [site.submit("tiny", *GPUS, *long_enough) for _ in range(2)]
+    configure = lambda: flavors(workload(site, runs[0], "configure"))  # noqa: E731
+    assert site.until(configure, "a stage without GPUs is let in")["cpu"] == "cpu"
+
+    def waiting() -> list[str]:
+        return [run for run in runs if waits(site, run, "train", _LACKING)]
+
+    (second,) = site.until(waiting, "one of the two waits for GPUs", 300)
+    (first,) = {*runs} - {second}
     assert flavors(workload(site, first, "train"))["nvidia.com/gpu"] == "gpu"
     assert site.pods(second, "train") == []
     says(site, second, f"waits in queue {QUEUE}: {_LACKING}")
