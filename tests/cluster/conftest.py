@@ -11,6 +11,9 @@ import itertools
 import os
 import subprocess
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from cluster import testbed as beds
@@ -57,15 +60,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> tuple[bool, int]:
         name = item.path.name
         first = _FIRST.index(name) if name in _FIRST else len(_FIRST)
-        return item.get_closest_marker("alone") is not None, first
+        return _is_alone(item), first
 
     items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    with beds.lock("test", shared=item.get_closest_marker("alone") is None):
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Hold the lock from a file's first test to its last: what its fixtures made stays until then,
+    so nobody may start the node anew in between."""
+    if _held.of != _lock_of(item):
+        _held.stack.close()
+        _held.of = _lock_of(item)
+        _held.stack.enter_context(beds.lock("test", shared=not _is_alone(item)))
+    try:
         return (yield)
+    finally:
+        if nextitem is None or _lock_of(nextitem) != _held.of:
+            _held.stack.close()
+            _held.of = None
+
+
+@dataclass
+class _Held:
+    """The lock that this process holds: for which file, and whether alone."""
+
+    stack: ExitStack = field(default_factory=ExitStack)
+    of: tuple[Path, bool] | None = None
+
+
+_held = _Held()
+
+
+def _lock_of(item: pytest.Item) -> tuple[Path, bool]:
+    return item.path, _is_alone(item)
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 @pytest.fixture(scope="session")
