@@ -83,11 +83,12 @@ def _containers() -> list[int]:
     """Processes in the pods' control groups, of version 1 (one tree each) or 2."""
     pids: set[int] = set()
     for top in _pod_groups():
-        for procs in top.rglob("cgroup.procs"):
+        for folder, _, _ in os.walk(top):  # which passes over groups that go meanwhile
             try:
-                pids.update(int(line) for line in procs.read_text().split())
-            except OSError:  # the group went while it was read
+                text = Path(folder, "cgroup.procs").read_text()
+            except OSError:
                 continue
+            pids.update(int(line) for line in text.split())
     return sorted(pids - {0})
 
 
