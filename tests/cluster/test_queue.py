@@ -13,7 +13,7 @@ from cluster.team import Site
 from cluster.testbed import Testbed
 
 #: Kueue's webhooks see every Job of the cluster, so no other test runs meanwhile.
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone, pytest.mark.endurance]
 #: The platform chart's own names, and all GPUs of its flavor.
 QUEUE, GPUS = "rvk8s", ("--gpus", "4")
 _LACKING = "insufficient unused quota for nvidia.com/gpu in flavor gpu, 4 more needed"
