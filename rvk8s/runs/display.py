@@ -23,6 +23,9 @@ from rvk8s.runs import report
 from rvk8s.runs.record import RunRecord, StageRecord
 from rvk8s.runs.status import STYLES
 
+#: Seconds after which a plain line says how far a stage is, if nothing else was said of it.
+LINE_EVERY = 60.0
+
 
 class Display(Protocol):
     """Is told the run's record several times a second."""
@@ -102,12 +105,13 @@ class ProgressReader:
 
 
 class Lines:
-    """A line when a stage starts and ends, one for each epoch and each tenth of the pixels."""
+    """A line when a stage starts and ends, for each epoch, each tenth of the pixels, each minute."""
 
     def __init__(self, plan: Plan, progress: bool = True):
         self._reader = ProgressReader(plan, progress)
         self._states: dict[str, State] = {}
         self._said: dict[str, Any] = {}
+        self._last = time.monotonic()
         say(f"run {plan.run_id} in {plan.run_uri}")
 
     def update(self, record: RunRecord) -> None:
@@ -119,6 +123,7 @@ class Lines:
                 self._progress(stage, self._reader.read(stage))
 
     def _transition(self, stage: StageRecord) -> None:
+        self._last = time.monotonic()
         if stage.state == State.RUNNING:
             splits = f" in {stage.splits} splits" if stage.splits > 1 else ""
             say(f"{stage.name}: started{splits}")
@@ -132,10 +137,12 @@ class Lines:
             say(f"{stage.name}: {str(stage.state).lower()}")
 
     def _progress(self, stage: StageRecord, progress: Progress) -> None:
-        milestone = progress.milestone()
-        if milestone is not None and self._said.get(stage.name) != milestone:
+        milestone, text = progress.milestone(), progress.text()
+        is_new = milestone is not None and self._said.get(stage.name) != milestone
+        if is_new or (text and time.monotonic() - self._last > LINE_EVERY):
             self._said[stage.name] = milestone
-            say(f"{stage.name}: {progress.text()}")
+            self._last = time.monotonic()
+            say(f"{stage.name}: {text}")
 
 
 class LiveTable:

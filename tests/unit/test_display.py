@@ -13,6 +13,7 @@ from rvk8s.contract import STAGES, State, now
 from rvk8s.errors import StorageUnavailable
 from rvk8s.plan import Plan, Stage
 from rvk8s.progress import Progress, duration
+from rvk8s.runs import display
 from rvk8s.runs.display import Lines, LiveTable, ProgressReader
 from rvk8s.runs.record import RunRecord
 
@@ -55,6 +56,25 @@ def test_lines(
         "train: epoch 2/2  batch 1/2  macro F1 0.500",
         "train: done in 1:23",
     ]
+
+
+def test_a_line_each_minute(
+    plan: Plan,
+    record: RunRecord,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = Lines(plan)
+    monkeypatch.setattr(lines._reader, "_interval", 0.0)
+    train = record.stage("train")
+    train.state, train.started = State.RUNNING, now()
+    lines.update(record)
+    for batch in (1, 2, 3):  # of a first epoch, which has no score yet
+        values = {"epoch": 1, "epochs": 2, "batch": batch, "batches": 3}
+        storage.write_json(plan.layout.progress("train"), values)
+        monkeypatch.setattr(display, "LINE_EVERY", 0.0 if batch == 2 else 60.0)
+        lines.update(record)
+    assert capsys.readouterr().err.splitlines()[2:] == ["train: epoch 1/2  batch 2/3"]
 
 
 def test_live_table(plan: Plan, record: RunRecord) -> None:
