@@ -105,7 +105,7 @@ class ProgressReader:
 
 
 class Lines:
-    """A line when a stage starts and ends, for each epoch, each tenth of the pixels, each minute."""
+    """A line when a stage starts and ends, each epoch, each tenth of the pixels, each minute."""
 
     def __init__(self, plan: Plan, progress: bool = True):
         self._reader = ProgressReader(plan, progress)
