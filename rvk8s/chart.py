@@ -165,10 +165,26 @@ def _refused(text: str) -> InputErrors:
     failed = re.search(r"error calling fail: (.+)|execution error at \([^)]*\): (.+)", text)
     if failed:
         return InputErrors([_named(failed[1] or failed[2])])
-    found = re.findall(r"^- at '([^']*)': (.+)$", text, re.MULTILINE)
-    if found:
+    if found := _schema_mistakes(text):
         return InputErrors([_schema_error(path, what) for path, what in found])
     return InputErrors([InputError(text.strip(), where="the chart helm/rvk8s")])
+
+
+def _schema_mistakes(text: str) -> list[tuple[str, str]]:
+    """Where values do not fit the schema, and how.
+
+    Helm writes a list in a list: below "validation failed" stand several mistakes of one mapping,
+    below anything else (such as "oneOf failed") the reasons for it, which are left out.
+    """
+    found, within = [], None
+    for indent, path, what in re.findall(r"^( *)- at '([^']*)': (.+)$", text, re.MULTILINE):
+        if within is not None and len(indent) > within:
+            continue
+        within = None
+        if what != "validation failed":
+            found.append((path, what))
+            within = len(indent)
+    return found
 
 
 def _named(message: str) -> InputError:
@@ -182,6 +198,11 @@ def _named(message: str) -> InputError:
 
 def _schema_error(pointer: str, what: str) -> InputError:
     parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/") if part]
+    if what == "false schema":
+        # The schema forbids names in one place only, that of environment variables.
+        what = f"{parts.pop()} is rvk8s's own name, or may hold a secret"
+        fix = "these variables are no secret: keys of storage come from values.storage.secretName"
+        return InputError(what, where=_where(".".join(parts)), fix=fix)
     unknown = re.match(r"additional propert(?:y|ies) (.+) not allowed", what)
     if not unknown:
         fix = "the chart's README (helm/rvk8s) describes it"

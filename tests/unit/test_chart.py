@@ -84,6 +84,17 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
             ],
         ),
         ({"stages": {"train": {"gpus": -1}}}, ["values.stages.train.gpus (--gpus): "]),
+        (
+            {"stages": {"train": {"gpus": -1, "retries": "many"}}},
+            ["values.stages.train.gpus (--gpus): ", "values.stages.train.retries: "],
+        ),
+        (
+            {"pools": {"gpu": {"env": {"AWS_SECRET_ACCESS_KEY": "x", "RVK8S_GPUS": "1"}}}},
+            [
+                "values.pools.gpu.env: AWS_SECRET_ACCESS_KEY is rvk8s's own name, or may",
+                "values.pools.gpu.env: RVK8S_GPUS is rvk8s's own name, or may",
+            ],
+        ),
         ({"launcher": "mpi"}, ["values.launcher (--launcher): "]),
         ({"rootUri": ""}, ["values.rootUri (--root-uri): "]),
     ],
