@@ -29,17 +29,21 @@ def record(plan: Plan) -> RunRecord:
     return RunRecord.of_plan(plan, "test")
 
 
-def test_lines(
-    plan: Plan,
-    record: RunRecord,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def lines(plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> Lines:
+    """Has said that the training runs."""
     lines = Lines(plan)
     monkeypatch.setattr(lines._reader, "_interval", 0.0)
     train = record.stage("train")
     train.state, train.started = State.RUNNING, now()
     lines.update(record)
+    return lines
+
+
+def test_lines(
+    plan: Plan, record: RunRecord, lines: Lines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = record.stage("train")
     for epoch, batch in ((1, 1), (1, 2), (2, 1)):
         values = {"epoch": epoch, "epochs": 2, "batch": batch, "batches": 2, "macroF1": 0.5}
         storage.write_json(plan.layout.progress("train"), values)
@@ -61,14 +65,10 @@ def test_lines(
 def test_a_line_each_minute(
     plan: Plan,
     record: RunRecord,
+    lines: Lines,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lines = Lines(plan)
-    monkeypatch.setattr(lines._reader, "_interval", 0.0)
-    train = record.stage("train")
-    train.state, train.started = State.RUNNING, now()
-    lines.update(record)
     for batch in (1, 2, 3):  # of a first epoch, which has no score yet
         values = {"epoch": 1, "epochs": 2, "batch": batch, "batches": 3}
         storage.write_json(plan.layout.progress("train"), values)
