@@ -30,7 +30,12 @@ def record(plan: Plan) -> RunRecord:
 
 
 @pytest.fixture
-def lines(plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> Lines:
+def lines(
+    plan: Plan,
+    record: RunRecord,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Lines:
     """Has said that the training runs."""
     lines = Lines(plan)
     monkeypatch.setattr(lines._reader, "_interval", 0.0)
