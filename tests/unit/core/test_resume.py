@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from rastervision.fastai_backend import checkpoint, precision
 from rastervision.fastai_backend.callbacks import TIMES
 from rastervision.fastai_backend.options import TrainSettings
 
@@ -99,3 +101,24 @@ def test_equal_seeds_give_equal_models(
     assert same(first / "last.pt", again / "last.pt")
     assert rows(first) == rows(again)
     assert not same(first / "last.pt", other / "last.pt")
+
+
+def test_a_stopped_fp16_training_goes_on_with_its_scale(
+    train: Train, settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 is refused on CPUs, where it is slow; the gradient scaler works there as on a GPU."""
+    monkeypatch.setattr(precision, "choose", lambda *_: "fp16")
+    solver = {"num_epochs": 8, "grad_accum": 2, "checkpoint_seconds": 1e-6}
+    options = settings(solver={**solver, "save_all_checkpoints": True})
+    whole = train(options, "whole")
+    with pytest.raises(Preempted):
+        train(options, "stopped", sync=stop_at(19))  # after the first step of the seventh epoch
+    kept = checkpoint.Checkpoint.load(whole.parent / "stopped" / "last.pt").scaler
+    # It begins with 65536 and is halved at each step that is left out: its gradients don't fit.
+    assert 0 < kept["scale"] < 65536
+    assert not same(whole / "epoch-006.pt", whole / "epoch-007.pt"), "not all steps are left out"
+    stopped = train(options, "stopped")
+    assert json.loads((stopped / "metrics.json").read_text())["precision"] == "fp16"
+    assert rows(stopped) == rows(whole)
+    assert same(stopped / "last.pt", whole / "last.pt")
+    assert all(torch.isfinite(w).all() for w in weights(stopped / "last.pt").values())
