@@ -39,6 +39,10 @@ PACKAGES = {
 }
 
 
+#: Programs that a cluster does without: the tests that need them build them.
+_BUILT_BY_TESTS = ("helm", "kubeconform", "kueue")
+
+
 class Unusable(Exception):
     """There is no cluster to test on; the message says what to do."""
 
@@ -105,7 +109,7 @@ def up(fresh: bool = False) -> Testbed:
     _check_machine()
     _step("Debian's packages", install_packages)
     for tool in TOOLS:
-        if tool not in ("helm", "kubeconform"):
+        if tool not in _BUILT_BY_TESTS:
             _step(f"programs: {tool}", lambda tool=tool: built(tool))  # type: ignore[misc]
     node, s3 = Node(state_folder()), _s3(ADDRESS)
     if fresh or not (node.runs() and s3.runs()):
