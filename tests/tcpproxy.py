@@ -77,17 +77,21 @@ class Proxy:
     def _carry(
         self, source: socket.socket, target: socket.socket, pass_on: Callable[[bytes], bytes]
     ) -> None:
-        source.settimeout(0.1)
-        with suppress(OSError):
+        with suppress(OSError):  # the other direction may have closed both ends already
+            source.settimeout(0.1)
             while not self._closed.is_set() and not self.away.is_set():
-                with suppress(TimeoutError):
+                try:
                     data = source.recv(_PIECE)
-                    if not data:
-                        break
-                    data = pass_on(data)
-                    while self.silent.is_set() and not self._closed.is_set():
-                        time.sleep(0.02)
-                    target.sendall(data)
+                except TimeoutError:
+                    continue
+                if not data:
+                    break
+                rest = memoryview(pass_on(data))
+                while self.silent.is_set() and not self._closed.is_set():
+                    time.sleep(0.02)
+                while rest and not self._closed.is_set():
+                    with suppress(TimeoutError):
+                        rest = rest[target.send(rest) :]
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
