@@ -135,8 +135,9 @@ def down() -> None:
 
 
 def is_up() -> bool:
-    """Whether `up` has started something that `down` has not ended."""
-    return (state_folder() / "env").exists()
+    """Whether `up` has started something that `down` has not ended; not a cluster of others."""
+    given = os.environ.get("RVK8S_TEST_KUBECONFIG")
+    return not given and (state_folder() / "env").exists()
 
 
 @contextmanager
