@@ -35,9 +35,9 @@ from rastervision.core.data import (
 )
 from rastervision.core.rv_pipeline import SemanticSegmentationPredictOptions
 from rastervision.fastai_backend import bundle
+from rastervision.fastai_backend.backend.scenes import RasterVisionScene, prediction_windows
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.predict import ScenePredictor, Votes
-from rastervision.fastai_backend.scenes import RasterVisionScene, prediction_windows
 from rastervision.pytorch_learner import (
     SemanticSegmentationGeoDataConfig,
     SemanticSegmentationLearner,

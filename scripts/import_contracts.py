@@ -11,7 +11,8 @@ class OnlyImportersContract(Contract):  # type: ignore[misc]  # import-linter's 
     """Of a package, only some modules may import some packages, whoever made these.
 
     Options: `package`; `modules`, those that are imported; `importers`, the modules of the package
-    that may import them. An import in a function or below TYPE_CHECKING counts too.
+    that may import them, and what is below them (but the package itself says nothing for the rest).
+    An import in a function or below TYPE_CHECKING counts too.
     """
 
     type_name = "only_importers"
@@ -24,11 +25,13 @@ class OnlyImportersContract(Contract):  # type: ignore[misc]  # import-linter's 
         # import-linter replaces the fields by their values.
         modules: Any = self.modules
         importers: Any = self.importers
+        below = tuple(f"{importer}." for importer in importers - {self.package})
         found = [
             detail
             for module in sorted(modules & graph.modules)
             for importer in sorted(graph.find_modules_that_directly_import(module))
-            if f"{importer}.".startswith(f"{self.package}.") and importer not in importers
+            if f"{importer}.".startswith(f"{self.package}.")
+            if importer not in importers and not importer.startswith(below)
             for detail in graph.get_import_details(importer=importer, imported=module)
         ]
         return ContractCheck(kept=not found, metadata={"imports": found})

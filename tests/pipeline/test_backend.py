@@ -33,10 +33,10 @@ from rastervision.core.rv_pipeline import (
 )
 from rastervision.fastai_backend import FastaiSemanticSegmentationConfig, bundle
 from rastervision.fastai_backend.backend import FastaiSemanticSegmentation
+from rastervision.fastai_backend.backend.scenes import prediction_windows
 from rastervision.fastai_backend.models import ModelSpec
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.predict import ScenePredictor
-from rastervision.fastai_backend.scenes import prediction_windows
 from rastervision.fastai_backend.store import StoredChips
 from rastervision.pipeline.config import build_config, save_pipeline_config
 from rastervision.pipeline.file_system.utils import file_to_json

@@ -15,7 +15,7 @@ import rasterio
 from PIL import Image
 from rastervision.core.data.label import SemanticSegmentationLabels
 from rastervision.core.rv_pipeline import SemanticSegmentationConfig
-from rastervision.fastai_backend import scores
+from rastervision.fastai_backend.backend import evaluation
 from rastervision.fastai_backend.georeference import ensure_transform
 from rastervision.pipeline.config import build_config, save_pipeline_config
 
@@ -205,7 +205,7 @@ def test_scores_and_pictures_of_potsdam(potsdam: ModuleType, raw: Path, tmp_path
     saved = _saved(config, tmp_path / "pipeline-config.json")
     _predict_shifted(config, 4)
     config.build(str(tmp_path)).eval()
-    found = scores.write(saved, tmp_path / "eval")
+    found = evaluation.write(saved, tmp_path / "eval")
     assert json.loads((tmp_path / "eval/scores.json").read_text()) == found
     assert [entry["name"] for entry in found["classes"]] == list(potsdam.CLASSES)
     overall = found["overall"]
@@ -232,7 +232,7 @@ def test_scores_of_scenes_without_crs_and_with_unlabelled_pixels(
     saved = _saved(config, tmp_path / "pipeline-config.json")
     _predict_shifted(config, 6)
     config.build(str(tmp_path)).eval()
-    found = scores.write(saved, tmp_path / "eval")
+    found = evaluation.write(saved, tmp_path / "eval")
     assert [entry["name"] for entry in found["classes"]] == list(dubai.CLASSES)[:5]
     assert found["overall"]["pixels"] == 140 * 120 - 100
     # 6 of 24 rows of each class are the class above's, and the corner's shadow is no class at all.

@@ -59,7 +59,7 @@ class FastaiSemanticSegmentationConfig(  # type: ignore[call-arg]  # the decorat
             ranks: how many processes train.
         """
         from rastervision.fastai_backend import checks
-        from rastervision.fastai_backend.scenes import classes_of
+        from rastervision.fastai_backend.backend.scenes import classes_of
 
         return checks.check(self.settings(), classes_of(classes), gpus, ranks)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,37 @@ def _rgb(color: str | Sequence[float]) -> Color:
     return red, green, blue
 
 
+@dataclass(frozen=True)
+class SceneView:
+    """A thinned scene.
+
+    Attributes:
+        scene_id: the scene.
+        image: (height, width, channels), the source's data type, mean of what was thinned.
+        truth: (height, width) class ids; the null class outside areas of interest.
+        prediction: (height, width) class ids.
+        size: height and width of the scene itself.
+    """
+
+    scene_id: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    size: tuple[int, int]
+
+
 def write(
-    pipeline_config: dict[str, Any],
+    views: Iterable[SceneView],
+    legend: Legend,
     scores: dict[str, dict[str, Any]],
     out_dir: Path,
     bands: Sequence[int] | None = None,
 ) -> list[Path]:
-    """Write <out_dir>/<scene id>.png for each scene that has scores.
+    """Write <out_dir>/<scene id>.png for each scene.
 
     Args:
-        pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
+        views: the scenes.
+        legend: their classes.
         scores: for each scene id what scores.summarise returns.
         bands: which of the image's channels to show as red, green and blue; default: the first
             three as the network sees them, or the first one as grey where there are fewer.
@@ -73,12 +94,9 @@ def write(
     Returns:
         The files.
     """
-    from rastervision.fastai_backend.scene_views import read_views
-
-    legend = Legend.of(pipeline_config["dataset"]["class_config"])
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
-    for view in read_views(pipeline_config, set(scores), PANEL):
+    for view in views:
         picture = draw(
             view.scene_id,
             to_rgb(view.image, bands),

@@ -10,7 +10,6 @@ precision, recall and F-measure to ROC, informedness, markedness & correlation",
 
 A score whose denominator is 0 is undefined: None, `null` in JSON. Pixels whose truth is the null
 class are left out of everything; a null class that was predicted elsewhere counts as an error.
-Raster Vision is imported where the pictures read their scenes, not here.
 """
 
 from __future__ import annotations
@@ -18,12 +17,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rastervision.fastai_backend import pictures
 
 from rvk8s.contract import to_json
 from rvk8s.errors import InputError
@@ -154,7 +152,7 @@ def score_scenes(
 
 
 def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
-    """Write scores.json and pictures/ for what Raster Vision's eval command just evaluated.
+    """Write scores.json for what Raster Vision's eval command just evaluated.
 
     overall has rasterVisionAverageF1 too, the figure of eval.json itself: it equals pixelWeightedF1
     unless some truth is the null class, which Raster Vision counts as a class like any other.
@@ -163,8 +161,8 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
 
     Args:
         pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
-        out_dir: local folder in which eval.json files lie as <group>/eval.json; scores.json and
-            pictures/<scene>.png are written here.
+        out_dir: local folder in which eval.json files lie as <group>/eval.json; scores.json is
+            written here.
 
     Returns:
         What was written to scores.json.
@@ -194,12 +192,12 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
     partial = out_dir / ".scores.json.part"
     partial.write_bytes(to_json(scores))
     os.replace(partial, out_dir / "scores.json")
-    pictures.write(pipeline_config, _by_scene(groups.values()), out_dir / "pictures")
     return scores
 
 
-def _by_scene(groups: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {scene: part for group in groups for scene, part in group["scenes"].items()}
+def by_scene(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """For the id of each validation and test scene in what write() returned: its own scores."""
+    return {**scores["scenes"], **scores.get("test", {}).get("scenes", {})}
 
 
 def _null_id(classes: dict[str, Any]) -> int | None:

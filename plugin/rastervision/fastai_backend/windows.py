@@ -1,6 +1,6 @@
 """Windows of scenes: where they lie, how they are read, and chips read from them without a store.
 
-Nothing here knows Raster Vision: backend.py gives its scenes the face of SceneReader.
+Nothing here knows Raster Vision: backend/scenes.py gives its scenes the face of SceneReader.
 """
 
 from __future__ import annotations

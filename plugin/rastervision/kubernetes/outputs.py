@@ -224,9 +224,9 @@ def _localize_predictions(context: Context, work: Path, config: dict[str, Any]) 
 def _write_scores(config: dict[str, Any], folder: Path) -> None:
     if config["type_hint"] != "semantic_segmentation":
         return
-    from rastervision.fastai_backend import scores
+    from rastervision.fastai_backend.backend import evaluation
 
-    scores.write(config, folder)
+    evaluation.write(config, folder)
 
 
 def _stage_dir(context: Context) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,29 +17,11 @@ from rasterio import Affine
 from rasterio.features import rasterize
 from rastervision.core.box import Box
 from rastervision.core.data import Scene
+from rastervision.fastai_backend.pictures import SceneView
 from rastervision.pipeline.config import build_config, upgrade_config
 
 #: Pixels of a strip that is read at once.
 STRIP_PIXELS = 8_000_000
-
-
-@dataclass(frozen=True)
-class SceneView:
-    """A thinned scene.
-
-    Attributes:
-        scene_id: the scene.
-        image: (height, width, channels), the source's data type, mean of what was thinned.
-        truth: (height, width) class ids; the null class outside areas of interest.
-        prediction: (height, width) class ids.
-        size: height and width of the scene itself.
-    """
-
-    scene_id: str
-    image: np.ndarray
-    truth: np.ndarray
-    prediction: np.ndarray
-    size: tuple[int, int]
 
 
 def read_views(

@@ -17,11 +17,7 @@ from rastervision.core.data import (
     SemanticSegmentationSmoothLabels,
 )
 from rastervision.fastai_backend import bundle, progress
-from rastervision.fastai_backend.chips import ChipSource
-from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
-from rastervision.fastai_backend.georeference import ensure_transform
-from rastervision.fastai_backend.heap import keep_freed_memory
-from rastervision.fastai_backend.scenes import (
+from rastervision.fastai_backend.backend.scenes import (
     RasterVisionScene,
     Sampling,
     chip_size,
@@ -30,6 +26,10 @@ from rastervision.fastai_backend.scenes import (
     prediction_windows,
     windows_of,
 )
+from rastervision.fastai_backend.chips import ChipSource
+from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
+from rastervision.fastai_backend.georeference import ensure_transform
+from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.store import ChipFormat, ChipWriter, Part, StoredChips
 from rastervision.fastai_backend.windows import (
     SceneWindows,
