@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -55,6 +56,8 @@ class Env(StrEnum):
     START_PATIENCE = "RVK8S_START_PATIENCE"
     #: Seconds that the driver waits for a place in a queue or on a node.
     PENDING_DEADLINE = "RVK8S_PENDING_DEADLINE"
+    #: Seconds that the driver lets a training hold nodes while the rest of its pods find none.
+    PARTIAL_PATIENCE = "RVK8S_PARTIAL_PATIENCE"
     #: Seconds for which the driver tries again while storage, or the API server, is away; the first
     #: also those for which a stage waits for storage before it begins, 0 by default.
     STORAGE_PATIENCE = "RVK8S_STORAGE_PATIENCE"
@@ -184,3 +187,12 @@ def to_json(value: Mapping[str, Any]) -> bytes:
 def now() -> str:
     """The present in UTC, to the second, as Kubernetes writes it: 2026-11-23T13:15:01Z."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def attempt_line(title: str) -> str:
+    """The line of a log above what one attempt of a stage writes."""
+    return f"--- {now()}: {title}"
+
+
+#: Where such a line begins, in the bytes of a log.
+ATTEMPT = re.compile(rb"^(?=--- \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: )", re.MULTILINE)

@@ -193,7 +193,6 @@ class Cluster:
         container: str,
         *,
         follow: bool = False,
-        previous: bool = False,
         timestamps: bool = False,
         since: str | None = None,
     ) -> Iterator[bytes]:
@@ -202,12 +201,11 @@ class Cluster:
         Args:
             follow: go on until the container ends; ends earlier where it is silent for minutes, so
                 ask again with `since` while it runs.
-            previous: of the container before its last restart.
             timestamps: put the time (RFC 3339, UTC, nanoseconds) and a space before each line.
             since: RFC 3339; only lines of that second or later.
         """
         query = {"container": container}
-        flags = {"follow": follow, "previous": previous, "timestamps": timestamps}
+        flags = {"follow": follow, "timestamps": timestamps}
         query |= {name: "true" for name, on in flags.items() if on}
         query |= {"sinceTime": since} if since else {}
         with suppress(NotFound):

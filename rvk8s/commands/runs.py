@@ -89,7 +89,7 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
     "-p",
     "--previous",
     is_flag=True,
-    help="What the pods' containers wrote before their last restart.",
+    help="Of each log, what the attempt before its last one wrote.",
 )
 @root_uri_option
 @long_file_option
@@ -110,6 +110,8 @@ def logs_command(
     """
     from rvk8s.runs.logs import print_run_logs
 
+    if follow and previous:
+        raise click.UsageError("--follow and --previous exclude each other")
     print_run_logs(
         find_places(**where),
         run,

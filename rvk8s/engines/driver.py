@@ -101,6 +101,7 @@ class Settings:
             patience=Patience(
                 start=_seconds(environ, Env.START_PATIENCE, default.start),
                 pending=_seconds(environ, Env.PENDING_DEADLINE, default.pending),
+                partial=_seconds(environ, Env.PARTIAL_PATIENCE, default.partial),
             ),
             storage=_seconds(environ, Env.STORAGE_PATIENCE, 3600.0),
             cluster=_seconds(environ, Env.CLUSTER_PATIENCE, 900.0),

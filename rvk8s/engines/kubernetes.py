@@ -38,11 +38,13 @@ class Patience:
     Attributes:
         start: pods that cannot start: an image that is not there, a missing Secret, a quota.
         pending: a place on a node or in a queue.
+        partial: a place for the rest of a training's pods, while some hold nodes already.
         stop: pods that were told to end.
     """
 
     start: float = 300.0
     pending: float = 86400.0
+    partial: float = 600.0
     stop: float = 120.0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
-from rvk8s.contract import Label, RunLayout, now, split_of
+from rvk8s.contract import ATTEMPT, Label, RunLayout, attempt_line, split_of
 from rvk8s.errors import ClusterUnavailable, Rvk8sError
 from rvk8s.explain import container_of, has_ended, has_started
 
@@ -28,7 +28,6 @@ INTERVAL, _PER_MIB = 3.0, 2.0
 _PAUSE, _LONGEST = 1.0, 15.0
 #: A pod that has ended is given up after a pause longer than this.
 _GIVE_UP = 5.0
-_HEADER = b"--- "
 
 
 def split_index(pod: Object) -> int:
@@ -185,11 +184,10 @@ class _LogFile:
                     log.debug("%s: %s", self.uri, error)
                     stopped.wait(_LONGEST)
             known: list[bytes] | None = None
-            mark = f": {title}".encode()
             if self.path.exists():
-                known = _section(self.path, mark)
+                known = _section(self.path, title.encode())
             if known is None:
-                self._append(_HEADER + now().encode() + mark)
+                self._append(attempt_line(title).encode())
             return _Section(self, known or [])
 
     def append(self, line: bytes) -> None:
@@ -244,16 +242,16 @@ class _Section:
         self._file.append(line)
 
 
-def _section(path: Path, mark: bytes) -> list[bytes] | None:
+def _section(path: Path, title: bytes) -> list[bytes] | None:
     """The lines after a pod's header up to the next header; None where there is no such header."""
     found: list[bytes] | None = None
     with path.open("rb") as file:
         for line in file:
             line = line.rstrip(b"\n")
-            if line.startswith(_HEADER) and b", pod " in line:
+            if ATTEMPT.match(line) and b", pod " in line:
                 if found is not None:
                     break
-                if line.endswith(mark):
+                if line.endswith(title):
                     found = []
             elif found is not None:
                 found.append(line)

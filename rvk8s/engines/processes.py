@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rvk8s import storage
-from rvk8s.contract import CONTRACT_VERSION, Env, now, split_of
+from rvk8s.contract import CONTRACT_VERSION, Env, attempt_line, split_of
 from rvk8s.engines.machine import gpu_names
 from rvk8s.errors import Rvk8sError
 from rvk8s.plan import Plan, Stage
@@ -160,7 +160,8 @@ class ProcessSplits:
         threads = max(1, cores() // self._at_once)
         folder = launcher.plan.project_dir
         with local_files.errors(log_file), log_file.open("ab") as log:
-            log.write(f"--- {now()} {stage.name}, split {split + 1} of {stage.splits}\n".encode())
+            title = f"{stage.name}, split {split + 1} of {stage.splits}"
+            log.write(attempt_line(title).encode() + b"\n")
             log.flush()
             return subprocess.Popen(
                 # -P: the user's folder must not hide modules that the stage imports.

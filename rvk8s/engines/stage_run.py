@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from time import monotonic
@@ -150,6 +151,10 @@ class StageRun:
         if trouble is None:
             self._trouble_since.clear()
             return codes
+        if trouble.waits and (held := self._holds_in_vain(main)):
+            text = f"{held} while the others found none: {trouble.text}"
+            self._end(tidy=False)
+            return self._all(ExitCode.PREEMPTED, text)
         key = "waits" if trouble.waits else "fails"
         since = self._trouble_since.setdefault(key, monotonic())
         lasted = max(monotonic() - since, age(trouble.since) or 0.0)
@@ -160,6 +165,21 @@ class StageRun:
         self._end(tidy=False)
         code = ExitCode.DEADLINE if trouble.waits else ExitCode.BAD_INPUT
         return self._all(code, trouble.text) | codes
+
+    def _holds_in_vain(self, main: Object) -> str | None:
+        """What a training gives back that has a part of its nodes and has waited for the rest.
+
+        Two trainings that each hold what the other lacks would wait for ever; one that lets go lets
+        the other begin. How long each waits is spread by half, so that not both let go.
+        """
+        nodes, objects = self.stage.nodes, self._launcher.pods.objects().values()
+        placed = [t for pod in pods_of(main, objects) if (t := _since_placed(pod)) is not None]
+        if self.stage.name != "train" or not 0 < len(placed) < nodes:
+            return None
+        spread = 1 + zlib.crc32(self._uid.encode()) / 2**33
+        if min(placed) < self._launcher.patience.partial * spread:
+            return None
+        return f"gave {len(placed)} of its {nodes} nodes back after {min(placed):.0f} s"
 
     def _trouble(self, main: Object) -> explain.Trouble | None:
         if is_suspended(main):
@@ -259,12 +279,14 @@ def spent_on(item: Object, pods: Iterable[Object]) -> float:
     Time in a queue does not count.
     """
     before = float(annotation(item, Annotation.SPENT, "0"))
-    times = []
-    for pod in pods_of(item, pods):
-        for one in pod.get("status", {}).get("conditions") or ():
-            if one["type"] == "PodScheduled" and one["status"] == "True":
-                times.append(age(one.get("lastTransitionTime")) or 0.0)
+    times = [seconds for pod in pods_of(item, pods) if (seconds := _since_placed(pod)) is not None]
     return before + max(times, default=0.0)
+
+
+def _since_placed(pod: Object) -> float | None:
+    """Seconds since a pod got its node; None without one."""
+    placed = condition(pod, "PodScheduled")
+    return None if placed is None else age(placed.get("lastTransitionTime")) or 0.0
 
 
 def age(time: str | None) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rvk8s import storage
 from rvk8s.cluster.conditions import ENDED
-from rvk8s.contract import DRIVER, STAGES, RunLayout, State
+from rvk8s.contract import ATTEMPT, DRIVER, STAGES, RunLayout, State
 from rvk8s.errors import InputError
 from rvk8s.runs import pod_logs
 from rvk8s.runs.cluster_runs import ClusterRun
@@ -56,7 +56,7 @@ def print_run_logs(
         split: only this split.
         rank: of the training, only the node that has this rank: its ranks share a log.
         follow: go on with what they write until the run has ended.
-        previous: what the pods' containers wrote before their last restart.
+        previous: of each log, what the attempt before its last one wrote.
 
     Raises:
         InputError: no such run, stage, split or rank; nothing has been written yet.
@@ -66,19 +66,17 @@ def print_run_logs(
     node = None if rank is None else _node(found, rank)
     stage = "train" if node is not None else stage
     root = found.uri.rpartition("/")[0]
+    wanted, printer = Wanted(stage, split, node), Printer()
+    if previous:
+        _print_previous(places, found, there, wanted, printer)
+        return
     if there is None or places.cluster is None:
-        if previous:
-            fix = "the stored log has all attempts: leave --previous out"
-            raise InputError("its pods are gone", where="--previous", fix=fix)
         print_logs(root, found.run_id, stage=stage, split=split, follow=follow, node=node)
         return
     for note in places.notes():
         print(note, file=sys.stderr)
-    wanted, printer = Wanted(stage, split, node), Printer()
     if follow and not there.has_ended:
         pod_logs.follow(places.cluster, there, wanted, printer)
-    elif previous:
-        pod_logs.print_now(places.cluster, there.pods, wanted, printer, previous=True)
     elif not _print_stored_or_live(places, found, there, wanted, printer):
         fix = "`rvk8s status` shows which stages have run"
         raise InputError(f"nothing is written yet{_by(stage, split)}", fix=fix)
@@ -107,8 +105,26 @@ def _print_stored_or_live(
             for log in sorted(logs, key=_order):
                 last = _print_rest(log, printed, last)
         else:
-            pod_logs.print_now(places.cluster, pods, wanted, printer, previous=False)
+            pod_logs.print_now(places.cluster, pods, wanted, printer)
     return bool(printed or printer.lines)
+
+
+def _print_previous(
+    places: Places, found: RunStatus, there: ClusterRun | None, wanted: Wanted, printer: Printer
+) -> None:
+    """From storage, which has all attempts, else from the pods that are left of them."""
+    layout, root = RunLayout(found.uri), found.uri.rpartition("/")[0]
+    asked = (wanted.stage, wanted.split, wanted.node)
+    for log in sorted(places.stored(root, lambda: list(_logs(layout, *asked))) or [], key=_order):
+        _, *attempts = ATTEMPT.split(storage.read_bytes(log.uri))
+        for line in attempts[-2].splitlines() if len(attempts) > 1 else ():
+            printer.put(log.title, line)
+    if not printer.lines and there is not None and places.cluster is not None:
+        pods = pod_logs.before_last(filter(wanted.has, there.pods))
+        pod_logs.print_now(places.cluster, pods, wanted, printer)
+    if not printer.lines:
+        what = f"nothing was tried more than once{_by(wanted.stage, wanted.split)}"
+        raise InputError(what, fix="leave --previous out")
 
 
 def _node(found: RunStatus, rank: int) -> int:

@@ -66,20 +66,22 @@ class Printer:
         self.lines += 1
 
 
-def print_now(
-    cluster: Cluster, pods: Iterable[Object], wanted: Wanted, printer: Printer, previous: bool
-) -> None:
-    """Print what pods have written so far.
-
-    Args:
-        previous: what their containers wrote before their last restart.
-    """
+def print_now(cluster: Cluster, pods: Iterable[Object], wanted: Wanted, printer: Printer) -> None:
+    """Print what pods have written so far."""
     for pod in sorted(filter(wanted.has, pods), key=_order):
         if _has_begun(pod):
             name, container = pod["metadata"]["name"], _container(pod)
-            for line in cluster.log_lines(name, container, previous=previous):
+            for line in cluster.log_lines(name, container):
                 printer.put(_title(pod), line)
     sys.stdout.flush()
+
+
+def before_last(pods: Iterable[Object]) -> list[Object]:
+    """Of the pods that were tried one after the other, each time the one before the last."""
+    tries: dict[tuple[str | None, int], list[Object]] = {}
+    for pod in sorted(pods, key=_order):
+        tries.setdefault((stage_of(pod), _number(pod)), []).append(pod)
+    return [same[-2] for same in tries.values() if len(same) > 1]
 
 
 def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) -> None:
@@ -192,8 +194,7 @@ def _statuses(pod: Object) -> list[Object]:
 def _has_begun(pod: Object) -> bool:
     """Whether its container has run, so that there may be lines."""
     states = [one.get("state") or {} for one in _statuses(pod)]
-    restarted = any(one.get("restartCount") for one in _statuses(pod))
-    return restarted or any("running" in state or "terminated" in state for state in states)
+    return any("running" in state or "terminated" in state for state in states)
 
 
 def _has_ended(pod: Object) -> bool:

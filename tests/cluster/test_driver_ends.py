@@ -156,6 +156,30 @@ def test_training_starts_again_as_a_whole(
         assert play.left() == []
 
 
+@pytest.mark.parametrize("launcher", ["pytorchjob", "job"])
+def test_half_of_the_nodes_are_given_back(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, launcher: str
+) -> None:
+    """Another training holds the rest, and waits for these: one has to let go."""
+    text = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+
+    def act(stage: str, index: int, attempt: int) -> Fate:
+        if stage != "train" or attempt:
+            return 0
+        return None if index == 0 else unschedulable(text)
+
+    values = {**RANKS, "launcher": launcher}
+    with Play(apiserver, namespace, tmp_path, act, values=values) as play:
+        driver = play.drive(RVK8S_PARTIAL_PATIENCE="4")
+        play.until(lambda: play.running("train"))
+        play.until(lambda: text.rstrip(".") in str(play.stage("train")["message"]))
+        assert play.finish(driver) == 0, play.said()
+        assert "gave 1 of its 2 nodes back after" in play.said()
+        train = play.stage("train")
+        assert (train["attempts"], train["disruptions"]) == (1, 1)
+        assert len(play.made["run-1-train"]) == 2
+
+
 def test_the_worker_that_failed_first_says_why(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

@@ -1,15 +1,19 @@
-"""Following the logs of a run ends when the run does, however it ends."""
+"""Logs of a run in storage: following ends when the run does; the attempt before the last."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from rvk8s import storage
-from rvk8s.contract import STAGES, State, now
+from rvk8s.cli import rvk8s
+from rvk8s.contract import STAGES, State, attempt_line, now
+from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs import logs
+from rvk8s.runs.places import Places
 from rvk8s.runs.record import RunRecord
 
 
@@ -34,3 +38,23 @@ def test_following_a_run_that_was_killed_ends(
     monkeypatch.setattr(logs.time, "sleep", waited)
     logs.print_logs(str(tmp_path), "run-1", follow=True)
     assert capsys.readouterr().out == "==> train <==\nfirst\nsecond\n"
+
+
+def test_previous_is_the_attempt_before_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = tuple(Stage(name) for name in STAGES)
+    plan = Plan("run-1", "e", "m.py", str(tmp_path), {}, str(tmp_path), stages)
+    storage.write_json(plan.layout.run_json, RunRecord.of_plan(plan, "test").to_dict())
+    heads = [attempt_line(f"train {number}") for number in range(3)]
+    text = "".join(f"{head}\n--- not a head\nline {i}\n" for i, head in enumerate(heads))
+    storage.write_bytes(plan.layout.log("train"), text.encode())
+    storage.write_bytes(plan.layout.log("chip"), f"{attempt_line('chip')}\nonce\n".encode())
+    places = Places(root_uri=str(tmp_path))
+    logs.print_run_logs(places, "run-1", previous=True)
+    expected = f"==> train <==\n{heads[1]}\n--- not a head\nline 1\n"
+    assert capsys.readouterr().out == expected
+    with pytest.raises(InputError, match="nothing was tried more than once by stage chip"):
+        logs.print_run_logs(places, "run-1", stage="chip", previous=True)
+    result = CliRunner().invoke(rvk8s, ["logs", "run-1", "-f", "-p"])
+    assert (result.exit_code, "exclude each other" in result.output) == (2, True)

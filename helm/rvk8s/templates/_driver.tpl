@@ -49,6 +49,7 @@ template:
           {{- $patience := .Values.driver.patience }}
           {{- $_ := set $ours "RVK8S_START_PATIENCE" ($patience.start | int64 | toString) }}
           {{- $_ := set $ours "RVK8S_PENDING_DEADLINE" ($patience.pending | int64 | toString) }}
+          {{- $_ := set $ours "RVK8S_PARTIAL_PATIENCE" ($patience.partial | int64 | toString) }}
           {{- $_ := set $ours "RVK8S_STORAGE_PATIENCE" ($patience.storage | int64 | toString) }}
           {{- $_ := set $ours "RVK8S_CLUSTER_PATIENCE" ($patience.cluster | int64 | toString) }}
           {{- if include "rvk8s.scheduled" . }}{{ $_ := set $ours "RVK8S_STAGES_COPY" (include "rvk8s.copyName" .) }}{{ end }}
