@@ -37,6 +37,8 @@ _FLAGS = {
     "launcher": "--launcher",
     "rootUri": "--root-uri",
 }
+#: Characters that YAML's readers refuse or take for the end of a line, and their escapes.
+_NOT_YAML = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029, 0xFFFE, 0xFFFF)}
 _SECONDS = 60
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -146,7 +148,9 @@ def _by_program(chart: str, values: Mapping[str, Any], name: str, namespace: str
         raise InputError("no program helm on PATH renders the chart", fix=fix)
     with tempfile.TemporaryDirectory(prefix="rvk8s-") as folder:
         file = Path(folder) / "values.json"
-        file.write_text(json.dumps(values))
+        # Escapes are those of JSON, of which YAML knows all but surrogate pairs.
+        text = json.dumps(values, ensure_ascii=False).translate(_NOT_YAML)
+        file.write_text(text, encoding="utf-8")
         done = subprocess.run(
             [program, "template", name, chart, "-n", namespace, "-f", str(file)],
             capture_output=True,
@@ -202,6 +206,10 @@ def _schema_error(pointer: str, what: str) -> InputError:
         # The schema forbids names in one place only, that of environment variables.
         what = f"{parts.pop()} is rvk8s's own name, or may hold a secret"
         fix = "these variables are no secret: keys of storage come from values.storage.secretName"
+        return InputError(what, where=_where(".".join(parts)), fix=fix)
+    if parts[:2] == ["experiment", "args"]:
+        what = "Helm's numbers have 53 bits, so this one would lose digits"
+        fix = f"give {parts[2]} as text in experiment.argsJson"
         return InputError(what, where=_where(".".join(parts)), fix=fix)
     unknown = re.match(r"additional propert(?:y|ies) (.+) not allowed", what)
     if not unknown:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rvk8s.contract import STAGES, RunLayout, now
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.run_options import ALL_STAGES, RunOptions
-from rvk8s.values import cluster_values, deep_merged
+from rvk8s.values import arguments, cluster_values, deep_merged
 
 if TYPE_CHECKING:
     from rvk8s.project.experiment import Experiment
@@ -166,7 +166,7 @@ class Plan:
             "experiment": {
                 "name": self.experiment,
                 "module": self.module,
-                "args": dict(self.args),
+                **arguments(self.args),
                 "source": dict(source),
             },
             "rootUri": self.root_uri,

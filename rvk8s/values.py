@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,24 @@ def cluster_values(
         fix = "pods see no folder of this machine: give s3://bucket/prefix"
         errors.append(InputError(f"{root_uri} is a folder", where=where, fix=fix))
     return values, image
+
+
+def arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """get_config's arguments as values of the chart: `args`, and as text what Helm would change."""
+    texts = {name: json.dumps(value) for name, value in args.items() if not _kept_by_helm(value)}
+    kept = {name: value for name, value in args.items() if name not in texts}
+    return {"args": kept, "argsJson": texts} if texts else {"args": kept}
+
+
+def _kept_by_helm(value: Any) -> bool:
+    """Whether a value is the same after Helm, whose numbers are floats: 1.0 becomes 1."""
+    if isinstance(value, Mapping):
+        return all(_kept_by_helm(below) for below in value.values())
+    if isinstance(value, list | tuple):
+        return all(_kept_by_helm(below) for below in value)
+    if isinstance(value, float):
+        return math.isfinite(value) and not value.is_integer()
+    return not isinstance(value, int) or abs(value) < 2**53
 
 
 def to_yaml(values: Any, several: bool = False) -> str:

@@ -214,8 +214,8 @@ def test_the_schema_refuses(changes: dict[str, Any], where: str) -> None:
 @pytest.mark.parametrize("chart", ["rvk8s", "rvk8s-platform"])
 def test_every_mapping_of_the_schema_is_closed_or_typed_and_described(chart: str) -> None:
     schema = json.loads((cases.ROOT / "helm" / chart / "values.schema.json").read_text())
-    #: Open by nature: get_config's arguments; Helm's own; entries of a NetworkPolicy.
-    open_by_nature = {"/experiment/args", "/global", "/tensorboard/from/items"}
+    #: Open by nature: Helm's own; entries of a NetworkPolicy.
+    open_by_nature = {"/global", "/tensorboard/from/items"}
 
     def check(node: dict[str, Any], where: str) -> None:
         if node.get("type") == "object" and where not in open_by_nature:

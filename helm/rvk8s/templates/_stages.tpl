@@ -24,7 +24,6 @@
   "experiment" (required "values.experiment.name: the experiment has no name; give one" .Values.experiment.name)
   "module" (required "values.experiment.module: nothing says what to run; give a .py file of experiment.source, or a dotted name of the image" .Values.experiment.module)
   "projectDir" (include "rvk8s.projectDir" .)
-  "args" (.Values.experiment.args | default dict)
   "rootUri" (include "rvk8s.rootUri" .)
   "stages" $stages
   "image" (required "values.image.stage: no image says what the stages run in; give --image NAME:TAG" .Values.image.stage)
@@ -37,7 +36,44 @@
 {{- if and (hasSuffix ".py" $plan.module) (not (hasKey (.Values.experiment.source | default dict) $plan.module)) }}
 {{- fail (printf "values.experiment.module: %s is not among the files of experiment.source; add it there" $plan.module) }}
 {{- end }}
-{{- toPrettyJson $plan }}
+{{- $text := printf "{\n  \"args\": {%s\n  },\n%s" (include "rvk8s.arguments" .) (toPrettyJson $plan | trimPrefix "{\n") }}
+{{- include "rvk8s.plainJson" $text }}
+{{- end }}
+
+{{/*
+The members of the plan's args, a line each. Helm's numbers have 53 bits and no fraction of zero, so
+what a number must keep comes as text, experiment.argsJson, and is written as it is.
+*/}}
+{{- define "rvk8s.arguments" -}}
+{{- $texts := dict }}
+{{- range $name, $value := .Values.experiment.args }}{{ $_ := set $texts $name (toJson $value) }}{{ end }}
+{{- range $name, $text := .Values.experiment.argsJson }}
+{{- if hasKey $texts $name }}
+{{- fail (printf "values.experiment.argsJson: %s is one of experiment.args, too; give it once" $name) }}
+{{- end }}
+{{- $parsed := fromJson (printf "{\"value\": [%s]}" $text) }}
+{{- if or (hasKey $parsed "Error") (ne (len $parsed.value) 1) }}
+{{- fail (printf "values.experiment.argsJson: the text of %s is not JSON: %s; write a number as \"1.0\", a text in experiment.args" $name $text) }}
+{{- end }}
+{{- $_ := set $texts $name $text }}
+{{- end }}
+{{- $lines := list }}
+{{- range $name := keys $texts | sortAlpha }}
+{{- $lines = append $lines (printf "\n    %s: %s" (toJson $name) (index $texts $name)) }}
+{{- end }}
+{{- join "," $lines }}
+{{- end }}
+
+{{/*
+JSON in which those characters of texts are escaped, too, that YAML's readers refuse, and NEL, which
+they take for the end of a line.
+*/}}
+{{- define "rvk8s.plainJson" -}}
+{{- $text := . }}
+{{- range $code := concat (untilStep 127 160 1) (list 65534 65535) }}
+{{- $text = $text | replace (printf "%c" $code) (printf "\\u%04x" $code) }}
+{{- end }}
+{{- $text }}
 {{- end }}
 
 {{/* (dict "root" $ "stage" NAME): the stage's manifests, a YAML stream. */}}
