@@ -196,13 +196,17 @@ class Driver:
         codes: dict[int, int] = {}
         todo = list(range(record.splits))
         while True:
-            running = self.launcher.start(stage, todo, record.attempts + record.disruptions)
+            running = self.launcher.start(stage, todo, record.starts)
             codes.update(self._wait(running, record, len(todo), deadline))
             todo = [split for split, code in codes.items() if code]
             final = [code for code in codes.values() if 0 < code < _RETRYABLE_FROM]
             if not todo or final:
                 return codes
-            if {codes[split] for split in todo} == {ExitCode.PREEMPTED} and (
+            if running.gave_back and record.given_back < self._manners.give_backs:
+                record.given_back += 1
+                tries = f"{record.given_back} of {self._manners.give_backs}"
+                pause = _BACKOFF
+            elif {codes[split] for split in todo} == {ExitCode.PREEMPTED} and (
                 record.disruptions < self._manners.disruptions
             ):
                 record.disruptions += 1

@@ -29,6 +29,8 @@ _IMAGE = {
     "SignatureValidationFailed",
 }
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+#: Events after which an earlier warning is of the past.
+_WENT_ON = {"SuccessfulCreate", "SuccessfulCreatePod", "Pulling", "Pulled", "Created", "Started"}
 #: Reasons of a failed pod whose node, not whose program, is at fault.
 _NODE_REASONS = {
     "Evicted",
@@ -148,17 +150,16 @@ def pod_trouble(pod: Object) -> Trouble | None:
     for container in status.get("containerStatuses") or ():
         waiting = container.get("state", {}).get("waiting") or {}
         reason, text = waiting.get("reason") or "", _line(waiting.get("message"))
-        since = scheduled.get("lastTransitionTime") if scheduled else None
         if reason in _IMAGE:
             fix = "is its name right (--image), has the registry it, and may the cluster pull it "
             fix += "(image.pullSecrets)?"
             what = f"the image {container.get('image')} cannot be pulled ({text or reason})"
-            return Trouble(f"{what}; {fix}", waits=False, since=since)
+            return Trouble(f"{what}; {fix}", waits=False)
         if reason in _CONFIG:
             fix = "make what is missing in this namespace, or correct storage.secretName"
             if "not found" not in text:
                 fix = "look at the image, and at `kubectl describe pod`"
-            return Trouble(f"a pod cannot start: {text or reason}; {fix}", False, since)
+            return Trouble(f"a pod cannot start: {text or reason}; {fix}", waits=False)
     return None
 
 
@@ -186,25 +187,30 @@ def gpus(pod: Object) -> str:
 
 
 def event_trouble(events: Iterable[Object]) -> Trouble | None:
-    """Why something is not made or mounted, from the warnings about it, the newest first."""
-    warnings = [event for event in events if event.get("type") == "Warning"]
-    for event in sorted(warnings, key=_event_time, reverse=True):
+    """Why something is not made or mounted, from the events about it, the newest first.
+
+    None where it went on after the last warning.
+    """
+    for event in sorted(events, key=_event_order, reverse=True):
         reason, text = event.get("reason") or "", _line(event.get("message"))
-        since = event.get("firstTimestamp") or event.get("eventTime")
+        if reason in _WENT_ON:
+            return None
+        if event.get("type") != "Warning":
+            continue
         if "exceeded quota" in text:
             fix = "wait until others have ended, ask for less, or have the quota raised"
-            return Trouble(f"the namespace's quota is used up: {text}; {fix}", False, since)
+            return Trouble(f"the namespace's quota is used up: {text}; {fix}", waits=False)
         if "violates PodSecurity" in text:
             fix = "the namespace's pod security standard forbids what a value asks for"
-            return Trouble(f"a pod is refused: {text}; {fix}", False, since)
+            return Trouble(f"a pod is refused: {text}; {fix}", waits=False)
+        if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
+            fix = "make what is missing, or look at `kubectl describe pod`"
+            return Trouble(f"a pod cannot start: {text}; {fix}", waits=False)
         if reason.startswith("FailedCreate"):
             fix = "look at the namespace's quotas, limits and admission policies"
             if "serviceaccount" in text and "not found" in text:
                 fix = "install helm/rvk8s-platform, or set serviceAccounts"
-            return Trouble(f"no pod can be made: {text}; {fix}", False, since)
-        if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
-            fix = "make what is missing, or look at `kubectl describe pod`"
-            return Trouble(f"a pod cannot start: {text}; {fix}", False, since)
+            return Trouble(f"no pod can be made: {text}; {fix}", waits=False)
     return None
 
 
@@ -308,8 +314,10 @@ def _limit(pod: Object, resource: str) -> str | None:
     return None
 
 
-def _event_time(event: Object) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+def _event_order(event: Object) -> tuple[str, bool]:
+    """By time, in whole seconds; of one second, what went well last."""
+    time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
+    return time[:19], event.get("reason") in _WENT_ON
 
 
 def _line(text: object) -> str:

@@ -14,7 +14,13 @@ from rvk8s.runs.record import StageRecord
 
 
 class Running(Protocol):
-    """Splits of a stage that were started."""
+    """Splits of a stage that were started.
+
+    Attributes:
+        gave_back: whether it ended (143) only to let others have the nodes that it held a part of.
+    """
+
+    gave_back: bool
 
     def poll(self) -> Mapping[int, int]:
         """The exit codes of the splits that have ended so far; does not wait."""
@@ -71,6 +77,7 @@ class Manners:
         retries_splits: the stages whose splits the launcher starts again by itself: every exit code
             that it reports is final.
         disruptions: how often a stage that lost its node (143) is started again beside its retries.
+        give_backs: how often a stage that gave its nodes back is started again, beside both.
         keeps_deadlines: whether the launcher keeps the stages' deadlines.
         session: who drives; the next driver of the same session goes on with this one's record
             where the plan is the same.
@@ -85,6 +92,7 @@ class Manners:
 
     retries_splits: frozenset[str] = frozenset()
     disruptions: int = 0
+    give_backs: int = 0
     keeps_deadlines: bool = False
     session: str | None = None
     saver: Saver = field(default_factory=DirectSaver)

@@ -20,6 +20,9 @@ COMMANDS = ["chip", "train", "predict", "eval", "bundle"]
 
 
 class FakeRunning:
+    #: Set for tests of trainings that give their nodes back.
+    gave_back = False
+
     def __init__(self, launcher: FakeLauncher, stage: Stage, splits: Sequence[int]):
         self.launcher, self.stage, self.splits = launcher, stage, splits
         self.codes: dict[int, int] = {}

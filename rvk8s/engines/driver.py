@@ -133,7 +133,7 @@ class _Session:
 
     Args:
         leaving: tells that it shall end.
-        job: the driver's Job; None where it was started without one.
+        job: the driver's Job.
         files: plan.json and STAGE.yaml.
         lines: the driver's own log.
     """
@@ -143,7 +143,7 @@ class _Session:
         settings: Settings,
         cluster: Cluster,
         leaving: _Leaving,
-        job: Object | None,
+        job: Object,
         files: Mapping[str, str],
         lines: DriverLog,
     ):
@@ -151,13 +151,13 @@ class _Session:
         self._settings, self._cluster, self._leaving = settings, cluster, leaving
         self._news, self._job = leaving.news, job
         self._objects = StageObjects(files, settings.run_id)
-        self._plan = self._objects.plan(str((job or _NO_JOB)["metadata"]["creationTimestamp"]))
-        self._owner = owner_of(job) if job else None
+        self._plan = self._objects.plan(str(job["metadata"]["creationTimestamp"]))
+        self._owner = owner_of(job)
         self._lease = Lease(
             cluster,
             settings.run_id,
             settings.pod,
-            labels=_labels(job) if job else None,
+            labels=_labels(job),
             owner=self._owner,
             give_up=leaving.asked,
             changed=self._news.set,
@@ -195,11 +195,13 @@ class _Session:
                     self._lines.abandon()
 
     def _drive(self, saver: BackgroundSaver) -> RunRecord:
+        patience = self._settings.patience
         manners = Manners(
             retries_splits=frozenset(STAGES) - {"train"},
             disruptions=DISRUPTIONS,
+            give_backs=int(patience.pending // max(patience.partial, 1)),
             keeps_deadlines=True,
-            session=self._job["metadata"]["uid"] if self._job else f"no-job-{self._plan.created}",
+            session=self._job["metadata"]["uid"],
             saver=saver,
             patience=self._settings.storage,
             wait=self._wait,
@@ -227,7 +229,7 @@ class _Session:
 
     def _is_cancelled(self) -> bool:
         job = self._launcher.jobs.get(self._settings.run_id)
-        if job is None or self._owner is None or job["metadata"]["uid"] != self._owner["uid"]:
+        if job is None or job["metadata"]["uid"] != self._owner["uid"]:
             return False
         return bool(annotation(job, Annotation.CANCEL))
 
@@ -266,8 +268,6 @@ class _Heartbeat:
             self._stopped.wait(_HEARTBEAT)
 
 
-_NO_JOB: Object = {"metadata": {"creationTimestamp": "1970-01-01T00:00:00Z"}}
-
 
 def run(environ: Mapping[str, str], leaving: _Leaving, lines: DriverLog) -> int:
     """Drive the run that the environment names.
@@ -280,13 +280,13 @@ def run(environ: Mapping[str, str], leaving: _Leaving, lines: DriverLog) -> int:
     cluster.cancelled = lambda: leaving.asked() is not None
     began = time.monotonic()
     job = cluster.get("Job", settings.run_id)
+    if job is None:  # nothing would own what this driver makes, and it would stay for ever
+        what = f"there is no Job {settings.run_id}: the run was deleted"
+        raise InputError(what, where=f"namespace {cluster.namespace}", fix="submit it again")
     files = read_files(settings.stages)
-    if job is None:
-        log.warning("There is no Job %s: nothing owns what this driver makes", settings.run_id)
-    else:
-        job = labelled(cluster, job, settings.run_id)
-        if settings.copy:
-            files = copied(cluster, files, settings.copy, job)
+    job = labelled(cluster, job, settings.run_id)
+    if settings.copy:
+        files = copied(cluster, files, settings.copy, job)
     try:
         record = _Session(settings, cluster, leaving, job, files, lines).run()
     finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.kinds import NoSuchKind
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, Label
 from rvk8s.engines.log_collector import PodLogs
@@ -55,7 +56,7 @@ class KubernetesLauncher:
         cluster: where.
         plan: the run.
         objects: what to make.
-        owner: the driver's Job as an ownerReference; None without one.
+        owner: the driver's Job as an ownerReference.
         patience: see there.
         confirm: raises HandedOver where this driver must not change anything any more.
         check: raises what ends the run, or this driver; asked while something is waited for.
@@ -69,7 +70,7 @@ class KubernetesLauncher:
         plan: Plan,
         objects: StageObjects,
         *,
-        owner: Object | None,
+        owner: Object,
         patience: Patience,
         confirm: Callable[[], None],
         check: Callable[[], None],
@@ -82,12 +83,11 @@ class KubernetesLauncher:
         self._selector = f"{Label.RUN}={plan.run_id}"
         self.pods = self._watcher("Pod")
         self._watchers = {"Job": self._watcher("Job")}
-        self._splits: dict[str, int] = {}
         self._reasons: dict[tuple[str, int], str] = {}
         self._run: StageRun | None = None
         self._found: set[str] = set()
         self._stack = ExitStack()
-        self.logs = PodLogs(cluster, plan.layout, self.pods.objects, self._splits)
+        self.logs = PodLogs(cluster, plan.layout, self.pods.objects)
 
     def __enter__(self) -> KubernetesLauncher:
         for one in (self.pods, self._watchers["Job"], self.logs):
@@ -109,7 +109,6 @@ class KubernetesLauncher:
         return self._watchers[kind]
 
     def start(self, stage: Stage, splits: Sequence[int], attempt: int = 1) -> StageRun:
-        self._splits[stage.name] = stage.splits
         self._reasons = {key: text for key, text in self._reasons.items() if key[0] != stage.name}
         self._found.discard(stage.name)
         spent, main = 0.0, None
@@ -152,10 +151,8 @@ class KubernetesLauncher:
             selector = f"{self._selector},{Label.STAGE}"
             try:
                 items = self.cluster.list_all(kind, selector)
-            except InputError as error:
-                if kind == "Job":
-                    raise
-                log.debug("%s", error)  # a cluster without PyTorchJobs has none to end
+            except NoSuchKind as error:  # a cluster without PyTorchJobs has none to end
+                log.debug("%s", error)
                 continue
             for item in items:
                 if not is_finished(item):
@@ -209,8 +206,6 @@ class KubernetesLauncher:
 
     def _is_ours(self, found: Object) -> bool:
         """Whether this driver's Job owns it; an earlier Job of the run has another uid."""
-        if self.owner is None:
-            return bool(self._has_label(found))
         owners = found["metadata"].get("ownerReferences") or ()
         return any(one["uid"] == self.owner["uid"] for one in owners)
 

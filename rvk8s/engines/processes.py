@@ -106,6 +106,8 @@ class ProcessSplits:
         splits: those that are started.
     """
 
+    gave_back = False
+
     def __init__(self, launcher: ProcessLauncher, stage: Stage, splits: Sequence[int]):
         self._launcher, self._stage = launcher, stage
         self._waiting = list(splits)

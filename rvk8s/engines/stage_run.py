@@ -43,6 +43,7 @@ class StageRun:
 
     Attributes:
         message: why it does not run; None where it does.
+        gave_back: see launcher.Running.
         images: what its pods run, by digest.
     """
 
@@ -51,6 +52,7 @@ class StageRun:
     ):
         self.stage, self.splits = stage, list(splits)
         self.message: str | None = None
+        self.gave_back = False
         self.images: list[str] = []
         self._launcher, self._main = launcher, main
         self._kind, self._name = main["kind"], main["metadata"]["name"]
@@ -59,7 +61,7 @@ class StageRun:
         self._failing_since: float | None = None
         self._pods: dict[str, Object] = {}
         self._trouble_since: dict[str, float] = {}
-        self._events: tuple[float, explain.Trouble | None] = (float("-inf"), None)
+        self._events: tuple[float, str, explain.Trouble | None] = (float("-inf"), "", None)
         self._queued: tuple[float, explain.Trouble | None] = (float("-inf"), None)
         self._put_out: set[str] = set()
 
@@ -154,6 +156,7 @@ class StageRun:
         if trouble.waits and (held := self._holds_in_vain(main)):
             text = f"{held} while the others found none: {trouble.text}"
             self._end(tidy=False)
+            self.gave_back = True
             return self._all(ExitCode.PREEMPTED, text)
         key = "waits" if trouble.waits else "fails"
         since = self._trouble_since.setdefault(key, monotonic())
@@ -192,10 +195,10 @@ class StageRun:
             return None
         wanted = self.stage.nodes if self.stage.name == "train" else len(self.splits)
         if len(self._pods) < wanted:
-            return self._event_trouble(self._name)
+            return self._event_trouble(self._uid)
         for pod in present:
             if not explain.has_started(pod) and not explain.has_ended(pod):
-                return self._event_trouble(pod["metadata"]["name"])
+                return self._event_trouble(pod["metadata"]["uid"])
         return None
 
     def _queue_trouble(self, main: Object) -> explain.Trouble | None:
@@ -205,12 +208,12 @@ class StageRun:
             self._queued = (monotonic(), trouble)
         return trouble
 
-    def _event_trouble(self, name: str) -> explain.Trouble | None:
-        looked, trouble = self._events
-        if monotonic() - looked > _EVENTS_EVERY:
-            fields = f"involvedObject.name={name},type=Warning"
-            trouble = explain.event_trouble(self._launcher.cluster.list_all("Event", fields=fields))
-            self._events = (monotonic(), trouble)
+    def _event_trouble(self, uid: str) -> explain.Trouble | None:
+        looked, of, trouble = self._events
+        if of != uid or monotonic() - looked > _EVENTS_EVERY:
+            events = self._launcher.cluster.list_all("Event", fields=f"involvedObject.uid={uid}")
+            trouble = explain.event_trouble(events)
+            self._events = (monotonic(), uid, trouble)
         return trouble
 
     def _is_late(self, main: Object) -> bool:

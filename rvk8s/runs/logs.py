@@ -63,7 +63,7 @@ def print_run_logs(
     """
     found, there = places.find(run)
     check_stage(stage, on_cluster=found.record.engine == "kubernetes")
-    node = None if rank is None else _node(found, rank)
+    node = None if rank is None else _node(found, rank, stage)
     stage = "train" if node is not None else stage
     root = found.uri.rpartition("/")[0]
     wanted, printer = Wanted(stage, split, node), Printer()
@@ -116,7 +116,7 @@ def _print_previous(
     layout, root = RunLayout(found.uri), found.uri.rpartition("/")[0]
     asked = (wanted.stage, wanted.split, wanted.node)
     for log in sorted(places.stored(root, lambda: list(_logs(layout, *asked))) or [], key=_order):
-        _, *attempts = ATTEMPT.split(storage.read_bytes(log.uri))
+        _, *attempts = ATTEMPT.split(_read(log))
         for line in attempts[-2].splitlines() if len(attempts) > 1 else ():
             printer.put(log.title, line)
     if not printer.lines and there is not None and places.cluster is not None:
@@ -127,12 +127,22 @@ def _print_previous(
         raise InputError(what, fix="leave --previous out")
 
 
-def _node(found: RunStatus, rank: int) -> int:
+def _node(found: RunStatus, rank: int, named: str | None) -> int:
     """The node of the training that has a rank."""
+    if named not in (None, "train"):
+        raise InputError(f"{named} has no ranks", where="--rank", fix="leave it out, or name train")
     stage = found.record.plan.stage("train")
     if rank >= stage.ranks:
         raise InputError(f"there are {stage.ranks} ranks", where="--rank", fix="they count from 0")
-    return rank // max(stage.ranks // stage.nodes, 1)
+    each = max(stage.ranks // stage.nodes, 1)
+    if each > 1:
+        first = rank - rank % each
+        note = (
+            f"ranks {first} to {first + each - 1} share this log; lines of all but rank 0 name it"
+        )
+        print(note, file=sys.stderr)
+    # torch numbers nodes in the order of their names: 10 comes before 2.
+    return sorted(range(stage.nodes), key=str)[rank // each]
 
 
 def print_logs(
@@ -212,12 +222,9 @@ def _print_rest(log: _Log, printed: dict[str, int], last: str | None) -> str | N
     Returns:
         The log that was printed last.
     """
-    try:
-        data = storage.read_bytes(log.uri)
-    except FileNotFoundError:
-        return last
+    data = _read(log)
     done = printed.get(log.uri, 0)
-    if log.uri in printed and len(data) <= done:
+    if len(data) <= done:
         return last
     printed[log.uri] = len(data)
     if last != log.uri:
@@ -225,6 +232,14 @@ def _print_rest(log: _Log, printed: dict[str, int], last: str | None) -> str | N
     sys.stdout.write(data[done:].decode(errors="replace"))
     sys.stdout.flush()
     return log.uri
+
+
+def _read(log: _Log) -> bytes:
+    """What a log has so far; its stage may have begun before its first line is stored."""
+    try:
+        return storage.read_bytes(log.uri)
+    except FileNotFoundError:
+        return b""
 
 
 def _has_ended(layout: RunLayout) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.log_lines import stamped
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import STAGES, Label
 from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
@@ -117,17 +118,17 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
 def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) -> None:
     """Put the lines of a pod's container into a queue until it has ended."""
     name, container, title = pod["metadata"]["name"], _container(pod), _title(pod)
-    last = b""
+    last = ""
     while True:
         try:
-            since = last.decode() or None
-            for stamped in cluster.log_lines(
+            since = last or None
+            for raw in cluster.log_lines(
                 name, container, follow=True, timestamps=True, since=since
             ):
-                stamp, _, line = stamped.partition(b" ")
+                stamp, line = stamped(raw)
                 # `since` counts whole seconds: what was seen of that second comes again.
-                if stamp > last:
-                    last = stamp
+                if stamp > last or not stamp:
+                    last = stamp or last
                     lines.put((title, line))
             now = cluster.get("Pod", name)
         except ClusterUnavailable:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import FakeLauncher, drive_plan, make_plan, states_of, stored_record
+from launching import FakeLauncher, FakeRunning, drive_plan, make_plan, states_of, stored_record
 
 from rvk8s import drive, storage
 from rvk8s.contract import STAGES, State
@@ -73,6 +73,22 @@ def test_lost_nodes_are_not_counted_as_retries(tmp_path: Path) -> None:
     )
     assert states_of(record)["train"] == "Failed"
     assert launcher.started.count(("train", 0)) == 4
+
+
+def test_nodes_that_were_given_back_are_counted_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeRunning, "gave_back", True)
+    plan = make_plan(tmp_path, stages={"train": {"retries": 0}})
+
+    def act(name: str, split: int, attempt: int) -> int:
+        return 143 if name == "train" and attempt < 8 else 0
+
+    manners = replace(SESSION, give_backs=9)
+    record, _ = drive_plan(plan, act, manners=manners)
+    assert states_of(record)["train"] == "Succeeded"
+    train = stored_record(plan).stage("train")
+    assert (train.attempts, train.disruptions, train.given_back) == (1, 0, 8)
 
 
 def test_a_launcher_that_retries_is_believed(tmp_path: Path) -> None:

@@ -13,15 +13,19 @@ import pytest
 
 from rvk8s import storage
 from rvk8s.contract import RunLayout
-from rvk8s.engines import log_collector
+from rvk8s.engines import log_collector, log_file
 from rvk8s.engines.log_collector import PodLogs
 from rvk8s.errors import ClusterUnavailable, StorageUnavailable
 
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_collector, "INTERVAL", 0.05)
+    monkeypatch.setattr(log_file, "INTERVAL", 0.05)
     monkeypatch.setattr(log_collector, "_PAUSE", 0.02)
+
+
+def _env(name: str, value: int) -> dict[str, str]:
+    return {"name": name, "value": str(value)}
 
 
 class Pods:
@@ -33,16 +37,16 @@ class Pods:
         self.ended: dict[str, threading.Event] = {}
         self.breaks_after: int | None = None
 
-    def add(self, name: str, stage: str, index: int = 0, uid: str = "") -> None:
+    def add(self, name: str, stage: str, index: int = 0, splits: int = 1) -> None:
         state = {"name": "stage", "state": {"running": {}}}
         self.pods[name] = {
             "metadata": {
                 "name": name,
-                "uid": uid or name,
+                "uid": name,
                 "labels": {"rvk8s.io/stage": stage},
                 "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
             },
-            "spec": {"containers": [{"name": "stage"}]},
+            "spec": {"containers": [{"name": "stage", "env": [_env("RVK8S_SPLITS", splits)]}]},
             "status": {"phase": "Running", "containerStatuses": [state]},
         }
         self.lines[name], self.ended[name] = [], threading.Event()
@@ -81,8 +85,8 @@ class Pods:
             time.sleep(0.01)
 
 
-def collect(pods: Pods, root: Path, splits: dict[str, int]) -> PodLogs:
-    return PodLogs(pods, RunLayout(str(root)), lambda: pods.pods, splits)  # type: ignore[arg-type]
+def collect(pods: Pods, root: Path) -> PodLogs:
+    return PodLogs(pods, RunLayout(str(root)), lambda: pods.pods)  # type: ignore[arg-type]
 
 
 def text(root: Path, stage: str, split: int | None = None, node: int = 0) -> str:
@@ -105,10 +109,10 @@ def lines(found: str) -> list[str]:
 
 def test_logs_arrive_while_pods_run(tmp_path: Path) -> None:
     pods = Pods()
-    pods.add("a", "chip", 0)
-    pods.add("b", "chip", 1)
+    pods.add("a", "chip", 0, splits=2)
+    pods.add("b", "chip", 1, splits=2)
     pods.add("n", "train", 1)
-    with collect(pods, tmp_path, {"chip": 2}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         pods.write("a", "one")
         pods.write("b", "two")
@@ -125,7 +129,7 @@ def test_logs_arrive_while_pods_run(tmp_path: Path) -> None:
 def test_a_restart_is_appended_and_a_deleted_pod_kept(tmp_path: Path) -> None:
     pods = Pods()
     pods.add("a", "chip")
-    with collect(pods, tmp_path, {"chip": 1}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         pods.write("a", "first")
         pods.end("a")
@@ -149,7 +153,7 @@ def test_a_broken_connection_repeats_and_loses_nothing(tmp_path: Path) -> None:
     pods.add("a", "chip")
     pods.write("a", "one", "two", "three")
     pods.breaks_after = 2
-    with collect(pods, tmp_path, {"chip": 1}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         until(lambda: lines(text(tmp_path, "chip")) == ["one", "two", "three"])
         pods.end("a")
@@ -161,12 +165,12 @@ def test_the_next_driver_goes_on_with_a_log(tmp_path: Path) -> None:
     pods = Pods()
     pods.add("a", "chip")
     pods.write("a", "one", "two")
-    with collect(pods, tmp_path, {"chip": 1}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         until(lambda: lines(text(tmp_path, "chip")) == ["one", "two"])
     pods.write("a", "three")
     pods.end("a")
-    with collect(pods, tmp_path, {"chip": 1}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         logs.settle(5)
     assert lines(text(tmp_path, "chip")) == ["one", "two", "three"]
@@ -178,16 +182,47 @@ def test_what_the_node_has_dropped_stays(tmp_path: Path) -> None:
     pods = Pods()
     pods.add("a", "chip")
     pods.write("a", "one", "two")
-    with collect(pods, tmp_path, {"chip": 1}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         until(lambda: lines(text(tmp_path, "chip")) == ["one", "two"])
     pods.lines["a"] = []
     pods.write("a", "three")
     pods.end("a")
-    with collect(pods, tmp_path, {"chip": 1}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         logs.settle(5)
     assert lines(text(tmp_path, "chip")) == ["one", "two", "three"]
+
+
+def test_what_the_node_says_itself_is_no_line(tmp_path: Path) -> None:
+    """It ends a stream with words that have no time; asked again, it sends the rest."""
+    pods = Pods()
+    pods.add("a", "chip")
+    pods.write("a", "one", "two")
+    pods.lines["a"].insert(1, b"failed to create fsnotify watcher: too many open files")
+    with collect(pods, tmp_path) as logs:
+        logs.look()
+        pods.end("a")
+        logs.settle(5)
+    assert lines(text(tmp_path, "chip")) == ["one", "two"]
+
+
+def test_a_log_that_gets_too_long_keeps_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_file, "LIMIT", 1000)
+    file = log_file.LogFile(str(tmp_path / "log.txt"), tmp_path / "scratch")
+    file.begin("chip 0, pod a a", threading.Event()).add(b"gone with the first half")
+    section = file.begin("chip 0, pod b b", threading.Event())
+    for number in range(200):
+        section.add(b"line %d" % number)
+    file.store()
+    head, note, *kept = (tmp_path / "log.txt").read_text().splitlines()
+    assert head.endswith("chip 0, pod b b")
+    first = 200 - len(kept)
+    assert note == f"... {first} lines are left out"
+    assert kept == [f"line {number}" for number in range(first, 200)]
+    assert 400 < (tmp_path / "log.txt").stat().st_size <= 1000 + len(head + note)
 
 
 def test_storage_away_delays_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +238,7 @@ def test_storage_away_delays_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write(uri, data)
 
     monkeypatch.setattr(storage, "write_bytes", flaky)
-    with collect(pods, tmp_path, {"chip": 1}) as logs:
+    with collect(pods, tmp_path) as logs:
         logs.look()
         pods.end("a")
         logs.settle(0.3)
