@@ -63,6 +63,10 @@ class Forbidden(InputError):
     """The user may not do this (403)."""
 
 
+class NoSuchKind(InputError):
+    """The cluster lacks a kind that somebody has to install."""
+
+
 class WatchExpired(Rvk8sError):
     """The version from which a watch should go on is gone (410): list again."""
 
@@ -134,4 +138,4 @@ def _no_such_kind(request: str, server: str) -> InputError:
         return InputError(f"does not know {request}", where=server, fix="is it a Kubernetes API?")
     fix = f"install {kind.brought_by}"
     fix += _INSTEAD.get(kind.plural, "")
-    return InputError(f"has no {kind.plural} ({kind.api})", where=server, fix=fix)
+    return NoSuchKind(f"has no {kind.plural} ({kind.api})", where=server, fix=fix)

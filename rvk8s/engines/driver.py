@@ -32,11 +32,12 @@ from rvk8s.contract import (
 )
 from rvk8s.drive import Driver
 from rvk8s.engines.driver_log import DriverLog
-from rvk8s.engines.kubernetes import KubernetesLauncher, Patience
+from rvk8s.engines.kubernetes import KubernetesLauncher
 from rvk8s.engines.lease import Lease
 from rvk8s.engines.saver import BackgroundSaver
 from rvk8s.engines.scheduled import copied, labelled, owner_of, read_files
 from rvk8s.engines.stage_objects import StageObjects, annotation
+from rvk8s.engines.stage_run import Patience
 from rvk8s.errors import HandedOver, InputError, Interrupted, Rvk8sError
 from rvk8s.launcher import Manners
 from rvk8s.plan import Plan
@@ -266,7 +267,6 @@ class _Heartbeat:
         while not self._stopped.is_set():
             self._saver.save(self._uri, {"at": now(), "pid": os.getpid(), "host": self._pod})
             self._stopped.wait(_HEARTBEAT)
-
 
 
 def run(environ: Mapping[str, str], leaving: _Leaving, lines: DriverLog) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from time import monotonic
 
 from rvk8s.cluster import Cluster, Object
@@ -21,7 +20,7 @@ from rvk8s.engines.stage_objects import (
     spec_hash,
     stamped,
 )
-from rvk8s.engines.stage_run import StageRun, pods_of, spent_on
+from rvk8s.engines.stage_run import Patience, StageRun, pods_of, spent_on
 from rvk8s.errors import Conflict, InputError
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import StageRecord
@@ -30,23 +29,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two tries to make an object that a quota forbids, and two looks at a Service.
 _QUOTA_PAUSE, _LOOK = 10.0, 1.0
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long what may come right by itself is waited for, in seconds.
-
-    Attributes:
-        start: pods that cannot start: an image that is not there, a missing Secret, a quota.
-        pending: a place on a node or in a queue.
-        partial: a place for the rest of a training's pods, while some hold nodes already.
-        stop: pods that were told to end.
-    """
-
-    start: float = 300.0
-    pending: float = 86400.0
-    partial: float = 600.0
-    stop: float = 120.0
 
 
 class KubernetesLauncher:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rvk8s import explain
-from rvk8s.cluster import Object
+from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.queues import is_suspended, workloads
+from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, ExitCode
-from rvk8s.engines.log_collector import split_index
+from rvk8s.engines.log_collector import PodLogs, split_index
 from rvk8s.engines.stage_objects import annotation, condition, indexes, is_finished
 from rvk8s.plan import Stage
-
-if TYPE_CHECKING:
-    from rvk8s.engines.kubernetes import KubernetesLauncher
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,38 @@ _TIDY = 10.0
 _EVENTS_AFTER, _EVENTS_EVERY = 5.0, 30.0
 #: Seconds between two looks at what a queue says.
 _QUEUE_EVERY = 5.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long what may come right by itself is waited for, in seconds.
+
+    Attributes:
+        start: pods that cannot start: an image that is not there, a missing Secret, a quota.
+        pending: a place on a node or in a queue.
+        partial: a place for the rest of a training's pods, while some hold nodes already.
+        stop: pods that were told to end.
+    """
+
+    start: float = 300.0
+    pending: float = 86400.0
+    partial: float = 600.0
+    stop: float = 120.0
+
+
+class StageHost(Protocol):
+    """What the stages of a run have in common, as one of them uses it; see KubernetesLauncher."""
+
+    cluster: Cluster
+    patience: Patience
+    pods: Watcher
+    logs: PodLogs
+    confirm: Callable[[], None]
+    wait: Callable[[float], object]
+
+    def watcher(self, kind: str) -> Watcher: ...
+
+    def says(self, stage: str, split: int, message: str | None) -> None: ...
 
 
 class StageRun:
@@ -47,9 +78,7 @@ class StageRun:
         images: what its pods run, by digest.
     """
 
-    def __init__(
-        self, launcher: KubernetesLauncher, stage: Stage, splits: Sequence[int], main: Object
-    ):
+    def __init__(self, launcher: StageHost, stage: Stage, splits: Sequence[int], main: Object):
         self.stage, self.splits = stage, list(splits)
         self.message: str | None = None
         self.gave_back = False
