@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from rvk8s.cluster import Cluster, Object
-from rvk8s.errors import InputError
+from rvk8s.cluster.kinds import NoSuchKind
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,5 @@ def list_kinds(cluster: Cluster, selector: str, kinds: Sequence[str]) -> Iterato
     for kind in kinds:
         try:
             yield from cluster.list_all(kind, selector)
-        except InputError as error:
-            # Clusters without the training operator have no PyTorchJobs to delete.
-            if kind != "PyTorchJob":
-                raise
-            log.debug("no PyTorchJobs: %s", error)
+        except NoSuchKind as error:  # a cluster without the training operator has no PyTorchJobs
+            log.debug("%s", error)

@@ -33,7 +33,7 @@ class Lease:
         name: of the Lease: the run's id.
         holder: who wants it: the driver pod's name.
         labels: of the Lease, when it is made; beside that of the run.
-        owner: the driver's Job, as an ownerReference; None without one.
+        owner: the driver's Job, as an ownerReference.
         give_up: asked while waiting; once it gives an error, that is raised.
         changed: called when the lease is lost.
     """
@@ -44,14 +44,14 @@ class Lease:
         name: str,
         holder: str,
         *,
-        labels: Mapping[str, str] | None = None,
-        owner: Object | None = None,
+        labels: Mapping[str, str],
+        owner: Object,
         give_up: Callable[[], Rvk8sError | None] = lambda: None,
         changed: Callable[[], None] = lambda: None,
     ):
         self._cluster, self.name, self.holder, self._owner = cluster, name, holder, owner
         self._give_up, self._changed = give_up, changed
-        self._labels = {**(labels or {}), str(Label.RUN): name}
+        self._labels = {**labels, str(Label.RUN): name}
         self._lock = threading.Lock()
         self._object: Object | None = None
         self._renewed = float("-inf")
@@ -134,7 +134,7 @@ class Lease:
                     self._write(self.holder, DURATION)
                     return
                 except Conflict:
-                    # Our own write whose answer was lost, or somebody else's.
+                    # Our own write whose answer was lost, or somebody else's; or it was deleted.
                     self._object = self._cluster.get("Lease", self.name)
                     spec = (self._object or {}).get("spec", {})
                     if self._object and spec.get("holderIdentity") != self.holder:
@@ -148,7 +148,7 @@ class Lease:
         """Write the lease as it was read, with a new holder and time.
 
         Raises:
-            Conflict: it changed since.
+            Conflict: it changed since, or is gone (of a Lease the server says no NotFound).
         """
         began = time.monotonic()
         time_text = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -157,8 +157,7 @@ class Lease:
             spec["holderIdentity"] = holder
         if self._object is None:
             metadata: Object = {"name": self.name, "labels": self._labels}
-            if self._owner:
-                metadata["ownerReferences"] = [self._owner]
+            metadata["ownerReferences"] = [self._owner]
             manifest = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
             self._object = self._cluster.create(manifest | {"metadata": metadata, "spec": spec})
         else:

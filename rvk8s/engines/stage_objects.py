@@ -79,7 +79,7 @@ class StageObjects:
         return self.files[name].replace(RUN_ID_TOKEN, self.run_id)
 
 
-def stamped(manifest: Object, owner: Object | None, attempt: int, spent: float) -> Object:
+def stamped(manifest: Object, owner: Object, attempt: int, spent: float) -> Object:
     """A manifest with its hash, its attempt and its owner."""
     metadata = dict(manifest["metadata"])
     metadata["annotations"] = {
@@ -88,8 +88,7 @@ def stamped(manifest: Object, owner: Object | None, attempt: int, spent: float) 
         str(Annotation.ATTEMPT): str(attempt),
         str(Annotation.SPENT): f"{spent:.0f}",
     }
-    if owner:
-        metadata["ownerReferences"] = [owner]
+    metadata["ownerReferences"] = [owner]
     return {**manifest, "metadata": metadata}
 
 

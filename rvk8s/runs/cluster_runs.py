@@ -12,6 +12,7 @@ from datetime import datetime
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.conditions import ENDED, run_state, state_of
+from rvk8s.cluster.kinds import NoSuchKind
 from rvk8s.contract import STAGES, Annotation, Label, State
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage, created_in
@@ -177,10 +178,8 @@ def _together(cluster: Cluster, asked: Sequence[tuple[str, str]]) -> list[list[O
     def look(one: tuple[str, str]) -> list[Object]:
         try:
             return cluster.list_all(*one)
-        except InputError as error:
-            if one[0] != "PyTorchJob":
-                raise
-            log.debug("no PyTorchJobs: %s", error)
+        except NoSuchKind as error:  # a cluster without the training operator has no PyTorchJobs
+            log.debug("%s", error)
             return []
 
     with ThreadPoolExecutor(len(asked)) as pool:

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 
+from cluster.apiproxy import api_proxy
 from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
 
@@ -54,6 +55,18 @@ def test_cancelling_where_no_driver_runs(
     assert "there is nothing to cancel" in client.error("cancel", run)
     client.ok("submit", "one", "--run-id", run)
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
+
+
+def test_a_training_that_cannot_be_looked_for_is_not_said_to_be_stopped(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """A user without rights to PyTorchJobs: that is not a cluster without them."""
+    run = submit(client)
+    with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
+        client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
+        proxy.rule = lambda method, path: 403 if "pytorchjobs" in path else None
+        for command in ("cancel", "delete", "status"):
+            assert "pytorchjobs" in client.error(command, run)
 
 
 def test_cancelling_a_driver_that_runs(

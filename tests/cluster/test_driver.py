@@ -137,5 +137,38 @@ def test_a_second_driver_waits_and_takes_over(
         assert play.finish(second, 30) == 130
 
 
+def test_a_lease_that_somebody_deletes_is_made_again(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    go_on = threading.Event()
+
+    def act(stage: str, index: int, attempt: int) -> int:
+        if stage == "train":
+            go_on.wait(60)
+        return 0
+
+    with Play(apiserver, namespace, tmp_path, act) as play:
+        driver = play.drive()
+        play.until(lambda: play.stage_pods("train"))
+        assert play.cluster.delete("Lease", "run-1")
+        play.until(lambda: play.cluster.get("Lease", "run-1"), 40)
+        go_on.set()
+        assert play.finish(driver) == 0, play.said()
+        assert {len(uids) for uids in play.made.values()} == {1}
+
+
+def test_a_driver_whose_job_was_deleted_makes_nothing(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """`rvk8s delete` came while its pod began."""
+    with Play(apiserver, namespace, tmp_path) as play:
+        assert play.cluster.delete("Job", "run-1")
+        play.until(lambda: play.cluster.get("Job", "run-1") is None)
+        assert play.finish(play.drive()) == 2, play.said()
+        assert "there is no Job run-1: the run was deleted" in play.said()
+        assert play.cluster.list_all("Job") == []
+        assert play.cluster.list_all("Lease") == []
+
+
 def _stop_at(where: str, stage: str) -> int | None:
     return None if stage == where else 0
