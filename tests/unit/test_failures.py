@@ -27,7 +27,16 @@ def _from(cause: BaseException) -> Exception:
     [
         (MemoryError(), 12, "out of memory with solver.batch_sz 8; 4 should fit"),
         (OutOfMemoryError("CUDA out of memory. Tried"), 12, "out of GPU memory with solver"),
+        (RuntimeError("CUDA error: out of memory"), 12, "out of GPU memory with solver"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), 12, "of GPU memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), 12, "of GPU memory"),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            12,
+            "of GPU memory",
+        ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 12, "4 should fit"),
+        (RuntimeError("could not create a primitive"), 12, "out of memory with solver"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 28, "no space left on the disk"),
         (RuntimeError("TIFFAppendToStrip: No space left on device"), 28, "no space left"),
         (_from(OSError(errno.EDQUOT, "quota")), 28, "no space left"),
@@ -49,6 +58,8 @@ def test_out_of_memory_with_the_smallest_batch() -> None:
 
 def test_unknown_errors_stay_unknown() -> None:
     assert explain(ValueError("x")) is None
+    assert explain(RuntimeError("CUDA error: device-side assert triggered")) is None
+    assert explain(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")) is None
     assert explain(KeyError("x"), ("solver.batch_sz", 8)) is None
 
 

@@ -1,37 +1,24 @@
-"""Out of memory: recognise it, and measure which batch would fit."""
+"""Out of memory: measure which batch would fit."""
 
 from __future__ import annotations
 
 import gc
 import os
-import re
 import traceback
 
 import torch
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.out_of_memory import is_out_of_memory
 
 from rvk8s.errors import OutOfMemory
-
-#: torch's allocator on the CPU, and oneDNN, which has no word of its own for it.
-_CPU = re.compile(
-    r"DefaultCPUAllocator|not enough memory|can't allocate memory"
-    r"|could not create a (primitive|memory)"
-)
 
 
 def smallest_batch(spec: ModelSpec) -> int:
     """Chips that a training batch has to have: batch normalization needs more than one value, and
     DeepLabV3 pools the image to one, as a U-Net's body does with a small image."""
     return 2 if spec.arch == "deeplabv3" or spec.img_sz < 64 else 1
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that host or device memory is used up."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and bool(_CPU.search(str(error)))
 
 
 def advice(

@@ -12,19 +12,20 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from rastervision.fastai_backend.out_of_memory import is_out_of_memory, of_gpu
+
 from rvk8s import storage
 from rvk8s.contract import Env, RunLayout
 from rvk8s.errors import DiskFull, InputError, OutOfMemory, Rvk8sError, StorageUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-#: What torch's and GDAL's C++ say; they have no class or number of their own for these.
-_MEMORY_TEXTS = ("can't allocate memory", "CUDA out of memory", "std::bad_alloc")
 #: What GDAL says of a server that does not answer, or with a passing fault.
 _PASSING = re.compile(r"CURL error|HTTP (response|error) code\s*:\s*(5\d\d|429)", re.IGNORECASE)
 #: What it says of a file that it cannot open.
 _OPENED = re.compile(r"/vsis3/([^'\s]+)")
 #: What it says of a part that cannot be read, with the file's name.
 _BLOCK = re.compile(r"([^\s,]+), band \d+: IReadBlock failed")
+#: What GDAL's C++ says, which has no number for it.
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 
 
@@ -64,11 +65,8 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _memory(error: BaseException) -> Rvk8sError | None:
-    names = {cls.__name__ for cls in type(error).__mro__}
-    known = isinstance(error, MemoryError) or "OutOfMemoryError" in names
-    if known or any(text in str(error) for text in _MEMORY_TEXTS):
-        gpu = "CUDA" in str(error)
-        return OutOfMemory(f"out of {'GPU ' if gpu else ''}memory")
+    if is_out_of_memory(error):
+        return OutOfMemory(f"out of {'GPU ' if of_gpu(error) else ''}memory")
     return None
 
 
