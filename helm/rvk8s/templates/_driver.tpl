@@ -22,7 +22,7 @@ ttlSecondsAfterFinished: {{ int64 .Values.driver.ttlSecondsAfterFinished }}
 template:
   metadata:
     annotations:
-      sidecar.istio.io/inject: "false"
+      {{- include "rvk8s.podAnnotations" (dict "root" . "pool" $pool) | nindent 6 }}
     labels:
       {{- include "rvk8s.labels" (dict "root" . "component" "driver") | nindent 6 }}
   spec:

@@ -27,6 +27,21 @@ capabilities:
 readOnlyRootFilesystem: true
 {{- end }}
 
+{{/*
+(dict "root" $ "pool" NAME "stage" NAME): annotations of a pod, those of its pool the strongest. The
+proxy of a service mesh keeps a Job from ending, and a rendezvous from beginning. A stage that is
+moved to save a node begins anew; the driver (no stage) goes on.
+*/}}
+{{- define "rvk8s.podAnnotations" -}}
+{{- $annotations := dict "sidecar.istio.io/inject" "false" "linkerd.io/inject" "disabled" }}
+{{- if .stage }}
+{{- $_ := set $annotations "cluster-autoscaler.kubernetes.io/safe-to-evict" "false" }}
+{{- $_ := set $annotations "karpenter.sh/do-not-disrupt" "true" }}
+{{- end }}
+{{- $pool := index .root.Values.pools .pool }}
+{{- toYaml (merge (deepCopy ($pool.annotations | default dict)) $annotations) }}
+{{- end }}
+
 {{/* (dict "root" $ "pool" NAME): the image of a pool's stages. */}}
 {{- define "rvk8s.image" -}}
 {{- $pool := index .root.Values.pools .pool }}
@@ -142,7 +157,7 @@ Rendezvous: nodes of a training start minutes apart where one has to pull the im
 {{- $source := $root.Values.experiment.source | default dict }}
 metadata:
   annotations:
-    sidecar.istio.io/inject: "false"
+    {{- include "rvk8s.podAnnotations" (dict "root" $root "pool" $shape.pool "stage" .stage) | nindent 4 }}
   labels:
     {{- include "rvk8s.stageLabels" . | nindent 4 }}
 spec:

@@ -139,7 +139,8 @@ a pod), nodes, ranks (over all pods), ranksPerNode.
 
 {{/*
 (dict "root" $ "stage" NAME "shape" SHAPE) -> YAML of a stage container's resources. Requests equal
-limits, so that a node's pressure evicts others first and threads are not more than processors.
+limits, so that a node's pressure evicts others first and threads are not more than processors; a
+stage may ask for less, and a limit of its own is its request, too, where it gives none.
 */}}
 {{- define "rvk8s.resources" -}}
 {{- $pool := index .root.Values.pools .shape.pool }}
@@ -152,10 +153,12 @@ limits, so that a node's pressure evicts others first and threads are not more t
 {{- end }}
 {{- $given := (index .root.Values.stages .stage | default dict).resources | default dict }}
 {{- $resources := dict "limits" (deepCopy $all) "requests" (deepCopy $all) }}
-{{- range $kind := list "limits" "requests" }}
-{{- range $name, $amount := index $given $kind }}
-{{- $_ := set (index $resources $kind) $name (include "rvk8s.plain" $amount) }}
+{{- range $name, $amount := $given.limits }}
+{{- $_ := set $resources.limits $name (include "rvk8s.plain" $amount) }}
+{{- $_ := set $resources.requests $name (include "rvk8s.plain" $amount) }}
 {{- end }}
+{{- range $name, $amount := $given.requests }}
+{{- $_ := set $resources.requests $name (include "rvk8s.plain" $amount) }}
 {{- end }}
 {{- toYaml $resources }}
 {{- end }}
