@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from rvk8s.contract import Env
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
-from rvk8s.storage import local_files, s3_transfer
-from rvk8s.storage.parallel import THREADS
+from rvk8s.storage import local_files, s3_retries, s3_transfer
+from rvk8s.storage.parallel import THREADS, in_threads
 from rvk8s.storage.s3_transfer import Place
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
@@ -30,8 +30,22 @@ _DENIED = {
     "AccountProblem",
     "AllAccessDisabled",
 }
-_FULL = {"QuotaExceeded", "507", "InsufficientStorage", "XMinioStorageFull", "EntityTooLarge"}
+_FULL = {
+    "QuotaExceeded",
+    "507",
+    "InsufficientStorage",
+    "XMinioStorageFull",
+    "XMinioAdminBucketQuotaExceeded",
+    "EntityTooLarge",
+}
 _LOGIN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the pod's role"
+
+#: Settings of boto3: seconds, and tries of a request.
+_LIMITS: dict[str, Any] = {
+    "retries": {"max_attempts": 5, "mode": "standard"},
+    "connect_timeout": 5,
+    "read_timeout": 60,
+}
 
 _clients: dict[tuple[object, ...], Any] = {}
 _lock = threading.Lock()
@@ -79,14 +93,12 @@ def _new_client() -> Any:
     config = Config(
         signature_version=UNSIGNED if is_unsigned() else None,
         s3={"addressing_style": {"1": "path", "0": "virtual"}.get(_path_style(), "auto")},
-        retries={"max_attempts": 5, "mode": "standard"},
-        connect_timeout=5,
-        read_timeout=60,
         max_pool_connections=2 * THREADS,
-        # Other servers than Amazon's do not all know the newer checksums of requests; s3_transfer
-        # sends the old one. Those of an answer are checked where the server gives any.
+        # Other servers than Amazon's do not all know the newer checksums: s3_transfer sends the old
+        # one, and who is asked for those of an answer may refuse or give the wrong one.
         request_checksum_calculation="when_required",
-        response_checksum_validation="when_supported",
+        response_checksum_validation="when_required" if endpoint() else "when_supported",
+        **_LIMITS,
     )
     try:
         return boto3.Session().client("s3", config=config, region_name=region())
@@ -145,6 +157,9 @@ def translate(error: BaseException, uri: str) -> Rvk8sError | FileNotFoundError 
     if isinstance(error, aws.ConnectionError | aws.HTTPClientError):
         server = urlsplit(str(error.kwargs.get("endpoint_url", "")))
         name = f"{server.scheme}://{server.netloc}" if server.netloc else "S3"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            fix = "set AWS_CA_BUNDLE to the certificates of its authority"
+            return StorageUnavailable(f"{uri}: the certificate of {name} is not trusted; {fix}")
         fix = "is AWS_ENDPOINT_URL right, and the network up? try again"
         return StorageUnavailable(f"{uri}: {name} did not answer; {fix}")
     if isinstance(error, aws.BotoCoreError):
@@ -159,16 +174,21 @@ def _of_answer(error: Any, uri: str) -> Rvk8sError | FileNotFoundError:
     bucket = f"s3://{_split(uri)[0]}"
     if code == "NoSuchBucket":
         return InputError(f"there is no bucket {bucket}", where=uri, fix="make it, or name another")
+    # A quota is a 403 of Ceph's: before what is denied.
+    if code in _FULL or status == 507:
+        return DiskFull(f"{uri}: no space or quota left ({code})")
+    if code == "NoSuchUpload":
+        return StorageUnavailable(f"{uri}: something else has ended its upload; try again")
     if code in _DENIED or status in (401, 403):
         fix = f"give these credentials access to {bucket}, or {_LOGIN}"
+        if code == "RequestTimeTooSkewed":
+            fix = "set the clock of this machine"
         return InputError(f"access denied ({code})", where=uri, fix=fix)
     if code in _MISSING or status == 404:
         return FileNotFoundError(f"{uri} does not exist")
-    if code in _FULL or status == 507:
-        return DiskFull(f"{uri}: no space or quota left ({code})")
-    if code in s3_transfer.ARRIVED_DAMAGED:
+    if code in s3_retries.ARRIVED_DAMAGED:
         return StorageUnavailable(f"{uri} arrived damaged several times ({code}); try again")
-    if status >= 500 or code in ("SlowDown", "Throttling", "RequestTimeout", "TooManyRequests"):
+    if s3_retries.is_overloaded(error):
         return StorageUnavailable(f"{uri}: storage answered {code or status}: {message}")
     fix = "look at the bucket's settings and AWS_REGION"
     return InputError(f"S3 answered {code or status}: {message}", where=uri, fix=fix)
@@ -184,9 +204,10 @@ def errors(uri: str) -> Iterator[Any]:
     s3 = client()
     try:
         yield s3
-    except (Rvk8sError, OSError):
+    except Rvk8sError:
         raise
     except Exception as error:
+        # OSErrors too: some of boto3's, such as of time-outs, are both.
         found = translate(error, uri)
         if found is None:
             raise
@@ -288,21 +309,20 @@ def list_objects(uri: str) -> dict[str, Entry]:
 
 
 def delete(uri: str, suffixes: Sequence[str]) -> None:
-    """Delete the objects uri + suffix, a thousand by request.
+    """Delete the objects uri + suffix; nothing happens where one is not there.
 
-    Raises:
-        InputError: the server refused one of them.
+    One by one, several at once: Google's server and others know no request for many, or want a
+    header with it that boto3 does not send any more.
     """
-    bucket, key = _split(uri.rstrip("/"))
-    with errors(uri) as s3:
-        for start in range(0, len(suffixes), 1000):
-            objects = [{"Key": key + suffix} for suffix in suffixes[start : start + 1000]]
-            wanted = {"Objects": objects, "Quiet": True}
-            answer = s3.delete_objects(Bucket=bucket, Delete=wanted, **_payer())
-            for refused in answer.get("Errors", ()):
-                fix = f"give these credentials the right to delete in s3://{bucket}"
-                what = f"could not be deleted ({refused.get('Code')})"
-                raise InputError(what, where=f"s3://{bucket}/{refused.get('Key')}", fix=fix)
+    start = uri.rstrip("/")
+
+    def one(suffix: str) -> None:
+        bucket, key = _split(start + suffix)
+        # Google's server says so of an object that is not there.
+        with suppress(FileNotFoundError), errors(start + suffix) as s3:
+            s3.delete_object(Bucket=bucket, Key=key, **_payer())
+
+    in_threads(one, suffixes)
 
 
 def abort_unfinished(uri: str) -> None:

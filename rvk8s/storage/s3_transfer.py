@@ -16,29 +16,22 @@ import hashlib
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from rvk8s.errors import InputError, StorageUnavailable
+from rvk8s.errors import StorageUnavailable
 from rvk8s.storage.parallel import THREADS, in_threads
+from rvk8s.storage.s3_retries import CutOff, Damaged, again, is_away, read_body
 
 log = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 #: Bytes of a part; S3 wants 5 MiB at least and 10,000 parts at most.
 PART = 16 << 20
 _MOST_PARTS = 10_000
 #: The metadata that holds the SHA-256 of the whole file.
 _SHA256 = "rvk8s-sha256"
-#: Times a transfer is tried that was cut off or arrived damaged, beside boto3's own retries of
-#: requests that were not answered, and seconds before the first one, doubled before each other.
-_TRIES, _BACKOFF = 4, 0.5
-#: What servers answer when a request's body is not what its checksums say.
-ARRIVED_DAMAGED = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
 #: What is held in memory at once, over all threads.
 _slots = threading.BoundedSemaphore(THREADS)
 
@@ -70,7 +63,7 @@ class Place:
 def put(place: Place, data: bytes) -> None:
     """Put an object in one request."""
     digest = hashlib.sha256(data).hexdigest()
-    _again(lambda: _put(place, data, digest))
+    again(lambda: _put(place, data, digest))
 
 
 def get(place: Place) -> bytes:
@@ -82,11 +75,11 @@ def get(place: Place) -> bytes:
 
     def read() -> bytes:
         answer = place.s3.get_object(**place.names)
-        data = _body(answer["Body"].read)
+        data = read_body(answer["Body"].read)
         _check(place, answer["Metadata"], hashlib.sha256(data).hexdigest())
         return data
 
-    return _again(read)
+    return again(read)
 
 
 def upload(path: Path, place: Place) -> None:
@@ -101,39 +94,63 @@ def upload(path: Path, place: Place) -> None:
     upload_id, there = _unfinished(place, path, size, part)
     if upload_id is not None:
         log.info("%s: going on with an upload of which %d parts are there", place.uri, len(there))
-        _send_parts(path, place, upload_id, size, part, there)
-        if place.s3.head_object(**place.names)["Metadata"].get(_SHA256) == digest:
+        _send_parts(path, place, upload_id, size, digest, there)
+        if _holds(place, digest):
             return
         # It was begun for a file that only starts like this one.
     answer = place.s3.create_multipart_upload(**place.names, Metadata={_SHA256: digest})
-    _send_parts(path, place, answer["UploadId"], size, part, {})
+    _send_parts(path, place, answer["UploadId"], size, digest, {})
 
 
 def _send_parts(
-    path: Path, place: Place, upload_id: str, size: int, part: int, there: Mapping[int, str]
+    path: Path, place: Place, upload_id: str, size: int, digest: str, there: Mapping[int, str]
 ) -> None:
     """Send the parts that are not there (part number -> ETag) and make the object of all."""
     from botocore.exceptions import ClientError
 
-    tags = dict(there)
+    part, tags = part_size(size), dict(there)
 
     def send(name: str) -> None:
         index = int(name)
         with _slots:
             data = _read(path, (index - 1) * part, min(part, size - (index - 1) * part))
-            tags[index] = _again(lambda: _put_part(place, upload_id, index, data))
+            tags[index] = again(lambda: _put_part(place, upload_id, index, data))
 
     numbers = range(1, (size + part - 1) // part + 1)
     try:
         in_threads(send, [str(index) for index in numbers if index not in there])
-        parts = [{"PartNumber": index, "ETag": tags[index]} for index in numbers]
+        _complete(place, upload_id, {index: tags[index] for index in numbers}, digest)
+    except (ClientError, OSError) as error:
+        # Refused, full: nobody goes on. Where the server is away, the next upload does.
+        if not is_away(error):
+            _abort(place, upload_id)
+        raise
+
+
+def _complete(place: Place, upload_id: str, tags: Mapping[int, str], digest: str) -> None:
+    """Make the object of its parts (part number -> ETag)."""
+    from botocore.exceptions import ClientError
+
+    parts = [{"PartNumber": index, "ETag": tag} for index, tag in tags.items()]
+    try:
         place.s3.complete_multipart_upload(
             **place.names, UploadId=upload_id, MultipartUpload={"Parts": parts}
         )
-    except (ClientError, OSError):
-        # Refused, full: nobody goes on. Where the server is away, the next upload does.
-        _abort(place, upload_id)
-        raise
+    except ClientError:
+        # Where the answer was lost, boto3 has asked again, and then there is no such upload.
+        if not _holds(place, digest):
+            raise
+
+
+def _holds(place: Place, digest: str) -> bool:
+    """Whether the object is there and was uploaded with this SHA-256."""
+    from botocore.exceptions import ClientError
+
+    try:
+        metadata: Mapping[str, str] = place.s3.head_object(**place.names)["Metadata"]
+    except ClientError:
+        return False
+    return metadata.get(_SHA256) == digest
 
 
 def download(place: Place, path: Path, size: int, tag: str, metadata: Mapping[str, str]) -> None:
@@ -150,10 +167,10 @@ def download(place: Place, path: Path, size: int, tag: str, metadata: Mapping[st
     def whole() -> None:
         with _slots, path.open("wb") as file:
             answer = place.s3.get_object(**place.names)
-            while piece := _body(lambda: answer["Body"].read(1 << 20)):
+            while piece := read_body(lambda: answer["Body"].read(1 << 20)):
                 file.write(piece)
         if path.stat().st_size != answer["ContentLength"]:
-            raise _CutOff(f"{place.uri}: {path.stat().st_size} of {answer['ContentLength']} bytes")
+            raise CutOff(f"{place.uri}: {path.stat().st_size} of {answer['ContentLength']} bytes")
         _check(place, answer["Metadata"], _sha256(path, path.stat().st_size))
 
     def parts() -> None:
@@ -167,10 +184,10 @@ def download(place: Place, path: Path, size: int, tag: str, metadata: Mapping[st
     def fetch(file: int, offset: int) -> None:
         length = min(PART, size - offset)
         with _slots:
-            data = _again(lambda: _get_range(place, tag, offset, length))
+            data = again(lambda: _get_range(place, tag, offset, length))
             os.pwrite(file, data, offset)
 
-    _again(whole if size <= PART else parts)
+    again(whole if size <= PART else parts)
 
 
 def is_same(path: Path, size: int, metadata: Mapping[str, str]) -> bool:
@@ -191,59 +208,11 @@ def part_size(size: int) -> int:
     return max(PART, (least + (1 << 20) - 1) >> 20 << 20)
 
 
-class _CutOff(Exception):
-    """Fewer bytes came than were said."""
-
-
-class _Damaged(InputError):
-    pass
-
-
 def _check(place: Place, metadata: Mapping[str, str], digest: str) -> None:
     if metadata.get(_SHA256, digest) != digest:
         fix = "copy it again; if a stage wrote it, do that again: --rerun STAGE"
         what = "is damaged: its SHA-256 is not the one it was uploaded with"
-        raise _Damaged(what, where=place.uri, fix=fix)
-
-
-def _again(work: Callable[[], _T]) -> _T:
-    """The result of a transfer that is tried again where it was cut off or arrived damaged."""
-    for number in range(1, _TRIES):
-        try:
-            return work()
-        except Exception as error:
-            if not _passing(error):
-                raise
-            log.info("trying again: %s", " ".join(str(error).split()))
-            time.sleep(_BACKOFF * 2 ** (number - 1))
-    try:
-        return work()
-    except _CutOff as error:
-        raise StorageUnavailable(f"{error}: the answer was cut off; try again") from error
-
-
-def _passing(error: Exception) -> bool:
-    """Whether the same transfer may go well the next time; boto3 does not try these again."""
-    from botocore.exceptions import ClientError
-
-    if isinstance(error, ClientError):
-        return error.response.get("Error", {}).get("Code") in ARRIVED_DAMAGED
-    return isinstance(error, _CutOff | _Damaged)
-
-
-def _body(read: Callable[[], bytes]) -> bytes:
-    """What read() gives of an answer's body.
-
-    Raises:
-        _CutOff: it came in part or damaged; boto3 tries only requests again, not their bodies.
-    """
-    from botocore import exceptions as aws
-
-    cut_off = aws.IncompleteReadError, aws.ResponseStreamingError, aws.ReadTimeoutError
-    try:
-        return read()
-    except (*cut_off, aws.FlexibleChecksumError) as error:
-        raise _CutOff(" ".join(str(error).split())) from error
+        raise Damaged(what, where=place.uri, fix=fix)
 
 
 def _put(place: Place, data: bytes, digest: str) -> None:
@@ -270,13 +239,13 @@ def _get_range(place: Place, tag: str, offset: int, length: int) -> bytes:
     if tag:
         wanted["IfMatch"] = tag
     try:
-        data = _body(place.s3.get_object(**place.names, **wanted)["Body"].read)
+        data = read_body(place.s3.get_object(**place.names, **wanted)["Body"].read)
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
             raise StorageUnavailable(f"{place.uri} changed while it was downloaded") from error
         raise
     if len(data) != length:
-        raise _CutOff(f"{place.uri}: {len(data)} of {length} bytes")
+        raise CutOff(f"{place.uri}: {len(data)} of {length} bytes")
     return data
 
 

@@ -18,7 +18,7 @@ from tcpproxy import Proxy, proxy_to
 from rvk8s import storage
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, StorageUnavailable
-from rvk8s.storage import s3_objects, s3_transfer
+from rvk8s.storage import s3_objects, s3_retries, s3_transfer
 
 #: The least that S3 allows, so that the tests need not send much.
 PART = 5 << 20
@@ -28,7 +28,7 @@ DATA = hashlib.shake_256(b"rvk8s").digest(3 * PART + 1000)
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_transfer, "PART", PART)
-    monkeypatch.setattr(s3_transfer, "_BACKOFF", 0.01)
+    monkeypatch.setattr(s3_retries, "_BACKOFF", 0.01)
 
 
 @pytest.fixture
@@ -215,6 +215,22 @@ def test_a_server_that_goes_away(uri: str, large: Path, proxy: Proxy) -> None:
     assert _unfinished(uri) == []
 
 
+def test_an_upload_to_a_server_that_hangs_is_gone_on_with(
+    uri: str, large: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        s3_objects, "_LIMITS", {"read_timeout": 0.5, "retries": {"max_attempts": 0}}
+    )
+    proxy.spoil_request = lambda data: b"" if b"<CompleteMultipartUpload" in data else data
+    with pytest.raises(StorageUnavailable, match="did not answer"):
+        storage.copy(str(large), f"{uri}/large")
+    proxy.spoil_request = lambda data: data
+    before = proxy.sent
+    storage.copy(str(large), f"{uri}/large")
+    assert proxy.sent - before < 100_000, "parts that were there went again"
+    assert storage.read_bytes(f"{uri}/large") == DATA
+
+
 def test_a_server_that_hangs_holds_nobody_up(uri: str, proxy: Proxy, large: Path) -> None:
     """An exception of a signal ends the wait for threads that wait for the server."""
     storage.exists(uri)
@@ -285,7 +301,7 @@ def test_a_user_who_may_only_read(
             storage.copy(str(large), f"{uri}/large")
         with pytest.raises(InputError, match=refused):
             storage.check_writable(f"{uri}/runs")
-        with pytest.raises(InputError, match=r"s3://shared/a: could not be deleted|access denied"):
+        with pytest.raises(InputError, match=refused):
             storage.delete_file(f"{uri}/a")
     finally:
         s3_objects._clients.clear()
