@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rastervision.kubernetes.failures import chain
 
-from rvk8s.contract import Env
+from rvk8s.contract import Env, ExitCode
 from rvk8s.errors import InputError, Interrupted, Preempted, RanksLost, Rvk8sError
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def run(launch: Launch, stage: str, folder: Path) -> None:
         RanksLost: the nodes did not find each other.
         Preempted, Interrupted: a signal came; all ranks of this node are gone.
     """
+    import torch
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -181,7 +182,7 @@ def run(launch: Launch, stage: str, folder: Path) -> None:
     try:
         elastic_launch(config, sys.executable)(*rank)
     except ChildFailedError as error:
-        raise reason(error.failures, launch.world_size) from None
+        raise reason(error.failures, launch.world_size, torch.cuda.is_available()) from None
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise Interrupted("interrupted") from None
@@ -213,29 +214,39 @@ def wait_for_host(endpoint: str, seconds: float = RENDEZVOUS_TIMEOUT) -> None:
             time.sleep(1)
 
 
-def reason(failures: Mapping[int, ProcessFailure], world_size: int) -> RankFailed:
+def reason(failures: Mapping[int, ProcessFailure], world_size: int, gpus: bool) -> RankFailed:
     """The error of the rank that failed first: not of one that only missed it.
 
     Args:
         failures: by rank.
+        gpus: the ranks train on GPUs.
     """
 
     def order(item: tuple[int, ProcessFailure]) -> tuple[bool, float, int]:
         rank, failure = item
-        data = failure.error_file_data
-        return bool(data.get("lost")), float(data.get("time", failure.timestamp)), rank
+        told = float(failure.error_file_data.get("time", failure.timestamp))
+        return _failed(rank, failure, world_size, gpus).lost, told, rank
 
     rank, failure = min(failures.items(), key=order)
-    if failure.exitcode < 0:
-        name = failure.signal_name()
-        hint = " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
-        message = f"rank {rank} of {world_size} was ended by {name}{hint}"
-        return RankFailed(message, 128 - failure.exitcode)
-    data = failure.error_file_data
-    if "code" not in data:
-        message = f"rank {rank} of {world_size} ended with exit code {failure.exitcode}"
-        return RankFailed(message, failure.exitcode)
-    return RankFailed(str(data["message"]), int(data["code"]), bool(data["lost"]))
+    return _failed(rank, failure, world_size, gpus)
+
+
+def _failed(rank: int, failure: ProcessFailure, world_size: int, gpus: bool) -> RankFailed:
+    who, data = f"rank {rank} of {world_size}", failure.error_file_data
+    if "code" in data:
+        return RankFailed(str(data["message"]), int(data["code"]), bool(data["lost"]))
+    if failure.exitcode >= 0:
+        return RankFailed(f"{who} ended with exit code {failure.exitcode}", failure.exitcode)
+    message = f"{who} was ended by {failure.signal_name()}"
+    if failure.exitcode == -signal.SIGABRT and gpus and world_size > 1:
+        from rastervision.fastai_backend.distributed import timeout
+
+        # NCCL's watchdog ends the process: no Python of ours hears of it.
+        message += ", as by NCCL when another rank has ended or has not answered for "
+        message += f"{timeout():.0f} s ({Env.RANKS_TIMEOUT}); else its log says why"
+        return RankFailed(message, ExitCode.RETRYABLE, lost=True)
+    hint = " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
+    return RankFailed(message + hint, 128 - failure.exitcode)
 
 
 def tell_agent(message: str, code: int, lost: bool, known: bool) -> None:
