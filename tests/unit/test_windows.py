@@ -142,6 +142,13 @@ def test_window_chips_are_a_chip_source() -> None:
     np.testing.assert_array_equal(counts[0], np.bincount(labels[1].ravel(), minlength=2))
 
 
+def test_classes_are_counted_in_chips_as_they_are_read() -> None:
+    source = WindowChips([SceneWindows("a", scene, sliding(40, 48, 16, 16)[:6])], 8, 2)
+    labels = source.read(np.arange(6), 0)[1]
+    expected = [np.bincount(chip.ravel(), minlength=2) for chip in labels]
+    np.testing.assert_array_equal(source.class_pixels(), expected)
+
+
 def test_random_chips_change_with_the_epoch_unless_fixed() -> None:
     plans = [SceneWindows("a", scene, random_windows())]
     train, valid = WindowChips(plans, 16, 2), WindowChips(plans, 16, 2, fixed=True)

@@ -142,12 +142,18 @@ def fit(image: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, n
         return image, labels
     x = as_tensor(image[None]).permute(0, 3, 1, 2).to(torch.float32)
     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-    y = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
-    y = F.interpolate(y, size=(size, size), mode="nearest-exact")
     out = x[0].permute(1, 2, 0).numpy()
     if np.issubdtype(image.dtype, np.integer):
         out = out.round()
-    return out.astype(image.dtype), y[0, 0].numpy()
+    return out.astype(image.dtype), fit_labels(labels, size)
+
+
+def fit_labels(labels: np.ndarray, size: int) -> np.ndarray:
+    """The labels of fit() alone."""
+    if labels.shape == (size, size):
+        return labels
+    y = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
+    return F.interpolate(y, size=(size, size), mode="nearest-exact")[0, 0].numpy()
 
 
 @dataclass(frozen=True)
@@ -339,7 +345,8 @@ class WindowChips:
         windows = [scene.window(0, i) for i in range(len(scene))]
         reader = self._reader(scene)
         rows = RowReader(reader.labels, windows, 1, reader.labels_in_strips)
-        counts = [count_classes(labels[None], self.num_classes) for labels in rows]
+        chips = (fit_labels(labels, self.size) for labels in rows)
+        counts = [count_classes(chip[None], self.num_classes) for chip in chips]
         return np.concatenate([np.zeros((0, self.num_classes), np.int64), *counts])
 
 
