@@ -8,11 +8,13 @@ import statistics
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.clientrun import Client, client, submit
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Play
+from cluster.team import Site
 from s3server import S3Server
 
 from rvk8s.contract import STAGES
@@ -70,3 +72,23 @@ def test_a_hundred_runs_are_listed_in_time(
         assert len(client.ok("list", "-n", namespace).splitlines()) == 101
         seconds.append(time.monotonic() - start)
     assert min(seconds) < 2
+
+
+def test_the_first_stage_runs_soon_after_submit(tiny_site: Site) -> None:
+    """Image on the node: 5 s from the command's start to the first stage's process."""
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        run = tiny_site.submit("tiny")
+        accepted = time.monotonic() - start
+        tiny_site.until(lambda run=run: _runs(tiny_site.pods(run, "configure")), "it runs", 60)
+        seconds.append(time.monotonic() - start)
+        print(f"accepted after {accepted:.2f} s, first stage runs after {seconds[-1]:.2f} s")
+        tiny_site.rvk8s("delete", run, "--yes")
+        tiny_site.until(lambda run=run: not tiny_site.pods(run), "it is gone", 90)
+    assert min(seconds) <= 5.0
+
+
+def _runs(pods: list[dict[str, Any]]) -> bool:
+    states = [one["state"] for pod in pods for one in pod["status"].get("containerStatuses", ())]
+    return any("running" in state for state in states)
