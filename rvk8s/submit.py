@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rvk8s import chart
 from rvk8s.cluster import Cluster, Object, preconditions
 from rvk8s.cluster.conditions import has_ended
 from rvk8s.cluster.kinds import NotFound
-from rvk8s.cluster.objects import delete_all, list_kinds, object_name
+from rvk8s.cluster.objects import delete_all, object_name, wait_until_gone
 from rvk8s.contract import Label
 from rvk8s.errors import InputError, Rvk8sError
 from rvk8s.plan import Plan, make_plan
@@ -23,10 +22,6 @@ from rvk8s.project.sources import sources
 from rvk8s.run_options import RunOptions
 
 log = logging.getLogger(__name__)
-
-#: Seconds until what is left of a run's earlier attempt has to be gone.
-_GONE = 120.0
-_POLL = 0.3
 
 
 @dataclass(frozen=True)
@@ -156,11 +151,10 @@ def _all_or_none(cluster: Cluster) -> Iterator[list[Object]]:
 
 
 def _make_room(cluster: Cluster, plan: Plan) -> None:
-    """Remove the driver's Job and the stages of a run that has ended.
+    """Remove the driver's Job and the stages of a run that has ended, and wait for their pods.
 
     Raises:
-        InputError: it is running, it is a run of another experiment.
-        ClusterUnavailable: its objects do not go away.
+        InputError: it is running, it is a run of another experiment; its objects do not go away.
     """
     selector = f"{Label.RUN}={plan.run_id}"
     for job in cluster.list_all("Job", f"{selector},{Label.COMPONENT}=driver"):
@@ -172,9 +166,4 @@ def _make_room(cluster: Cluster, plan: Plan) -> None:
             what = f"{plan.run_id} is a run of {experiment}, not of {plan.experiment}"
             raise InputError(what, where="--run-id", fix=f"submit {experiment}")
     delete_all(cluster, selector, ["Job", "PyTorchJob", "Service"])
-    end = time.monotonic() + _GONE
-    while left := list(list_kinds(cluster, selector, ["Job", "PyTorchJob"])):
-        if time.monotonic() > end:
-            what = f"{object_name(left[0])} of the run's last attempt does not go away"
-            raise InputError(what, fix=f"look at `kubectl describe {object_name(left[0])}`")
-        time.sleep(_POLL)
+    wait_until_gone(cluster, plan.run_id)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.kinds import NoSuchKind
+from rvk8s.contract import Label
+from rvk8s.errors import InputError
 
 log = logging.getLogger(__name__)
+
+#: Seconds until what was deleted of a run has to be gone: its pods get 60 to end.
+_GONE = 120.0
+_POLL = 0.5
 
 
 def object_name(manifest: Object) -> str:
@@ -39,3 +46,25 @@ def list_kinds(cluster: Cluster, selector: str, kinds: Sequence[str]) -> Iterato
             yield from cluster.list_all(kind, selector)
         except NoSuchKind as error:  # a cluster without the training operator has no PyTorchJobs
             log.debug("%s", error)
+
+
+def wait_until_gone(cluster: Cluster, run_id: str) -> None:
+    """Wait until nothing of a run, whose objects were deleted, can write into its folder any more.
+
+    Raises:
+        InputError: something does not go.
+    """
+    end = time.monotonic() + _GONE
+    while left := list(_that_write(cluster, run_id)):
+        if time.monotonic() > end:
+            name = object_name(left[0])
+            what = f"{name} of {run_id} was deleted and does not go away"
+            fix = f"`kubectl describe {name} -n {cluster.namespace}` may say why"
+            raise InputError(what, fix=fix)
+        time.sleep(_POLL)
+
+
+def _that_write(cluster: Cluster, run_id: str) -> Iterator[Object]:
+    yield from list_kinds(cluster, f"{Label.RUN}={run_id}", ("Job", "PyTorchJob", "Pod"))
+    # The driver's pod of a schedule has the labels of the schedule.
+    yield from cluster.list_all("Pod", f"batch.kubernetes.io/job-name={run_id}")

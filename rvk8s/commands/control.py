@@ -99,6 +99,7 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
     What it has written stays in the storage, unless --results is given.
     """
     from rvk8s import storage
+    from rvk8s.cluster.objects import wait_until_gone
     from rvk8s.errors import InputError
     from rvk8s.runs import cluster_runs, control
     from rvk8s.runs.status import find_run
@@ -119,6 +120,7 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
     for name in deleted:
         click.echo(f"{name} deleted")
     if results:
+        wait_until_gone(places.cluster, run_id)  # what still writes would make the folder anew
         storage.delete_tree(f"{root}/{run_id}")
         click.echo(f"{root}/{run_id} deleted")
     elif not deleted:

@@ -64,6 +64,12 @@ class ClusterRun:
     def has_ended(self) -> bool:
         return self.state in ENDED
 
+    @property
+    def left_behind(self) -> list[str]:
+        """Stages that go on although the driver has ended: it was killed too often."""
+        going = [stage for stage in self.stages if state_of(stage)[0] not in ENDED]
+        return [stage["metadata"]["labels"][Label.STAGE] for stage in going if self.has_ended]
+
     def record(self) -> RunRecord:
         """What run.json would say, as far as the objects tell: the storage may be out of reach."""
         plan = self.plan or Plan(

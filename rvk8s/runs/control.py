@@ -25,16 +25,20 @@ def cancel(places: Places, cluster: Cluster, run: ClusterRun) -> None:
     """Stop a run for good; what its finished stages have made stays.
 
     The driver does it. Where none runs, it is done from here: the driver's Job is suspended, so
-    that no other one starts, and the stages are deleted.
+    that no other one starts, and the stages are deleted. A driver that was killed too often has
+    ended and left its stages running.
 
     Raises:
-        InputError: it has ended.
+        InputError: it has ended, its stages too.
         ClusterUnavailable: it does not stop.
     """
-    if run.has_ended:
+    if run.has_ended and not run.left_behind:
         raise InputError(f"{run.run_id} has ended: {run.state}", fix="there is nothing to cancel")
     job = run.driver["metadata"]["name"]
     cluster.patch("Job", job, {"metadata": {"annotations": {Annotation.CANCEL: now()}}})
+    if run.has_ended:
+        _stop_from_here(places, cluster, run)
+        return
     end = time.monotonic() + _STOPPED
     while time.monotonic() < end:
         current = cluster_runs.find(cluster, run.run_id)
@@ -73,7 +77,8 @@ def _driver_runs(run: ClusterRun) -> bool:
 
 
 def _stop_from_here(places: Places, cluster: Cluster, run: ClusterRun) -> None:
-    cluster.patch("Job", run.driver["metadata"]["name"], {"spec": {"suspend": True}})
+    if not run.has_ended:
+        cluster.patch("Job", run.driver["metadata"]["name"], {"spec": {"suspend": True}})
     selector = f"{Label.RUN}={run.run_id},{Label.COMPONENT}=stage"
     delete_all(cluster, selector, _STAGES)
     uri = RunLayout(f"{run.root_uri}/{run.run_id}").run_json

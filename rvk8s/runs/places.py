@@ -170,9 +170,10 @@ def merged(run: ClusterRun, stored: RunStatus | None) -> RunStatus:
 
 
 def troubles(cluster: Cluster, run: ClusterRun) -> list[str]:
-    """Why the pods of a run that has not ended do not run; a line for each cause."""
+    """Why the pods of a run do not run, or run although it has ended; a line for each cause."""
     if run.has_ended:
-        return []
+        stop = f"goes on without a driver; `rvk8s cancel {run.run_id}` stops it"
+        return [f"{stage}: {stop}" for stage in run.left_behind]
     found: dict[str, str] = {}
     items = {"driver": run.driver} | {i["metadata"]["labels"][Label.STAGE]: i for i in run.stages}
     pods: dict[str, list[Object]] = {}

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cluster.apiproxy import api_proxy
 from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
+from s3server import S3Server
+
+from rvk8s import storage
 
 __all__ = ["client"]
 
@@ -57,6 +62,24 @@ def test_cancelling_where_no_driver_runs(
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
 
 
+def test_cancelling_what_a_dead_driver_left(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """Its Job has failed, for it was killed too often; nothing ends the stages then."""
+    run = submit(client)
+    labels = f"rvk8s.io/run={run},app.kubernetes.io/component=stage,app.kubernetes.io/name=rvk8s"
+    labels += ",rvk8s.io/stage=chip"
+    apiserver.kubectl("create", "job", "stage", "--image=stage", "-n", namespace)
+    apiserver.kubectl("label", "job", "stage", "-n", namespace, *labels.split(","))
+    end_run(apiserver, namespace, run, code=1)
+    said = " ".join(client.ok("status", run).split())
+    assert f"chip: goes on without a driver; `rvk8s cancel {run}` stops it" in said
+    assert client.ok("cancel", run) == f"{run} cancelled\n"
+    assert "job.batch/stage" not in objects(apiserver, namespace)
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Cancelled"]
+    assert "there is nothing to cancel" in client.error("cancel", run)
+
+
 def test_a_training_that_cannot_be_looked_for_is_not_said_to_be_stopped(
     client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:
@@ -66,7 +89,7 @@ def test_a_training_that_cannot_be_looked_for_is_not_said_to_be_stopped(
         client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
         proxy.rule = lambda method, path: 403 if "pytorchjobs" in path else None
         for command in ("cancel", "delete", "status"):
-            assert "pytorchjobs" in client.error(command, run)
+            assert "by the proxy" in client.error(command, run)
 
 
 def test_cancelling_a_driver_that_runs(
@@ -137,3 +160,52 @@ def test_results_are_deleted_only_when_that_is_meant(
     code, _, err = client("delete", run, "--results")
     assert code == 130, err
     assert f"job.batch/{run}" in objects(apiserver, namespace)
+
+
+def test_pods_that_still_write_are_waited_for(
+    client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
+) -> None:
+    """Told to end, they have a minute for a last checkpoint."""
+    client.environ |= s3.environ
+    root = f"{s3.bucket('ending')}/runs"
+    file = client.folder / "rvk8s.yaml"
+    file.write_text(file.read_text().replace("s3://bucket/runs", root))
+    run = submit(client)
+    checkpoint = f"{root}/{run}/train/checkpoint"
+    storage.write_bytes(checkpoint, b"half")
+    end_run(apiserver, namespace, run, code=2)
+    with writing_pod(apiserver, namespace, run):
+        going_on = client.start("submit", "one", "--run-id", run)
+        threading.Event().wait(4)
+        assert objects_of(apiserver, namespace, "job") == []
+        assert going_on.poll() is None
+    _, err = going_on.communicate(timeout=30)
+    assert going_on.returncode == 0, err
+    with writing_pod(apiserver, namespace, run):
+        deleting = client.start("delete", run, "--results", "--yes")
+        threading.Event().wait(4)
+        assert objects_of(apiserver, namespace, "job") == []
+        assert deleting.poll() is None
+        assert storage.read_bytes(checkpoint) == b"half"
+    out, err = deleting.communicate(timeout=30)
+    assert deleting.returncode == 0, err
+    assert f"{root}/{run} deleted" in out
+    assert storage.list_dirs(root) == []
+
+
+@contextmanager
+def writing_pod(apiserver: ControlPlane, namespace: str, run: str) -> Iterator[None]:
+    """The run's driver has a pod that does not go before the block ends."""
+    find = ("get", "pods", "-n", namespace, "-l", f"job-name={run}", "-o", "name")
+    while not (found := apiserver.kubectl(*find).split()):
+        threading.Event().wait(0.1)
+    patch = ("patch", found[0], "-n", namespace, "--type=merge", "-p")
+    apiserver.kubectl(*patch, '{"metadata": {"finalizers": ["rvk8s.io/test"]}}')
+    try:
+        yield
+    finally:
+        apiserver.kubectl(*patch, '{"metadata": {"finalizers": null}}')
+
+
+def objects_of(apiserver: ControlPlane, namespace: str, kind: str) -> list[str]:
+    return apiserver.kubectl("get", kind, "-n", namespace, "-o", "name").split()
