@@ -40,8 +40,8 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
-def _label(folder: Path, value: np.ndarray, name: str = "train_a") -> None:
-    scenes.write(folder / f"label_{name}.tif", value[None].astype(np.uint8))
+def _label(folder: Path, value: np.ndarray, name: str = "train_a", dtype: str = "uint8") -> None:
+    scenes.write(folder / f"label_{name}.tif", value[None].astype(dtype))
 
 
 def _null_labels(folder: Path) -> None:
@@ -52,6 +52,20 @@ def _null_labels(folder: Path) -> None:
 _TINY = Path(__file__).parent / "tiny"
 _IMPORTS = f"import sys\nsys.path.append({str(_TINY)!r})\nimport experiment\n"
 _HEAD = _IMPORTS + "def get_config(runner, raw_uri, root_uri, **args):\n"
+
+
+def _random(limits: str) -> str:
+    """The source of an experiment that chips random windows."""
+    return (
+        "from rastervision.core.rv_pipeline import WindowSamplingConfig\n"
+        + _HEAD
+        + "    config = experiment.get_config(runner, raw_uri, root_uri)\n"
+        + "    config.chip_options.sampling = WindowSamplingConfig(\n"
+        + f"        method='random', size=64, max_windows=4, {limits}\n"
+        + "    )\n    return config\n"
+    )
+
+
 CASES = {
     "missing image": Case(
         ("train scene train_a: ", "image_train_a.tif does not exist"),
@@ -77,6 +91,16 @@ CASES = {
         ("train scene train_a: its label holds the ids 7, 9, the class config has 0 to 2",),
         lambda folder: _label(folder, np.where(np.arange(192) < 50, 7, 9) * np.ones((192, 1))),
     ),
+    "label ids below 0 and above 255": Case(
+        (
+            "train scene train_a: its label holds the ids -1, the class config has 0 to 2",
+            "train scene train_b: its label holds the ids 1000, the class config has 0 to 2",
+        ),
+        lambda folder: (
+            _label(folder, np.where(np.arange(192) < 50, -1, 1) * np.ones((192, 1)), dtype="int16"),
+            _label(folder, np.full((192, 192), 1000), "train_b", "uint16"),
+        ),
+    ),
     "labels with no class": Case(
         ("no training label has any class but the null class",), _null_labels
     ),
@@ -96,6 +120,14 @@ CASES = {
     "zero windows": Case(
         ("train scene train_a: no window of 512 pixels fits its 192 x 192", "smaller chips"),
         args={"chip_sz": 512},
+    ),
+    "random windows that only sometimes fit": Case(
+        ("train scene train_a: no window of 256 pixels fits its 192 x 192", "smaller chips"),
+        module=_random("size_lims=(64, 257), padding=0"),
+    ),
+    "random windows that are too wide": Case(
+        ("train scene train_a: no window of 229 pixels fits its 192 x 192", "smaller chips"),
+        module=_random("h_lims=(64, 225), w_lims=(64, 230), padding=(16, 18)"),
     ),
     "bands out of range": Case(
         ("has 3 bands, channel_order names 5; channel_order may name 0 to 2",),
@@ -155,6 +187,17 @@ def test_bad_input(
     assert failed["message"].splitlines()[0] in log
     assert not storage.exists(plan.layout.config_uri)
     assert not storage.exists(plan.layout.done("configure"))
+
+
+def test_random_windows_that_just_fit(server: StageServer, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "fits.py").write_text(
+        _random("h_lims=(64, 225), w_lims=(64, 229), padding=(16, 18)")
+    )
+    plan = make_plan(tmp_path / "root", tiny_data, module="fits.py", project_dir=str(tmp_path))
+    write_run_json(plan)
+    launcher = ForkLauncher(plan, server, tmp_path / "logs")
+    for stage in ("configure", "analyze", "chip"):
+        assert launcher.run_one(stage) == 0
 
 
 def test_all_mistakes_at_once(server: StageServer, tiny_data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
@@ -27,7 +27,9 @@ from rastervision.core.data import (
 )
 from rastervision.core.data.utils.rasterio import get_aws_session
 from rastervision.core.rv_pipeline import RVPipelineConfig
+from rastervision.fastai_backend.backend.scenes import windows_of
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
+from rastervision.fastai_backend.windows import RandomWindows
 from rastervision.kubernetes.failures import explain, one_line
 from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
@@ -218,39 +220,40 @@ class _Checker:
             self.errors.append(InputError("all its pixels are nodata (0)", where=where, fix=fix))
 
     def _check_windows(self, scene: Scene, sampling: WindowSamplingConfig, where: str) -> None:
-        extent, padding = scene.extent, sampling.padding
+        extent, size = scene.extent, sampling.size
         if sampling.method.value == "sliding":
-            size: Any = sampling.size
-            windows = extent.get_windows(size, sampling.stride, padding, sampling.pad_direction)
-            empty = not windows
+            empty = not extent.get_windows(
+                size, sampling.stride, sampling.padding, sampling.pad_direction
+            )
         else:
-            limits = (sampling.size_lims,) * 2
-            if sampling.size_lims is None:
-                limits = (sampling.h_lims, sampling.w_lims)
-            size = max(limit[0] for limit in limits)
-            pad = size // 2 if padding is None else max(np.atleast_1d(padding))
-            empty = sampling.max_windows == 0 or min(extent.size) + 2 * pad < size
+            drawn = windows_of(scene, sampling, seed=0)
+            assert isinstance(drawn, RandomWindows)
+            sides = zip(extent.size, drawn.padding, (drawn.heights, drawn.widths), strict=True)
+            misfits = [high - 1 for side, pad, (_, high) in sides if high - 1 > side + 2 * pad]
+            size, empty = max(misfits, default=sampling.size), bool(misfits) or not drawn.count
         if empty:
             what = f"no window of {size} pixels fits its {extent.width} x {extent.height}"
             fix = "use smaller chips, or set sampling.padding"
             self.errors.append(InputError(what, where=where, fix=fix))
 
     def _check_labels(self, scene: Scene, where: str, training: bool) -> None:
-        counts = np.zeros(256, dtype=np.int64)
+        known = len(self.classes)
+        counts = np.zeros(known, dtype=np.int64)
+        others: set[int] = set()
         windows = list(_spread(scene.extent))
         for window in windows:
             labels = scene.label_source.get_label_arr(window)
-            values = np.clip(labels, 0, 255).astype(np.uint8)
-            counts += np.bincount(values.ravel(), minlength=256)
-        known = len(self.classes)
-        outside = np.flatnonzero(counts[known:]) + known
-        if len(outside):
+            inside = (labels >= 0) & (labels < known)
+            others.update(np.unique(labels[~inside])[:6].tolist())
+            counts += np.bincount(labels[inside].astype(np.int64), minlength=known)
+        if others:
+            outside = sorted(others)
             ids = ", ".join(str(i) for i in outside[:5]) + (", ..." if len(outside) > 5 else "")
             fix = "name the classes in the class config, or map the ids with a ReclassTransformer"
             what = f"its label holds the ids {ids}, the class config has 0 to {known - 1}"
             self.errors.append(InputError(what, where=where, fix=fix))
         if training:
-            self.seen = counts[:known] + (0 if self.seen is None else self.seen)
+            self.seen = counts + (0 if self.seen is None else self.seen)
             self.sampled |= len(windows) > 1
 
     def _add(self, error: Exception, where: str) -> None:
