@@ -148,6 +148,8 @@ def translate(error: BaseException, uri: str) -> Rvk8sError | FileNotFoundError 
         return _of_answer(error, uri)
     if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
         return InputError("no credentials for S3", where=uri, fix=_LOGIN)
+    if isinstance(error, aws.SSOError | aws.TokenRetrievalError):
+        return InputError(f"no credentials for S3: {error}", where=uri, fix="aws sso login")
     if isinstance(error, aws.ParamValidationError):
         return InputError("is not an S3 URI", where=uri, fix="give s3://bucket/prefix")
     if isinstance(error, Boto3Error):
@@ -172,6 +174,10 @@ def _of_answer(error: Any, uri: str) -> Rvk8sError | FileNotFoundError:
     code, message = str(answer.get("Code", "")), answer.get("Message") or ""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     bucket = f"s3://{_split(uri)[0]}"
+    # Asked by boto3 itself, of another server, before it asks S3.
+    if error.operation_name.startswith("AssumeRole") and not s3_retries.is_overloaded(error):
+        fix = "look at AWS_ROLE_ARN and at whom the role trusts"
+        return InputError(f"the role was refused ({code}): {message}", where=uri, fix=fix)
     if code == "NoSuchBucket":
         return InputError(f"there is no bucket {bucket}", where=uri, fix="make it, or name another")
     # A quota is a 403 of Ceph's: before what is denied.

@@ -89,6 +89,8 @@ class _Server(BaseHTTPRequestHandler):
             type(self).upload = {}, self.headers[_META]
             answer = b"<InitiateMultipartUploadResult><UploadId>1</UploadId>"
             self._answer(200, answer + b"</InitiateMultipartUploadResult>")
+        elif self.path == "/":
+            self._refuse(403, "AccessDenied")  # sts:AssumeRoleWithWebIdentity
         elif "uploadId" not in self._query:
             self._refuse(400, "NotImplemented")
         elif self.upload is None or self.forgets_upload:
@@ -227,6 +229,35 @@ def test_what_an_answer_means(status: int, code: str, kind: type[Exception], tex
     found = s3_objects.translate(ClientError(answer, "PutObject"), "s3://bucket/key")
     assert type(found) is kind
     assert text in str(found)
+
+
+def test_a_role_that_is_refused(
+    server: type[_Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a cluster whose service account the role does not trust."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    (tmp_path / "token").write_text("token of the service account")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/team")
+    with pytest.raises(InputError, match=r"the role was refused .*AWS_ROLE_ARN"):
+        storage.read_bytes("s3://bucket/key")
+
+
+def test_who_has_to_log_in(
+    server: type[_Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    lines = ["[profile team]", "sso_session = team", "sso_account_id = 123456789012"]
+    lines += ["sso_role_name = dev", "[sso-session team]", "sso_region = eu-central-1"]
+    lines += ["sso_start_url = https://team.example/start"]
+    (tmp_path / "config").write_text("\n".join(lines))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    with pytest.raises(InputError, match=r"no credentials for S3: .*; aws sso login"):
+        storage.read_bytes("s3://bucket/key")
 
 
 def test_a_certificate_that_is_not_trusted() -> None:
