@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from rvk8s.cluster import kubeconfig
+from rvk8s.cluster.json_text import json_text
 from rvk8s.cluster.kinds import KINDS, NotFound, WatchExpired, path_of, refusal
 from rvk8s.errors import ClusterUnavailable, Conflict, InputError
 
@@ -287,7 +288,7 @@ class Cluster:
             response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
                 method,
                 url,
-                body=None if body is None else json.dumps(body).encode(),
+                body=None if body is None else json_text(body).encode(),
                 headers=headers,
                 timeout=urllib3.Timeout(connect=_CONNECT, read=read_timeout),
                 retries=False,
