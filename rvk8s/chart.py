@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from rvk8s.cluster.json_text import json_text
 from rvk8s.errors import InputError, InputErrors
 
 #: Helm's order of creation, of the kinds that the chart has.
@@ -37,8 +38,6 @@ _FLAGS = {
     "launcher": "--launcher",
     "rootUri": "--root-uri",
 }
-#: Characters that YAML's readers refuse or take for the end of a line, and their escapes.
-_NOT_YAML = {code: f"\\u{code:04x}" for code in (*range(127, 160), 0x2028, 0x2029, 0xFFFE, 0xFFFF)}
 _SECONDS = 60
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -148,9 +147,7 @@ def _by_program(chart: str, values: Mapping[str, Any], name: str, namespace: str
         raise InputError("no program helm on PATH renders the chart", fix=fix)
     with tempfile.TemporaryDirectory(prefix="rvk8s-") as folder:
         file = Path(folder) / "values.json"
-        # Escapes are those of JSON, of which YAML knows all but surrogate pairs.
-        text = json.dumps(values, ensure_ascii=False).translate(_NOT_YAML)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(json_text(values), encoding="utf-8")
         done = subprocess.run(
             [program, "template", name, chart, "-n", namespace, "-f", str(file)],
             capture_output=True,

@@ -22,7 +22,8 @@ _THREADS = 8
 def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[str] = ()) -> None:
     """Ask the cluster for what the manifests name, and whether it would take them.
 
-    What the user may not look at is left out: the driver and `rvk8s status` say it later.
+    Then, where nothing is missing, whether it would take what the driver will make. What the user
+    may not look at or try is left out: the driver and `rvk8s status` say it later.
 
     Args:
         skip_kinds: manifests of these kinds are not sent for a trial.
@@ -31,7 +32,7 @@ def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[st
         InputErrors: the namespace, a service account, the launcher's kind, the queue, a Secret or
             one of its keys is missing; a manifest is refused. A line for each.
     """
-    namespace = cluster.namespace
+    namespace, skipped = cluster.namespace, set(skip_kinds)
     if _seen(partial(cluster.get, "Namespace", namespace)) is None:
         raise InputErrors([_no_namespace(namespace)])
     stages = [document for manifest in manifests for document in _stage_manifests(manifest)]
@@ -44,13 +45,15 @@ def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[st
         *(
             partial(_trial, cluster, manifest)
             for manifest in manifests
-            if manifest["kind"] not in skip_kinds
+            if manifest["kind"] not in skipped
         ),
     ]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        errors = [error for found in pool.map(lambda look: look(), looks) for error in found]
-    if errors:
-        raise InputErrors(list({str(error): error for error in errors}.values()))
+    later = [partial(_stage_trial, cluster, m) for m in _tried(stages) if m["kind"] not in skipped]
+    for some in (looks, later):
+        with ThreadPoolExecutor(_THREADS) as pool:
+            errors = [error for found in pool.map(lambda look: look(), some) for error in found]
+        if errors:
+            raise InputErrors(list({str(error): error for error in errors}.values()))
 
 
 def _no_namespace(namespace: str) -> InputError:
@@ -109,6 +112,25 @@ def _trial(cluster: Cluster, manifest: Object) -> list[InputError]:
     except InputError as error:
         return [error]
     return []
+
+
+def _stage_trial(cluster: Cluster, manifest: Object) -> list[InputError]:
+    """The driver makes it; the user need not be allowed to."""
+    return [error for error in _trial(cluster, manifest) if not isinstance(error, Forbidden)]
+
+
+def _tried(stages: Iterable[Object]) -> Iterator[Object]:
+    """The stages' manifests, and for a PyTorchJob a Job of its pods, too.
+
+    The definition of PyTorchJobs takes pods that could never be made, such as one whose request is
+    above its limit.
+    """
+    for manifest in stages:
+        yield manifest
+        if manifest["kind"] == "PyTorchJob":
+            template = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+            head = {"apiVersion": "batch/v1", "kind": "Job", "metadata": manifest["metadata"]}
+            yield {**head, "spec": {"template": template}}
 
 
 def _seen(get: Callable[[], Object | None]) -> Object | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -68,8 +69,10 @@ def test_arguments_and_files_arrive_as_they_were_given() -> None:
     for name, value in ARGUMENTS.items():
         assert _same(value, found.args[name]), name
     assert set(found.args) == set(ARGUMENTS)
-    sources = [m for m in rendered.manifests if m["metadata"]["name"].endswith("-source")]
-    assert sorted(sources[0]["data"].values()) == sorted(files.values())
+    (source,) = [m for m in rendered.manifests if m["metadata"]["name"].endswith("-source")]
+    (odd,) = source["binaryData"].values()
+    assert base64.b64decode(odd).decode() == files.pop("experiments/potsdam.py")
+    assert list(source["data"].values()) == list(files.values())
 
 
 def test_only_numbers_that_helm_would_change_are_sent_as_text() -> None:

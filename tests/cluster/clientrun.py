@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster.controlplane import ControlPlane
+from cluster.programs import program
 
 _KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
 _NOW = "2026-11-24T10:00:00Z"
@@ -145,3 +147,24 @@ def submit(client: Client, *args: str) -> str:
     """The id of a new run."""
     name = client.ok("submit", "one", "-o", "name", *args).strip()
     return name.removeprefix("job.batch/")
+
+
+def become_submitter(client: Client, apiserver: ControlPlane, namespace: str) -> None:
+    """The client's user has from now on nothing but the role that helm/rvk8s-platform makes."""
+    for account in ("rvk8s-driver", "rvk8s-stage"):  # the chart makes them
+        apiserver.kubectl("delete", "serviceaccount", account, "-n", namespace)
+    apiserver.kubectl("create", "serviceaccount", "alice", "-n", namespace)
+    subject = {"kind": "ServiceAccount", "name": "alice", "namespace": namespace}
+    values = client.folder.parent / "platform.yaml"
+    values.write_text(yaml.safe_dump({"submitters": [subject], "priorityClasses": []}))
+    chart = Path(__file__).parents[2] / "helm" / "rvk8s-platform"
+    command = [program("helm"), "template", "platform", chart, "-n", namespace, "-f", values]
+    rendered = client.folder.parent / "platform-objects.yaml"
+    rendered.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+    apiserver.kubectl("apply", "-n", namespace, "-f", str(rendered))
+    config = yaml.safe_load(apiserver.kubeconfig.read_text())
+    token = apiserver.kubectl("create", "token", "alice", "-n", namespace).strip()
+    config["users"][0]["user"] = {"token": token}
+    path = client.folder / "alice.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    client.environ["KUBECONFIG"] = str(path)

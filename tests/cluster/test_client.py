@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 from cluster.apiproxy import api_proxy
-from cluster.clientrun import Client, client, objects, submit
+from cluster.clientrun import Client, become_submitter, client, objects, submit
 from cluster.controlplane import ControlPlane
-from cluster.programs import program
 
 __all__ = ["client"]
 
@@ -173,26 +170,10 @@ def test_without_permission_nothing_is_created(
 
 
 def test_the_role_of_submitters_is_enough(
-    client: Client, apiserver: ControlPlane, namespace: str, tmp_path: Path
+    client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:
     """A user with nothing but the role that helm/rvk8s-platform makes does everything."""
-    for account in ("rvk8s-driver", "rvk8s-stage"):  # the chart makes them
-        apiserver.kubectl("delete", "serviceaccount", account, "-n", namespace)
-    apiserver.kubectl("create", "serviceaccount", "alice", "-n", namespace)
-    subject = {"kind": "ServiceAccount", "name": "alice", "namespace": namespace}
-    values = tmp_path / "platform.yaml"
-    values.write_text(yaml.safe_dump({"submitters": [subject], "priorityClasses": []}))
-    chart = Path(__file__).parents[2] / "helm" / "rvk8s-platform"
-    command = [program("helm"), "template", "platform", chart, "-n", namespace, "-f", values]
-    rendered = tmp_path / "platform-objects.yaml"
-    rendered.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
-    apiserver.kubectl("apply", "-n", namespace, "-f", str(rendered))
-    config = yaml.safe_load(apiserver.kubeconfig.read_text())
-    token = apiserver.kubectl("create", "token", "alice", "-n", namespace).strip()
-    config["users"][0]["user"] = {"token": token}
-    path = client.folder / "alice.kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    client.environ["KUBECONFIG"] = str(path)
+    become_submitter(client, apiserver, namespace)
     run = submit(client)
     assert run in client.ok("list")
     assert run in client.ok("status", run)
@@ -242,3 +223,27 @@ def test_a_server_that_never_answers_is_said(
         proxy.rule = lambda method, path: "hang"
         error = client.error("list", code=138)
         assert f"{proxy.url} does not answer" in error
+
+
+def test_a_page_to_log_in_is_no_answer(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
+        client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
+        proxy.rule = lambda method, path: b"<html>Log in</html>"
+        error = client.error("list")
+        assert f"{proxy.url}: the answer is no object, perhaps a page; log in again" in error
+
+
+def test_what_nobody_may_do_is_no_matter_of_roles(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """The namespace is being deleted, and has something that does not go."""
+    patch = ("patch", "configmap", "kept", "-n", namespace, "--type=merge", "-p")
+    apiserver.kubectl("create", "configmap", "kept", "-n", namespace)
+    apiserver.kubectl(*patch, '{"metadata": {"finalizers": ["rvk8s.io/test"]}}')
+    apiserver.kubectl("delete", "namespace", namespace, "--wait=false")
+    error = client.error("submit", "one")
+    apiserver.kubectl(*patch, '{"metadata": {"finalizers": null}}')
+    (line, *_) = [line for line in error.splitlines() if "it is being terminated" in line]
+    assert "ask the administrator" not in line
