@@ -37,7 +37,6 @@ class Env(StrEnum):
     SPLIT_INDEX = "RVK8S_SPLIT_INDEX"  #: 0-based; JOB_COMPLETION_INDEX is read when this is unset
     JOB_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"  #: set by Kubernetes for Indexed Jobs
     IMAGE_DIGEST = "RVK8S_IMAGE_DIGEST"  #: part of the hash of a stage's inputs; empty locally
-    RERUN = "RVK8S_RERUN"  #: "1": do the work even if the done-marker says that it is done
     PROGRESS_FILE = "RVK8S_PROGRESS_FILE"  #: set by rvk8s-stage for the code that it calls
     GPUS = "RVK8S_GPUS"  #: GPUs of this process's node; "0" hides them
     THREADS = "RVK8S_THREADS"  #: CPU threads that this process may use; unset: all

@@ -73,13 +73,6 @@ def test_going_on_skips_all(run: Plan, server: StageServer, tmp_path: Path) -> N
     assert {stage.state for stage in record.stages} == {State.SKIPPED}
 
 
-def test_rerun_variable(run: Plan, server: StageServer, tmp_path: Path) -> None:
-    before = storage.read_bytes(run.layout.done("eval"))
-    launcher = ForkLauncher(run, server, tmp_path)
-    assert launcher.run_one("eval", env={Env.RERUN: "1"}) == 0
-    assert storage.read_bytes(run.layout.done("eval")) != before
-
-
 def test_other_inputs_clear_what_was_there(
     run: Plan, server: StageServer, tmp_path: Path, tiny_data: Path
 ) -> None:

@@ -65,14 +65,12 @@ class SceneView:
         image: (height, width, channels), the source's data type, mean of what was thinned.
         truth: (height, width) class ids; the null class outside areas of interest.
         prediction: (height, width) class ids.
-        size: height and width of the scene itself.
     """
 
     scene_id: str
     image: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray
-    size: tuple[int, int]
 
 
 def write(
@@ -80,7 +78,6 @@ def write(
     legend: Legend,
     scores: dict[str, dict[str, Any]],
     out_dir: Path,
-    bands: Sequence[int] | None = None,
 ) -> list[Path]:
     """Write <out_dir>/<scene id>.png for each scene.
 
@@ -88,8 +85,6 @@ def write(
         views: the scenes.
         legend: their classes.
         scores: for each scene id what scores.summarise returns.
-        bands: which of the image's channels to show as red, green and blue; default: the first
-            three as the network sees them, or the first one as grey where there are fewer.
 
     Returns:
         The files.
@@ -99,7 +94,7 @@ def write(
     for view in views:
         picture = draw(
             view.scene_id,
-            to_rgb(view.image, bands),
+            to_rgb(view.image),
             view.truth,
             view.prediction,
             legend,
@@ -115,22 +110,20 @@ def write(
     return written
 
 
-def to_rgb(image: np.ndarray, bands: Sequence[int] | None = None) -> np.ndarray:
-    """What an eye can look at.
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """What an eye can look at: the first three bands, or the first as grey if there are fewer.
 
     Args:
         image: (height, width, channels) of any number type; 0 in all bands means no data.
-        bands: three channels, or one.
 
     Returns:
         (height, width, 3) uint8. uint8 images are shown as they are; others are stretched from the
         1st to the 99th percentile of each band.
     """
-    chosen = list(bands) if bands else ([0, 1, 2] if image.shape[2] >= 3 else [0])
-    shown = image[..., chosen]
+    shown = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
     if shown.dtype != np.uint8:
         shown = _stretch(shown.astype(np.float32), (image != 0).any(-1))
-    return np.repeat(shown, 3, axis=2) if len(chosen) == 1 else shown
+    return np.repeat(shown, 3, axis=2) if shown.shape[2] == 1 else shown
 
 
 def _stretch(image: np.ndarray, valid: np.ndarray) -> np.ndarray:

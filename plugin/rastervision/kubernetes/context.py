@@ -21,7 +21,6 @@ class Context:
         stage: one of contract.STAGES.
         splits, index: this is split `index` (0-based) of `splits`.
         image_digest: empty where there is no image.
-        rerun: do the work even where the done-marker says that it is done.
         storage_patience: seconds for which the stage waits for storage before it begins.
     """
 
@@ -30,7 +29,6 @@ class Context:
     splits: int = 1
     index: int = 0
     image_digest: str = ""
-    rerun: bool = False
     storage_patience: int = 0
 
     @classmethod
@@ -62,7 +60,6 @@ class Context:
             splits=splits,
             index=index,
             image_digest=environ.get(Env.IMAGE_DIGEST, ""),
-            rerun=environ.get(Env.RERUN) == "1",
             storage_patience=_number(environ, Env.STORAGE_PATIENCE, 0),
         )
 

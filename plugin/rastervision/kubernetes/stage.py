@@ -128,7 +128,7 @@ def _look(context: Context) -> str | None:
     storage.delete_file(context.layout.failed(context.stage, context.split))
     inputs = marks.input_hash(context)
     done = marks.done(context)
-    if done and done["inputs"] == inputs and not context.rerun:
+    if done and done["inputs"] == inputs:
         log.info("Stage %s is done already, with the same inputs.", context.stage)
         return None
     return inputs
@@ -193,9 +193,9 @@ def _work(context: Context, work: Path, inputs: str, group: Group | None = None)
 def _start(context: Context, inputs: str, clear: Callable[[Context], None]) -> None:
     """Clear what an attempt with other inputs left, and say that outputs are of these."""
     started = marks.started(context)
-    if context.rerun or not started or started["inputs"] != inputs:
+    if not started or started["inputs"] != inputs:
         if started and started["inputs"] not in ("", inputs):
-            if context.stage == "train" and not context.rerun:
+            if context.stage == "train":
                 _refuse_to_lose_a_model(context)
             log.warning("The config or the code has changed: what the stage wrote is removed.")
         clear(context)

@@ -56,7 +56,6 @@ def _read_view(scene: Scene, null_id: int, side: int) -> SceneView:
         image=_thin_image(scene, step),
         truth=truth,
         prediction=_thin_labels(scene, scene.label_store.label_source.get_label_arr, step),
-        size=(height, width),
     )
 
 
