@@ -41,6 +41,13 @@ def test_every_option_that_the_page_names_exists() -> None:
         assert option in type(getattr(settings, group)).model_fields, f"{group}.{option}"
 
 
+def test_the_page_names_every_option() -> None:
+    text, settings = PAGE.read_text(), TrainSettings()
+    groups = ("model", "data", "solver", "predict")
+    options = [f"{g}.{name}" for g in groups for name in type(getattr(settings, g)).model_fields]
+    assert [option for option in options if f"`{option}`" not in text] == []
+
+
 @pytest.mark.parametrize(
     ("group", "option", "default"),
     re.findall(r"^\|[^|]*\|[^|]*\| `(\w+)\.(\w+)` \| ([^|]+) \|", PAGE.read_text(), re.MULTILINE),
