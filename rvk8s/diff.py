@@ -99,8 +99,9 @@ def _common(live: Any, manifest: Any) -> Any:
     if isinstance(live, dict) and isinstance(manifest, dict):
         common = {k: _common(live[k], v) for k, v in manifest.items() if k in live}
         if live.get("kind") == "ConfigMap":
-            more = {k: v for k, v in (live.get("data") or {}).items() if k not in common["data"]}
-            common["data"].update(more)
+            for field in ("data", "binaryData"):
+                if live.get(field):
+                    common[field] = {**common.get(field, {}), **live[field]}
         return common
     if isinstance(live, list) and isinstance(manifest, list) and len(live) == len(manifest):
         return [_common(one, other) for one, other in zip(live, manifest, strict=True)]

@@ -67,8 +67,14 @@ def test_odd_characters_reach_the_cluster(
     by: str, client: Client, apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
     """In files, and in arguments, whatever sends them."""
-    file = client.folder / "lib" / "helper.py"
-    file.write_text("NAME = '\x7f \x85 \x9f \u2028 \ufeff \ufffe \U0001f600\f'\n")
+    project = client.folder / "rvk8s.yaml"
+    project.write_text(project.read_text().replace("module: experiments/one.py", "module: one.py"))
+    file = client.folder / "one.py"
+    (client.folder / "experiments" / "one.py").rename(file)
+    file.write_text(
+        file.read_text().replace("from lib.helper import NAME\n", "")
+        + "NAME = '\x7f \x85 \x9f \u2028 \ufeff \ufffe \U0001f600\f'\n"
+    )
     depth = "\x7f \x85 \u2028 \ufeff \U0001f600"
     if by == "rvk8s":
         run = submit(client, "-a", "depth", depth)
