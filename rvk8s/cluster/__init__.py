@@ -249,8 +249,7 @@ class Cluster:
         while True:
             try:
                 answer = self._send(method, path, query, body, content_type, _READ)
-                value: Object = json.loads(answer.data)
-                return value
+                return self._parsed(answer.data)
             except ClusterUnavailable as error:
                 wait = max(error.retry_after or 0.0, pause * random.uniform(0.5, 1.5))
                 if self.cancelled() or time.monotonic() + wait > end:
@@ -261,6 +260,16 @@ class Cluster:
                     said = True
                 time.sleep(wait)
                 pause = min(pause * 2, 15.0)
+
+    def _parsed(self, data: bytes) -> Object:
+        try:
+            value = json.loads(data)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            fix = "log in again, or look at the server in the kubeconfig"
+            raise InputError("the answer is no object, perhaps a page", where=self.server, fix=fix)
+        return value
 
     def _stream(self, path: str, query: Mapping[str, str], read_timeout: float) -> Any:
         """The response of a GET whose body is read piece by piece; a context manager."""

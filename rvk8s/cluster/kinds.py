@@ -42,10 +42,8 @@ KINDS: Mapping[str, Kind] = {
     "LocalQueue": Kind("kueue.x-k8s.io/v1beta2", "localqueues", brought_by=_KUEUE),
     "Namespace": Kind("v1", "namespaces", namespaced=False),
     "NetworkPolicy": Kind("networking.k8s.io/v1", "networkpolicies"),
-    "Node": Kind("v1", "nodes", namespaced=False),
     "Pod": Kind("v1", "pods"),
     "PyTorchJob": Kind("kubeflow.org/v1", "pytorchjobs", brought_by=_OPERATOR),
-    "ResourceQuota": Kind("v1", "resourcequotas"),
     "Secret": Kind("v1", "secrets"),
     "Service": Kind("v1", "services"),
     "ServiceAccount": Kind("v1", "serviceaccounts"),
@@ -60,7 +58,7 @@ class NotFound(Rvk8sError):
 
 
 class Forbidden(InputError):
-    """The user may not do this (403)."""
+    """The user's roles do not allow this (403)."""
 
 
 class NoSuchKind(InputError):
@@ -121,7 +119,8 @@ def refusal(response: Response, request: str, server: str) -> Rvk8sError:
     if status == 401:
         fix = "log in again, or look at the user in the kubeconfig"
         return InputError("does not accept these credentials", where=server, fix=fix)
-    if status == 403 and "exceeded quota" not in text:
+    # Else nobody may: a quota, a policy, a namespace that is being deleted.
+    if status == 403 and 'forbidden: User "' in text:
         fix = "ask the administrator for the roles of helm/rvk8s-platform, or give -n NAMESPACE"
         return Forbidden(f"not allowed: {text}", where=server, fix=fix)
     return InputError(f"{request}: {text or status}", where=server)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+#: Servers that no proxy of the environment is for, as Go's libraries have it.
+_LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
+
+
+def is_there() -> bool:
+    """Whether there is a kubeconfig, or the service account of a pod."""
+    return bool(_files()) or (_IN_CLUSTER / "token").exists()
 
 
 def load(settings: Any, context: str | None) -> str:
@@ -28,31 +37,76 @@ def load(settings: Any, context: str | None) -> str:
     from kubernetes.config.incluster_config import load_incluster_config
     from kubernetes.config.kube_config import load_kube_config
 
-    named = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    files = [path for path in named.split(os.pathsep) if path and os.path.exists(path)]
+    files = _files()
     if not files and context is None and (_IN_CLUSTER / "token").exists():
         load_incluster_config(settings)
+        _set_proxy(settings)
         return (_IN_CLUSTER / "namespace").read_text().strip()
     if not files:
-        raise FileNotFoundError(f"there is no file {named}")
-    configs = [_mapping(path) for path in files]
+        raise FileNotFoundError(f"there is no file {_named_files()}")
+    contents = {path: _mapping(path) for path in files}
+    configs = [config for config in contents.values() if config]
     # As kubectl: the first file that says it wins; the library takes the last.
     context = context or next((c["current-context"] for c in configs if _current(c)), None)
     if context is None:
-        raise ValueError(f"{named} names no current context")
+        raise ValueError(f"{_named_files()} names no current context")
     chosen = _named(configs, "contexts", context).get("context") or {}
     with _messages() as said:
-        load_kube_config(os.pathsep.join(files), context, settings, persist_config=False)
+        # The library refuses empty files.
+        filled = os.pathsep.join(path for path, config in contents.items() if config)
+        load_kube_config(filled, context, settings, persist_config=False)
+    cluster = _named(configs, "clusters", str(chosen.get("cluster"))).get("cluster") or {}
+    _set_proxy(settings, cluster.get("proxy-url"))
     user = _named(configs, "users", str(chosen.get("user"))).get("user") or {}
     if "exec" in user and not settings.api_key and not settings.cert_file:
         # The library would go on as nobody.
         why = said[-1].rstrip(".") if said else "it gave no credentials"
         raise ValueError(f"{user['exec'].get('command')}, which logs in, failed ({why})")
+    if "as" in user:  # the library would go on as the user himself
+        raise ValueError(f"the user of context {context} acts as another one, rvk8s cannot")
     return str(chosen.get("namespace") or "default")
 
 
+def _named_files() -> str:
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+
+
+def _files() -> list[str]:
+    return [path for path in _named_files().split(os.pathsep) if path and os.path.exists(path)]
+
+
+def _set_proxy(settings: Any, named: str | None = None) -> None:
+    """The proxy that kubectl would take.
+
+    The library knows that of the environment only, and prefers that for http.
+
+    Args:
+        named: the kubeconfig's; NO_PROXY is not for it.
+
+    Raises:
+        ValueError: a proxy of a kind that we cannot use.
+    """
+    from urllib.request import getproxies_environment
+
+    server = urlsplit(settings.host)
+    proxy, settings.no_proxy = named, "" if named else settings.no_proxy
+    if not named and not _LOOPBACK.fullmatch(server.hostname or ""):
+        proxy = getproxies_environment().get(server.scheme)
+    if proxy:
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        parts = urlsplit(proxy)
+        if parts.scheme not in ("http", "https"):
+            raise ValueError(f"proxies by {parts.scheme}:// are not supported, give one by http://")
+        if parts.username:
+            from urllib3.util import make_headers
+
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            settings.proxy_headers = make_headers(proxy_basic_auth=pair)
+    settings.proxy = proxy
+
+
 def _mapping(path: str) -> dict[str, Any]:
-    """A kubeconfig file.
+    """A kubeconfig file; an empty one says nothing.
 
     Raises:
         ValueError: it is not YAML, or no mapping.
@@ -60,7 +114,7 @@ def _mapping(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(Path(path).read_text())
+        value = yaml.safe_load(Path(path).read_text()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):

@@ -189,12 +189,13 @@ def find_places(
     """Where --root-uri, -n, --context and rvk8s.yaml say that runs are.
 
     -n or --context alone means the cluster, --root-uri alone the storage; rvk8s.yaml may name both.
+    Runs on S3 may be of a cluster; where none is named, that of the kubeconfig is asked.
 
     Args:
         on_cluster: a cluster is needed: without -n and --context that of the kubeconfig.
     """
-    from rvk8s import project
-    from rvk8s.cluster import Cluster
+    from rvk8s import project, storage
+    from rvk8s.cluster import Cluster, kubeconfig
     from rvk8s.runs.places import Places
 
     on_cluster = on_cluster or namespace is not None or context is not None
@@ -208,7 +209,8 @@ def find_places(
         if on_cluster and namespace is None:
             namespace = _file_namespace(file)
     cluster = Cluster.connect(context=context, namespace=namespace) if on_cluster else None
-    return Places(found, cluster)
+    guess = cluster is None and storage.is_s3(found or "") and kubeconfig.is_there()
+    return Places(found, cluster, guess)
 
 
 def _file_namespace(file: str | None) -> str | None:

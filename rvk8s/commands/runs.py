@@ -27,7 +27,8 @@ from rvk8s.commands.options import (
 def list_command(output: str | None, **where: Any) -> None:
     """Show the runs below the root URI and in the namespace, the newest first.
 
-    With -n or --context, or where rvk8s.yaml has a namespace, those of the cluster.
+    With -n or --context, or where rvk8s.yaml has a namespace, those of the cluster. Without them
+    the kubeconfig's cluster is asked for runs of a root URI on S3.
     """
     places = find_places(**where)
     runs = places.runs()

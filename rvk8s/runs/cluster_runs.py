@@ -12,11 +12,11 @@ from datetime import datetime
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.conditions import ENDED, run_state, state_of
-from rvk8s.cluster.kinds import NoSuchKind
+from rvk8s.cluster.kinds import Forbidden, NoSuchKind
 from rvk8s.contract import STAGES, Annotation, Label, State
-from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage, created_in
 from rvk8s.runs.record import RunRecord, StageRecord, code_text
+from rvk8s.runs.status import SeveralRuns
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def find(cluster: Cluster, run: str) -> ClusterRun | None:
         run: a run's id, or the beginning of one and only one.
 
     Raises:
-        InputError: several begin so.
+        SeveralRuns: several begin so.
     """
     driver = _driver(cluster, run)
     if driver is None:
@@ -169,7 +169,7 @@ def _driver(cluster: Cluster, run: str) -> Object | None:
         return found[run if run in names else names[0]]
     if names:
         some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        raise InputError(f"{len(names)} runs begin with {run}", fix=f"name one of {some}")
+        raise SeveralRuns(f"{len(names)} runs begin with {run}", fix=f"name one of {some}")
     return None
 
 
@@ -179,13 +179,15 @@ def _is_label(run: str) -> bool:
 
 
 def _together(cluster: Cluster, asked: Sequence[tuple[str, str]]) -> list[list[Object]]:
-    """Several lists at once; none of a kind that the cluster does not have."""
+    """Several lists at once; no PyTorchJobs where the cluster or the user's role lacks them."""
 
     def look(one: tuple[str, str]) -> list[Object]:
         try:
             return cluster.list_all(*one)
-        except NoSuchKind as error:  # a cluster without the training operator has no PyTorchJobs
-            log.debug("%s", error)
+        except (Forbidden, NoSuchKind) as error:
+            if one[0] != "PyTorchJob":
+                raise
+            log.debug("no PyTorchJobs: %s", error)
             return []
 
     with ThreadPoolExecutor(len(asked)) as pool:

@@ -6,7 +6,7 @@ import time
 
 from rvk8s import storage
 from rvk8s.cluster import Cluster
-from rvk8s.cluster.objects import delete_all
+from rvk8s.cluster.objects import delete_all, list_kinds
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, InputError
 from rvk8s.runs import cluster_runs
@@ -59,6 +59,7 @@ def delete(cluster: Cluster, run_id: str, run: ClusterRun | None) -> list[str]:
         The objects as kubectl's -o name writes them.
     """
     deleted = []
+    list(list_kinds(cluster, f"{Label.RUN}={run_id}", _ALL))  # a refusal comes before any change
     if run is not None:  # the driver first, or it would make stages anew
         job = run.driver["metadata"]
         if cluster.delete("Job", job["name"], uid=job["uid"]):
@@ -77,9 +78,10 @@ def _driver_runs(run: ClusterRun) -> bool:
 
 
 def _stop_from_here(places: Places, cluster: Cluster, run: ClusterRun) -> None:
+    selector = f"{Label.RUN}={run.run_id},{Label.COMPONENT}=stage"
+    list(list_kinds(cluster, selector, _STAGES))  # a refusal has to come before any change
     if not run.has_ended:
         cluster.patch("Job", run.driver["metadata"]["name"], {"spec": {"suspend": True}})
-    selector = f"{Label.RUN}={run.run_id},{Label.COMPONENT}=stage"
     delete_all(cluster, selector, _STAGES)
     uri = RunLayout(f"{run.root_uri}/{run.run_id}").run_json
     places.stored(run.root_uri, lambda: _write_cancelled(uri))

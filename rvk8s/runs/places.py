@@ -6,6 +6,7 @@ laptop may not reach a cluster's storage, and a run's objects may be deleted.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from rvk8s.cluster.conditions import ENDED, state_of
 from rvk8s.cluster.kinds import Forbidden
 from rvk8s.cluster.queues import workloads
 from rvk8s.contract import Label, State
-from rvk8s.errors import InputError, Rvk8sError
+from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
 from rvk8s.progress import Progress
 from rvk8s.runs import cluster_runs, status
 from rvk8s.runs.cluster_runs import ClusterRun
@@ -25,10 +26,14 @@ from rvk8s.runs.record import RunRecord
 from rvk8s.runs.status import LOST, NoSuchRun, RunStatus, SeveralRuns, StageStatus
 from rvk8s.storage.parallel import Abandoned, abandonable
 
+log = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
 
 #: Seconds that storage may take where the cluster has an answer already.
 _PATIENCE = 8.0
+#: Seconds that a cluster which nobody named may take for its first answer, and for later ones.
+_FIRST, _LATER = 1.2, 20.0
 
 
 @dataclass
@@ -38,17 +43,23 @@ class Places:
     Attributes:
         root_uri: runs are below it; None: where the driver's Jobs say.
         cluster: runs are in its namespace.
+        guess: nobody named a cluster: runs may be in the kubeconfig's.
         faults: why the storage could not be read, by its URI; it is not asked again.
+        unasked: why the cluster that was guessed could not be asked.
     """
 
     root_uri: str | None = None
     cluster: Cluster | None = None
+    guess: bool = False
     faults: dict[str, str] = field(default_factory=dict)
+    unasked: str | None = None
 
     def runs(self) -> list[RunStatus]:
         """All runs, the newest first."""
         found: dict[str, RunStatus] = {}
-        in_cluster = cluster_runs.list_runs(self.cluster) if self.cluster else []
+        in_cluster = self._ask(cluster_runs.list_runs) or []
+        if self.guess:
+            in_cluster = [run for run in in_cluster if run.root_uri == self.root_uri]
         if self.root_uri is not None:
             root = self.root_uri
             stored = self.stored(root, lambda: status.list_runs(root)) or []
@@ -66,12 +77,10 @@ class Places:
         Raises:
             InputError: there is no such run, or more than one.
         """
+        there = self._ask(lambda cluster: cluster_runs.find(cluster, run))
         if self.cluster is None:
             stored = status.run_status(str(self.root_uri), run)
-            if stored.record.engine != "kubernetes":
-                return stored, None
-            return self._with_kubeconfig(stored)
-        there = cluster_runs.find(self.cluster, run)
+            return replace(stored, notes=(*stored.notes, *self.notes())), None
         if there is None:
             return self._only_stored(run), None
         root, run_id = there.root_uri, there.run_id
@@ -107,11 +116,15 @@ class Places:
         return None
 
     def notes(self) -> list[str]:
-        """A line for each storage that cannot be read."""
-        return [
+        """A line for each place that cannot be read."""
+        notes = [
             f"{uri} cannot be read from here ({why}): this is what the cluster says"
             for uri, why in self.faults.items()
         ]
+        if self.unasked:
+            what = f"the kubeconfig's cluster was not asked ({self.unasked})"
+            notes.append(f"{what}: this is what the storage says")
+        return notes
 
     def _noted(self, run: RunStatus, root: str) -> RunStatus:
         return replace(run, notes=(*run.notes, *self.notes())) if root in self.faults else run
@@ -135,17 +148,32 @@ class Places:
             raise InputError(f"{what} ({self.faults[root]})", fix=fix)
         return found
 
-    def _with_kubeconfig(self, stored: RunStatus) -> tuple[RunStatus, ClusterRun | None]:
-        """A run on a cluster that nobody named: it may be the kubeconfig's."""
-        try:
+    def _ask(self, look: Callable[[Cluster], _T]) -> _T | None:
+        """What the cluster says; None where there is none, or one that was guessed cannot say."""
+        if self.cluster is not None:
+            return look(self.cluster)
+        if not self.guess:
+            return None
+
+        def ask() -> tuple[Cluster, _T]:
             cluster = Cluster.connect(patience=0.0)
-            there = cluster_runs.find(cluster, stored.run_id)
-        except Rvk8sError:
-            return stored, None
-        if there is None:
-            return stored, None
-        self.cluster = cluster
-        return merged(there, stored), there
+            return cluster, look(cluster)
+
+        end = time.monotonic() + _FIRST
+        try:
+            self.cluster, said = abandonable(ask, lambda: time.monotonic() > end, grace=0.0)
+        except SeveralRuns:
+            raise
+        except Abandoned:
+            self.unasked = f"no answer within {_FIRST} s, -n waits longer"
+        except Forbidden as error:  # nothing was submitted there
+            log.debug("%s", error)
+        except (ClusterUnavailable, InputError) as error:
+            self.unasked = str(error)
+        else:
+            self.cluster.patience = _LATER
+            return said
+        return None
 
 
 def merged(run: ClusterRun, stored: RunStatus | None) -> RunStatus:

@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-#: Method, path with query -> None (go on), a status to answer, "hang", "drop" (no answer) or
-#: "lose" (the server does it, the answer is lost).
-Rule = Callable[[str, str], "int | str | None"]
+#: Method, path with query -> None (go on), a status to answer, a page to answer with status 200,
+#: "hang", "drop" (no answer) or "lose" (the server does it, the answer is lost).
+Rule = Callable[[str, str], "int | bytes | str | None"]
 
 
 @dataclass
@@ -78,15 +78,17 @@ def api_proxy(kubeconfig: Path, folder: Path, namespace: str = "default") -> Ite
             if what in ("drop", "hang"):
                 self.close_connection = True
                 return
+            if isinstance(what, bytes):
+                self._answer(200, what)
+                return
             if isinstance(what, int):
-                self._answer(what)
+                text = 'forbidden: User "me" cannot: ' if what == 403 else ""
+                message = {"kind": "Status", "status": "Failure", "message": f"{text}by the proxy"}
+                self._answer(what, json.dumps({**message, "code": what}).encode())
                 return
             self._pass_on(server, tls, body, lose=what == "lose")
 
-        def _answer(self, status: int) -> None:
-            text = json.dumps(
-                {"kind": "Status", "status": "Failure", "message": "by the proxy", "code": status}
-            ).encode()
+        def _answer(self, status: int, text: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()

@@ -14,6 +14,9 @@ from cluster.controlplane import ControlPlane
 from s3server import S3Server
 
 from rvk8s import storage
+from rvk8s.contract import State
+from rvk8s.plan import Plan
+from rvk8s.runs.record import RunRecord
 
 __all__ = ["client"]
 
@@ -38,6 +41,43 @@ def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace:
     assert plan["rerun"] == ["train", "predict", "eval", "bundle"]
     assert {stage["splits"] for stage in plan["stages"]} == {1, 3}
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
+
+
+def test_where_no_namespace_is_named_the_kubeconfig_s_is_asked(
+    client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
+) -> None:
+    root = f"{s3.bucket('unnamed')}/runs"
+    file = client.folder / "rvk8s.yaml"
+    file.write_text(file.read_text().replace("s3://bucket/runs", root).split("namespace:")[0])
+    with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
+        client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
+        run = submit(client)  # its driver has written nothing yet, and storage is out of reach
+        assert [line.split()[:2] for line in client.ok("list").splitlines()[1:]] == [
+            [run, "Pending"]
+        ]
+        assert "Pending" in client.ok("status", run)
+        client.environ |= s3.environ
+        assert client.ok("list", "--root-uri", f"{root}-others") == ""
+        stored(root, "one-20261123-101010-aaaa")
+        assert [line.split()[0] for line in client.ok("list").splitlines()[1:]] == [
+            run,
+            "one-20261123-101010-aaaa",
+        ]
+        only = ["one-20261123-101010-aaaa", "Failed"]
+        for what, note in ((403, ""), ("drop", "does not answer"), ("hang", "no answer within")):
+            proxy.rule = lambda method, path, what=what: what
+            _, out, err = client("list")
+            assert [line.split()[:2] for line in out.splitlines()[1:]] == [only]
+            assert (note in err) if note else err == ""
+            assert "Failed" in client.ok("status", only[0])
+
+
+def stored(root: str, run_id: str) -> None:
+    """A run that failed, as the storage has it."""
+    plan = Plan(run_id, "one", "one.py", "/p", {}, root, (), created="2026-11-23T10:10:10Z")
+    record = RunRecord.of_plan(plan, "kubernetes")
+    record.state = State.FAILED
+    storage.write_json(plan.layout.run_json, record.to_dict())
 
 
 def test_cancelling_where_no_driver_runs(
@@ -88,8 +128,9 @@ def test_a_training_that_cannot_be_looked_for_is_not_said_to_be_stopped(
     with api_proxy(apiserver.kubeconfig, client.folder, namespace) as proxy:
         client.environ["KUBECONFIG"] = str(proxy.kubeconfig)
         proxy.rule = lambda method, path: 403 if "pytorchjobs" in path else None
-        for command in ("cancel", "delete", "status"):
-            assert "by the proxy" in client.error(command, run)
+        assert "by the proxy" in client.error("cancel", run)
+        assert "by the proxy" in client.error("delete", run)
+        assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
 
 
 def test_cancelling_a_driver_that_runs(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cluster.apiproxy import api_proxy
 from cluster.clientrun import Client
 from cluster.controlplane import ControlPlane
 
@@ -46,7 +47,9 @@ def test_several_files_are_merged(
     whole = config(apiserver)
     context = {"cluster": "there", "user": "me", "namespace": namespace}
     other = {"cluster": "nowhere", "user": "me", "namespace": "other"}
+    (tmp_path / "empty").touch()
     files = [
+        str(tmp_path / "empty"),
         write(
             tmp_path / "1",
             **{"current-context": "mine", "contexts": [{"name": "mine", "context": context}]},
@@ -72,6 +75,39 @@ def test_several_files_are_merged(
     file.write_text(file.read_text() + "namespace: from-file\n")
     assert "no runs in namespace from-file" in client("list", "--context", "mine")[2]
     assert "no runs in namespace given" in client("list", "-n", "given")[2]
+
+
+def test_the_proxy_is_the_kubeconfig_s_else_the_environment_s(
+    client: Client, apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    nothing = f"no runs in namespace {namespace}\n"
+    nowhere = "http://127.0.0.1:9"
+    with api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy:
+        whole = yaml.safe_load(proxy.kubeconfig.read_text())
+        cluster = whole["clusters"][0]["cluster"]
+        cluster |= {"server": "http://cluster.invalid", "proxy-url": proxy.url}
+        client.environ["KUBECONFIG"] = write(tmp_path / "1", **whole)
+        client.environ |= {"HTTP_PROXY": nowhere, "NO_PROXY": ".invalid"}
+        assert client("list", "-n", namespace)[2] == nothing
+        assert proxy.requests
+        del cluster["proxy-url"]
+        write(tmp_path / "1", **whole)
+        client.environ |= {"HTTP_PROXY": proxy.url, "HTTPS_PROXY": nowhere, "NO_PROXY": ""}
+        assert client("list", "-n", namespace)[2] == nothing
+        cluster["proxy-url"] = "socks5://127.0.0.1:9"
+        write(tmp_path / "1", **whole)
+        assert "proxies by socks5:// are not supported" in client.error("list", "-n", namespace)
+    client.environ |= {"KUBECONFIG": str(apiserver.kubeconfig), "HTTPS_PROXY": nowhere}
+    assert client("list", "-n", namespace)[2] == nothing, "a server on loopback needs none"
+
+
+def test_who_acts_as_another_is_refused(
+    client: Client, apiserver: ControlPlane, tmp_path: Path
+) -> None:
+    whole = config(apiserver)
+    whole["users"][0]["user"]["as"] = "alice"
+    client.environ["KUBECONFIG"] = write(tmp_path / "1", **whole)
+    assert "acts as another one" in client.error("list", "-n", "default")
 
 
 def test_an_exec_plugin_brings_the_credentials(

@@ -41,6 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     stored(tmp_path / "runs", "one-20261124-101010-bbbb", "2026-11-24T10:10:10Z")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
 
     def call(*args: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exited:
