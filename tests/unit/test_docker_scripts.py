@@ -1,0 +1,69 @@
+"""The names that docker/build and docker/publish give to images; `docker` only writes down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+_DOCKER = """#!/bin/sh
+echo "$@" >> "$0.log"
+case "$1" in image) cat "$0.digests" ;; esac
+"""
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Path:
+    program = tmp_path / "docker"
+    program.write_text(_DOCKER)
+    program.chmod(0o755)
+    return program
+
+
+def _run(docker: Path, script: str, *args: str) -> subprocess.CompletedProcess[str]:
+    environ = {"PATH": f"{docker.parent}:/usr/bin:/bin", "TMPDIR": str(docker.parent)}
+    return subprocess.run(
+        [ROOT / "docker" / script, *args],
+        capture_output=True,
+        text=True,
+        env={**environ, "HOME": os.environ["HOME"]},
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("registry", ["registry.example.com/team", "localhost:5000"])
+def test_build_names_two_images(registry: str, docker: Path) -> None:
+    done = _run(docker, "build", "-t", f"{registry}/rvk8s:1")
+    assert done.returncode == 0, done.stderr
+    calls = docker.with_name("docker.log").read_text().splitlines()
+    assert f"--target stage --tag {registry}/rvk8s:1 " in calls[0]
+    assert f"--target driver --tag {registry}/rvk8s-driver:1 " in calls[1]
+
+
+@pytest.mark.parametrize("name", ["rvk8s", "localhost:5000/rvk8s", "team/rvk8s:"])
+@pytest.mark.parametrize("script", ["build", "publish"])
+def test_a_name_without_a_tag_is_refused(script: str, name: str, docker: Path) -> None:
+    done = _run(docker, script, "-t", name)
+    assert done.returncode == 2
+    assert "NAME:TAG" in done.stdout + done.stderr
+    assert not docker.with_name("docker.log").exists()
+
+
+def test_publish_prints_the_digests_of_its_own_registry(docker: Path) -> None:
+    one, two = ("sha256:" + digit * 64 for digit in "12")
+    names = ("registry.example.com/team/rvk8s", "registry.example.com/team/rvk8s-driver")
+    lines = [f"other.example.com/team/rvk8s@{two}", *(f"{name}@{one}" for name in names)]
+    docker.with_name("docker.digests").write_text("\n".join(lines) + "\n\n")
+    done = _run(docker, "publish", "-t", f"{names[0]}:1")
+    assert done.returncode == 0, done.stderr
+    printed = yaml.safe_load(done.stdout)
+    assert printed == {"image": {"stage": f"{names[0]}@{one}", "driver": f"{names[1]}@{one}"}}
+    docker.with_name("docker.digests").write_text(f"{lines[0]}\n")
+    done = _run(docker, "publish", "-t", f"{names[0]}:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"docker/publish: {names[0]}:1 has no digest after the push\n"
