@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +72,23 @@ def test_equal_inputs_are_skipped_before_anything_is_imported(run: Plan) -> None
 def test_going_on_skips_all(run: Plan, server: StageServer, tmp_path: Path) -> None:
     record = drive(run, server, tmp_path)
     assert {stage.state for stage in record.stages} == {State.SKIPPED}
+
+
+def test_garbage_is_collected_in_the_work_but_not_in_what_was_imported(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    text = "import gc\n\n\ndef get_config(runner, **args):\n"
+    text += "    raise ValueError(f'{gc.isenabled()}, {gc.get_freeze_count() > 100_000}')\n"
+    (tmp_path / "tells.py").write_text(text)
+    plan = make_plan(tmp_path, tiny_data, module="tells.py", project_dir=str(tmp_path))
+    write_run_json(plan)
+    command = [sys.executable, "-m", "rastervision.kubernetes.stage", "configure"]
+    environ = {**os.environ, Env.RUN_URI: plan.run_uri}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == ExitCode.BAD_INPUT, done.stderr
+    failed = storage.read_json(plan.layout.failed("configure"))
+    assert failed
+    assert "ValueError: True, True" in failed["message"]
 
 
 def test_other_inputs_clear_what_was_there(
