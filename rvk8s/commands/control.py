@@ -64,10 +64,11 @@ def wait_command(run: str, target: str, timeout: float | None, **where: Any) -> 
 
 @click.command("cancel")
 @click.argument("run")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask where RUN is the beginning of an id.")
 @file_option
 @namespace_option
 @context_option
-def cancel_command(run: str, **where: Any) -> None:
+def cancel_command(run: str, yes: bool, **where: Any) -> None:
     """Stop RUN on its cluster; finished stages stay finished.
 
     `rvk8s submit ... --run-id RUN` goes on with it.
@@ -81,6 +82,8 @@ def cancel_command(run: str, **where: Any) -> None:
     if found is None:
         fix = "`rvk8s list` shows the runs; -n looks in another namespace"
         raise InputError(f"no run {run} in namespace {places.cluster.namespace}", fix=fix)
+    if found.run_id != run and not yes:
+        click.confirm(f"Stop {found.run_id}?", abort=True, err=True)
     control.cancel(places, places.cluster, found)
     click.echo(f"{found.run_id} cancelled")
 
@@ -88,7 +91,12 @@ def cancel_command(run: str, **where: Any) -> None:
 @click.command("delete")
 @click.argument("run")
 @click.option("--results", is_flag=True, help="Delete the run's folder in the storage too.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before results are deleted.")
+@click.option(
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Do not ask: before results are deleted, nor where RUN is the beginning of an id.",
+)
 @root_uri_option
 @file_option
 @namespace_option
@@ -116,6 +124,8 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
         run_id = run_id if found else find_run(root, run)
         if not yes:
             click.confirm(f"Delete {root}/{run_id} and all that is in it?", abort=True, err=True)
+    elif run_id != run and not yes:
+        click.confirm(f"Delete the objects of {run_id}?", abort=True, err=True)
     deleted = control.delete(places.cluster, run_id, found)
     for name in deleted:
         click.echo(f"{name} deleted")

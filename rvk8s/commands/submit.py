@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rvk8s.cluster import Object
     from rvk8s.submit import Submission
 
+_DRY_RUNS = ("client", "server")
+
 
 @click.command("render")
 @plan_options
@@ -25,7 +27,17 @@ def render_command(**options: Any) -> None:
         click.echo(submission.rendered.text, nl=False)
 
 
-@click.command("submit")
+class _Submit(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What follows --dry-run is the experiment unless it is a value, as with kubectl."""
+        words = [
+            f"{word}=client" if word == "--dry-run" and after not in _DRY_RUNS else word
+            for word, after in zip(args, [*args[1:], ""], strict=True)
+        ]
+        return super().parse_args(ctx, words)
+
+
+@click.command("submit", cls=_Submit)
 @plan_options
 @cluster_options
 @click.option("--wait", is_flag=True, help="Return when the run has ended; exit with its code.")
@@ -34,7 +46,7 @@ def render_command(**options: Any) -> None:
     "--dry-run",
     is_flag=False,
     flag_value="client",
-    type=click.Choice(["client", "server"]),
+    type=click.Choice(_DRY_RUNS),
     help="Create nothing: print what would be sent, or have the server check it.",
 )
 @click.option(

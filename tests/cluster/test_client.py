@@ -51,6 +51,7 @@ def test_what_a_dry_run_shows_is_what_is_sent(
 ) -> None:
     same = ("--run-id", "one-20261124-101112-abcd", "--gpus", "2")
     shown = client.ok("submit", "one", "--dry-run", *same)
+    assert client.ok("submit", *same, "--dry-run", "one") == shown
     assert client.ok("render", "one", *same) == shown
     names = client.ok("submit", "one", "--dry-run=server", "-o", "name", *same)
     assert names == "job.batch/one-20261124-101112-abcd\n"

@@ -61,7 +61,7 @@ FROZEN = {
         *WHERE,
     ],
     "wait": ["RUN", "--for WHAT", "--timeout TIME", *RUNS],
-    "cancel": ["RUN", "-f/--file FILE", *WHERE],
+    "cancel": ["RUN", "-y/--yes", "-f/--file FILE", *WHERE],
     "delete": ["RUN", "--results", "-y/--yes", *RUNS],
 }
 
