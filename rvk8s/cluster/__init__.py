@@ -42,6 +42,12 @@ _SAID_FROM = 3.0
 _WATCH = 55
 
 
+def load_library() -> None:
+    """Import the client library, as connect() does: it takes a third of a second."""
+    import kubernetes.client.api_client
+    import kubernetes.config.kube_config  # noqa: F401
+
+
 class Cluster:
     """A connection to a namespace; threads may share it.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +16,7 @@ from rvk8s.contract import STAGES, Annotation, Label, State
 from rvk8s.plan import Plan, Stage, created_in
 from rvk8s.runs.record import RunRecord, StageRecord, code_text
 from rvk8s.runs.status import SeveralRuns
+from rvk8s.storage.parallel import in_threads
 
 log = logging.getLogger(__name__)
 
@@ -181,17 +181,18 @@ def _is_label(run: str) -> bool:
 def _together(cluster: Cluster, asked: Sequence[tuple[str, str]]) -> list[list[Object]]:
     """Several lists at once; no PyTorchJobs where the cluster or the user's role lacks them."""
 
-    def look(one: tuple[str, str]) -> list[Object]:
+    found: dict[tuple[str, str], list[Object]] = {}
+
+    def look(one: tuple[str, str]) -> None:
         try:
-            return cluster.list_all(*one)
+            found[one] = cluster.list_all(*one)
         except (Forbidden, NoSuchKind) as error:
             if one[0] != "PyTorchJob":
                 raise
             log.debug("no PyTorchJobs: %s", error)
-            return []
 
-    with ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(look, asked))
+    in_threads(look, asked)
+    return [found.get(one, []) for one in asked]
 
 
 def _plan(maps: Iterable[Object], run_id: str) -> Plan | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from rvk8s import explain
-from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster import Cluster, Object, load_library
 from rvk8s.cluster.conditions import ENDED, state_of
 from rvk8s.cluster.kinds import Forbidden
 from rvk8s.cluster.queues import workloads
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 #: Seconds that storage may take where the cluster has an answer already.
 _PATIENCE = 8.0
 #: Seconds that a cluster which nobody named may take for its first answer, and for later ones.
-_FIRST, _LATER = 1.2, 20.0
+_FIRST, _LATER = 1.0, 20.0
 
 
 @dataclass
@@ -159,6 +159,7 @@ class Places:
             cluster = Cluster.connect(patience=0.0)
             return cluster, look(cluster)
 
+        load_library()  # that is no matter of the cluster
         end = time.monotonic() + _FIRST
         try:
             self.cluster, said = abandonable(ask, lambda: time.monotonic() > end, grace=0.0)

@@ -19,7 +19,7 @@ THREADS = 8
 _LOOK = 0.05
 
 
-def in_threads(work: Callable[[str], None], names: Iterable[str]) -> None:
+def in_threads(work: Callable[[_T], None], names: Iterable[_T]) -> None:
     """Call work for every name, some at once.
 
     After an error no further one is started; the first error is raised when those that run have

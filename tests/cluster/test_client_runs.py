@@ -66,7 +66,7 @@ def test_where_no_namespace_is_named_the_kubeconfig_s_is_asked(
         only = ["one-20261123-101010-aaaa", "Failed"]
         for what, note in ((403, ""), ("drop", "does not answer"), ("hang", "no answer within")):
             proxy.rule = lambda method, path, what=what: what
-            _, out, err = client("list")
+            _, out, err = client("list", timeout=10)
             assert [line.split()[:2] for line in out.splitlines()[1:]] == [only]
             assert (note in err) if note else err == ""
             assert "Failed" in client.ok("status", only[0])
@@ -192,6 +192,20 @@ def test_ctrl_c_ends_the_looking_and_not_the_run(
     again = f"rvk8s status {run} -w -n {namespace}"
     assert f"error: the run goes on; see it again with: {again}" in err
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
+
+
+def test_the_beginning_of_an_id_is_asked_about(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    run = submit(client)
+    code, _, err = client("cancel", run[:-2])
+    assert (code, f"Stop {run}?" in err) == (130, True)
+    code, _, err = client("delete", run[:-2])
+    assert (code, f"Delete the objects of {run}?" in err) == (130, True)
+    assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
+    assert client.ok("cancel", run[:-2], "--yes") == f"{run} cancelled\n"
+    client.ok("delete", run[:-2], "--yes")
+    assert objects(apiserver, namespace) == []
 
 
 def test_results_are_deleted_only_when_that_is_meant(
