@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from rvk8s.cluster import Cluster
 from rvk8s.cluster.conditions import ENDED
-from rvk8s.cluster.kinds import NoSuchKind
+from rvk8s.cluster.kinds import Forbidden, NoSuchKind
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import STAGES, ExitCode, Label, State
 from rvk8s.errors import InputError, Interrupted, Rvk8sError
@@ -163,7 +163,7 @@ def _cluster_changes(places: Places, cluster: Cluster, there: ClusterRun) -> Ite
 def _objects(training: Watcher) -> list[cluster_runs.Object]:
     try:
         return list(training.objects().values())
-    except NoSuchKind:  # the cluster has no training operator
+    except (Forbidden, NoSuchKind):  # the cluster has no training operator, the user no right
         return []
 
 

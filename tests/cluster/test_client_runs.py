@@ -130,6 +130,9 @@ def test_a_training_that_cannot_be_looked_for_is_not_said_to_be_stopped(
         proxy.rule = lambda method, path: 403 if "pytorchjobs" in path else None
         assert "by the proxy" in client.error("cancel", run)
         assert "by the proxy" in client.error("delete", run)
+        assert f"{run} is Pending" in client.error(
+            "wait", run, "--for=ended", "--timeout=1s", code=124
+        )
         assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
 
 
