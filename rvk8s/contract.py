@@ -44,7 +44,7 @@ class Env(StrEnum):
     WATCH_PARENT = "RVK8S_WATCH_PARENT"  #: "1": stdin is a pipe whose end means: engine is gone
     RANKS_PER_NODE = "RVK8S_RANKS_PER_NODE"  #: processes that train on this node; default 1
     WORLD_SIZE = "RVK8S_WORLD_SIZE"  #: processes that train, over all nodes; checked if it is set
-    RANKS_TIMEOUT = "RVK8S_RANKS_TIMEOUT"  #: seconds that ranks wait for each other; default 1800
+    RANKS_TIMEOUT = "RVK8S_RANKS_TIMEOUT"  #: seconds that ranks wait for each other; default 2700
     S3_PATH_STYLE = "RVK8S_S3_PATH_STYLE"  #: "1": buckets are in the path, not in the host's name
     STREAM = "RVK8S_STREAM"  #: "0": imagery on S3 is always downloaded; read by configure
     NAMESPACE = "RVK8S_NAMESPACE"  #: of the driver's pod

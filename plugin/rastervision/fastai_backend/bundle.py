@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rastervision.fastai_backend import models
+from rastervision.fastai_backend import checkpoint, models
 from rastervision.fastai_backend.models import ModelSpec
 from torch import nn
 
@@ -33,7 +32,7 @@ _SPEC, _WEIGHTS = "model.json", "weights.pt"
 
 
 def save(path: Path, model_state: Mapping[str, torch.Tensor], spec: ModelSpec) -> None:
-    """Write a bundle, whole or not at all.
+    """Write a bundle, whole or not at all; raises DiskFull.
 
     Args:
         path: the file to write.
@@ -44,12 +43,10 @@ def save(path: Path, model_state: Mapping[str, torch.Tensor], spec: ModelSpec) -
     state = {k: v.detach().cpu().contiguous() for k, v in model_state.items()}
     torch.save(state, weights)
     about = {"format": _FORMAT, "rvk8s": __version__, "spec": spec.to_dict()}
-    temporary = path.with_name(f".{path.name}.partial")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as z:
+    with checkpoint.whole(path) as temporary, zipfile.ZipFile(temporary, "w") as z:
         for name, data in ((_SPEC, to_json(about)), (_WEIGHTS, weights.getvalue())):
             # A fixed time: equal contents give equal bytes.
             z.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
-    os.replace(temporary, path)
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], ModelSpec]:

@@ -27,6 +27,8 @@ from rvk8s.errors import Rvk8sError
 
 log = logging.getLogger(__name__)
 
+#: As many seeds torch takes.
+SEEDS = 2**63
 #: Columns of log.csv that two equal trainings needn't have in common.
 TIMES = ("seconds", "images_per_second")
 
@@ -77,14 +79,23 @@ class Place(Callback):
         self.learn.pct_train = done / self.learn.n_epoch
         seed = (self.seed * 100_003 + self.course.epoch) * 1_000_003 + self.learn.iter
         # Ranks see other chips, so they drop other activations.
-        torch.manual_seed(seed + self.rank * 1_000_000_007)
+        torch.manual_seed((seed + self.rank * 1_000_000_007) % SEEDS)
 
 
 class AccumulateGradients(GradientAccumulation):
-    """fastai's accumulation; an epoch's last batch steps too, so no gradient outlives the epoch."""
+    """fastai's accumulation; an epoch's last batch steps too, so no gradient outlives the epoch.
+
+    That step, too, is one of the mean gradient, of the batches that there are.
+    """
+
+    count: int
 
     def before_step(self) -> None:
         if self.learn.iter == self.learn.n_iter - 1:
+            chips = self.count + find_bs(self.learn.yb)
+            if chips < self.n_acc:
+                given = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
+                torch._foreach_mul_(given, self.n_acc / chips)
             self.count = self.n_acc
         super().before_step()
 
@@ -268,7 +279,7 @@ class Saver(Callback):
         c = self.course
         row = c.history[-1]
         weights = get_model(self.learn.model).state_dict()
-        about = {"epoch": c.epoch, "f_beta": row["f_beta"]}
+        about = {"row": row}
         # Best before last: killed in between, the epoch is trained again to the same weights.
         if c.best is row:
             checkpoint.save_weights(self.folder / checkpoint.BEST, self.spec, weights, **about)

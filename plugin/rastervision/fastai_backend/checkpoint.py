@@ -19,7 +19,7 @@ from rastervision.fastai_backend.models import ModelSpec
 from rvk8s.errors import DiskFull, InputError
 
 LAST, BEST = "last.pt", "best.pt"
-_FORMAT = 1
+_FORMAT = 2
 #: Parts of a ModelSpec without which weights have no place in the network.
 _NETWORK = ("arch", "backbone", "channels", "class_names", "dtype", "last_cross")
 

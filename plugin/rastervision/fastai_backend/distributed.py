@@ -1,7 +1,8 @@
 """The ranks of a training as a group: what they tell each other, beside gradients.
 
 Numbers that all need are summed over the ranks; decisions are rank 0's, and the others hear them.
-All of it goes over gloo and the CPU, also where gradients go over NCCL: these values are small.
+What lies on the CPU goes over gloo, also where gradients go over NCCL: it is small or seldom. What
+lies on GPUs, as the means that data_parallel takes after every batch, goes over NCCL.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from rastervision.fastai_backend.devices import CPU, device_of
 from rastervision.fastai_backend.ranks import Ranks
 
 from rvk8s.contract import Env
@@ -24,12 +26,11 @@ from rvk8s.errors import InputError, RanksLost
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: Seconds that a rank waits for the others. While one uploads a checkpoint or downloads its node's
-#: chips the others wait, so this is long.
-TIMEOUT = 1800.0
+#: Seconds that a rank waits for the others. At the end they wait while rank 0 uploads the model,
+#: and it waits for storage that is away: this has to be longer than uploads.PATIENCE.
+TIMEOUT = 2700.0
 #: What gloo and NCCL say; torch has no class for the former.
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
-_CPU = torch.device("cpu")
 
 
 class Group:
@@ -47,18 +48,41 @@ class Group:
         """The group of this process; waits until all of it are there, the first time.
 
         Raises:
-            InputError: torchrun's variables are wrong, or a node has fewer GPUs than processes.
+            InputError: torchrun's variables are wrong; or a node's GPUs are, or they are not all
+                alike, which each rank then says.
             RanksLost: the others did not come.
         """
         group = cls(ranks or Ranks.from_env())
-        if group.size > 1 and not dist.is_initialized():
+        if group.size == 1 or dist.is_initialized():
+            return group
+        device, error = CPU, None
+        try:
             device = device_of(group.ranks)
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            try:
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout()))
-            except RuntimeError as e:
-                raise (lost(e) or e) from e
+        except InputError as e:
+            error = e  # the others wait, and shall hear of it
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout()))
+            group._check_devices(device, error)
+        except RuntimeError as e:
+            raise (lost(e) or e) from e
         return group
+
+    def _check_devices(self, device: torch.device, error: InputError | None) -> None:
+        """Over gloo, which all of them have: NCCL would wait for those without a GPU."""
+        mine = (self.ranks.node, device.type, error and (error.what, error.fix))
+        all_of_them = self.gather(mine)
+        if error:
+            raise error
+        for node, _, trouble in all_of_them:
+            if trouble:
+                raise InputError(f"node {node}: {trouble[0]}", fix=trouble[1])
+        without = sorted({node for node, kind, _ in all_of_them if kind == "cpu"})
+        if without and any(kind != "cpu" for _, kind, _ in all_of_them):
+            raise InputError(
+                f"some nodes have GPUs and others have none: {', '.join(map(str, without))}",
+                fix="let all nodes be alike, or give --gpus 0 to train on the CPU",
+            )
 
     @property
     def size(self) -> int:
@@ -84,17 +108,23 @@ class Group:
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.writes else None]
-        dist.broadcast_object_list(box, src=0, device=_CPU)
+        dist.broadcast_object_list(box, src=0, device=CPU)
         return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank gives, in their order, on all ranks; anything that pickles."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def on_each_node(self, make: Callable[[], T]) -> T:
         """What local rank 0 of this node makes; the other ranks of the node wait for it."""
         if self.size == 1:
             return make()
         first = self.ranks.local_rank == 0
-        made: list[Any] = [None] * self.size
-        dist.all_gather_object(made, (self.ranks.node, make() if first else None, first))
-        return next(value for node, value, one in made if one and node == self.ranks.node)
+        made = self.gather((self.ranks.node, (make(),) if first else None))
+        return next(one[0] for node, one in made if one and node == self.ranks.node)
 
     def tensors_from_first(self, make: Callable[[], Any]) -> Any:
         """As from_first(), for dicts and lists with large CPU tensors, which are not pickled."""
@@ -158,25 +188,6 @@ def _each(value: Any, do: Callable[[_Slot], None]) -> None:
     elif isinstance(value, list):
         for v in value:
             _each(v, do)
-
-
-def device_of(ranks: Ranks) -> torch.device:
-    """The GPU of this process, or the CPU where there is no GPU.
-
-    Raises:
-        InputError: there are fewer GPUs than processes on this node.
-    """
-    if not torch.cuda.is_available():
-        return _CPU
-    if ranks.world_size == 1:
-        return torch.device("cuda")
-    if (gpus := torch.cuda.device_count()) < ranks.on_node:
-        raise InputError(
-            f"{ranks.on_node} processes train on this node, which has {gpus} GPUs",
-            fix="start one for each GPU, or give --gpus 0 to train on the CPU",
-        )
-    torch.cuda.set_device(ranks.local_rank)
-    return torch.device("cuda", ranks.local_rank)
 
 
 def timeout() -> float:

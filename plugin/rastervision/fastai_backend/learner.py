@@ -25,6 +25,7 @@ from rastervision.fastai_backend import (
     weights,
 )
 from rastervision.fastai_backend.callbacks import (
+    SEEDS,
     Course,
     EpochLog,
     Place,
@@ -40,7 +41,8 @@ from rastervision.fastai_backend.chips import (
 )
 from rastervision.fastai_backend.data_parallel import hidden_from_fastai
 from rastervision.fastai_backend.debug import chips_picture
-from rastervision.fastai_backend.distributed import Group, device_of, lost
+from rastervision.fastai_backend.devices import asked, device_of
+from rastervision.fastai_backend.distributed import Group, lost
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.tasks.semantic_segmentation import (
     check_ignored,
@@ -52,6 +54,8 @@ from rvk8s.errors import InputError, Rvk8sError
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
+#: Key of an option that is none: what "auto" has become.
+_PRECISION = "precision in use"
 #: Options that don't change what is learnt: a training may go on with others.
 _FREE = {
     "data.num_workers",
@@ -119,7 +123,9 @@ class Training:
             self._own = tempfile.TemporaryDirectory(prefix="rank-")
             self.folder = Path(self._own.name)
         self.device = device_of(self.group.ranks)
-        self.precision = precision.choose(settings.solver.precision, self.device)
+        self.precision = precision.of_all(settings.solver.precision, self.device, self.group)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # batches are of one size
         self.ignore = check_ignored(settings.solver.ignore_class_index, classes)
         uri = settings.model.pretrained_uri
         self.model_init = model_init or (Path(uri) if uri else None)
@@ -138,7 +144,7 @@ class Training:
         return options | {
             "training chips": len(self.train),
             "validation chips": len(self.valid),
-            "precision in use": self.precision,
+            _PRECISION: self.precision,
         }
 
     def run(self) -> Path:
@@ -151,9 +157,9 @@ class Training:
             if first(self._is_finished):
                 log.info("the training in %s is finished", self.folder)
                 return path
-            self._say_where()
             last = self.folder / checkpoint.LAST
             self._resume(last)
+            self._say_where()
             spec = first(lambda: self._spec(last))
             learn = self._learner(spec)
             guard["learn"], guard["spec"] = learn, spec
@@ -172,6 +178,11 @@ class Training:
 
         values = self.group.tensors_from_first(read)
         self.resumed = checkpoint.Checkpoint(**values) if values else None
+        if self.resumed and self.settings.solver.precision == "auto":
+            # The device may be of another kind, which would have chosen another.
+            used = self.resumed.options[_PRECISION]
+            if all(self.group.gather(precision.runs(used, self.device))):
+                self.precision = self.options[_PRECISION] = used
 
     def _is_finished(self) -> bool:
         path = self.folder / METRICS
@@ -179,7 +190,8 @@ class Training:
             return False
         try:
             metrics = checkpoint.read_json(path)
-            checkpoint.check_options(metrics["options"], self.options, path)
+            used = {_PRECISION: metrics["options"][_PRECISION]}
+            checkpoint.check_options(metrics["options"], self.options | used, path)
         except KeyError as e:
             raise InputError(f"{path} lacks {e}", fix=f"remove {self.folder}") from e
         return True
@@ -197,6 +209,8 @@ class Training:
             return
         many = f"{ranks} ranks with gloo, each " if ranks > 1 else ""
         log.warning("no GPU: training on the CPU, %s%d threads, %s", many, threads, self.precision)
+        if gpus := asked():
+            log.warning("%d GPUs were asked for, and this node has none by NVIDIA", gpus)
         if self.settings.solver.sync_bn and ranks > 1:
             log.warning(
                 "solver.sync_bn needs GPUs: every rank normalizes over its own %d chips",
@@ -231,7 +245,7 @@ class Training:
         return spec
 
     def _learner(self, spec: models.ModelSpec) -> ChipLearner:
-        torch.manual_seed(self.settings.solver.seed)
+        torch.manual_seed(self.settings.solver.seed % SEEDS)
         if self.resumed:
             model = models.build(spec)
             model.load_state_dict(self.resumed.model)
@@ -245,7 +259,8 @@ class Training:
                 log.warning("solver.freeze_epochs: the backbone is frozen with random weights")
             model = models.build(spec, pretrained=pretrained)
         return make_learner(
-            model,
+            # Here and not by fastai, later: the optimizer's state is restored to where it is.
+            model.to(self.device),
             spec,
             self.settings,
             self.train,
@@ -301,8 +316,10 @@ class Training:
             if saver.stale():
                 break  # stopped early, and then killed before the bundle was written
             schedule.prepare(learn, phase)
-            if self.resumed and (course.epoch, course.batch) != (phase.start, 0):
-                checkpoint.restore_optimizer(learn.opt, self.resumed.optimizer)
+            if self.resumed:
+                # A phase has an optimizer of its own, and the scaler of the one before.
+                if (course.epoch, course.batch) != (phase.start, 0):
+                    checkpoint.restore_optimizer(learn.opt, self.resumed.optimizer)
                 if scaled := learn._grab_cbs(precision.Precision):
                     scaled[0].state = self.resumed.scaler
             self.resumed = None
@@ -322,7 +339,8 @@ class Training:
         """Write the bundle of the best epoch, then what says that all is done."""
         best = checkpoint.load_tensors(self.folder / checkpoint.BEST)
         bundle.save(self.folder / bundle.NAME, best["model"], spec)
-        row = course.history[best["epoch"] - 1]
+        # Its own: an epoch that was trained again may have another in the history.
+        row = best["row"]
         metrics = {
             "best": row,
             "epochs": len(course.history),
@@ -357,11 +375,19 @@ class Training:
                 raise without from e
             if not memory.is_out_of_memory(e) or "learn" not in found:
                 raise
-            learn, batch = found["learn"], found["learn"].dls.train.bs
-            raise memory.advice(e, learn, batch, found["spec"], self.group.size) from e
+            _leave_autocast(found["learn"])  # it keeps casts of the weights
+            accum, ranks = self.settings.solver.grad_accum, self.group.size
+            raise memory.advice(
+                e, found["learn"], found["spec"], self.precision, accum, ranks
+            ) from e
         finally:
-            for callback in found["learn"]._grab_cbs(precision.Precision) if found else ():
-                callback.leave()
+            if found:
+                _leave_autocast(found["learn"])
+
+
+def _leave_autocast(learn: ChipLearner) -> None:
+    for callback in learn._grab_cbs(precision.Precision):
+        callback.leave()
 
 
 def _own_message(text: str) -> str:

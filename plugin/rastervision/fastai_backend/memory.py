@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
-import traceback
+import sys
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fastai.learner import Learner
-from fastai.torch_core import get_model
+from rastervision.fastai_backend import models
 from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.out_of_memory import is_out_of_memory
+from rastervision.fastai_backend.precision import Chosen, amp
 
 from rvk8s.errors import OutOfMemory
 
@@ -22,28 +26,36 @@ def smallest_batch(spec: ModelSpec) -> int:
 
 
 def advice(
-    error: BaseException, learn: Learner, batch_sz: int, spec: ModelSpec, ranks: int = 1
+    error: BaseException,
+    learn: Learner,
+    spec: ModelSpec,
+    precision: Chosen,
+    grad_accum: int = 1,
+    ranks: int = 1,
 ) -> OutOfMemory:
     """The error to raise after an out of memory: it names the batch size that fits.
 
-    Halves of the batch are tried, forward and backward, until one fits.
+    Halves of the batch are tried, a whole step of each, until one fits.
 
     Args:
         error: what was raised; the activations that its frames hold are let go.
-        batch_sz: what didn't fit: chips of this rank.
+        learn: the training that ran out: its network and optimizer are let go.
         spec: of the network.
+        precision: that it trained in.
+        grad_accum: batches that made a step.
         ranks: processes that share a batch of solver.batch_sz.
     """
-    traceback.clear_frames(error.__traceback__)
-    device = next(learn.model.parameters()).device
+    batch_sz, device = learn.dls.train.bs, learn.dls.device
+    _let_go(error, learn, device)
     where = "GPU memory" if device.type == "cuda" else "memory"
     least = smallest_batch(spec)
     halves = [batch_sz >> i for i in range(1, batch_sz.bit_length())]
     tries = dict.fromkeys(max(b, least) for b in halves if max(b, least) < batch_sz)
-    batch = next((b for b in tries if _fits(learn, b, spec, device)), 0)
+    step = _Step(spec, learn.loss_func, precision, device)
+    batch = next((b for b in tries if step.fits(b)), 0)
     smaller = "smaller chips, data.img_sz or another backbone"
     if batch:
-        steps = -(-batch_sz // batch)
+        steps = -(-batch_sz // batch) * grad_accum
         fix = f"set solver.batch_sz to {batch * ranks} (and solver.grad_accum to {steps} "
         fix += "to train alike)"
     elif tries:
@@ -56,45 +68,86 @@ def advice(
     )
 
 
-def _fits(learn: Learner, batch: int, spec: ModelSpec, device: torch.device) -> bool:
-    """Whether a batch goes forward and backward.
+@dataclass(frozen=True)
+class _Step:
+    """A step of a training, with a network of its own.
 
-    On the CPU in a fork: where memory is refused, oneDNN sometimes crashes instead of saying so,
-    and the kernel may kill the process that asks for too much.
+    The one that ran out is of no use: it may hold activations (a U-Net keeps its encoder's), and
+    its hooks would wait for other ranks.
     """
-    if device.type != "cpu":
-        return _try(learn, batch, spec, device)
-    _release(learn, device)
-    pid = os.fork()
-    if pid == 0:
-        fits = False
+
+    spec: ModelSpec
+    loss: Any
+    precision: Chosen
+    device: torch.device
+
+    def fits(self, batch: int) -> bool:
+        """Whether there is memory for a step with as many chips.
+
+        On the CPU in a fork: where memory is refused, oneDNN sometimes crashes instead of saying
+        so, and the kernel may kill the process that asks for too much.
+        """
+        if self.device.type != "cpu":
+            return self._try(batch)
+        pid = os.fork()
+        if pid == 0:
+            fits = False
+            try:
+                # More would wait for threads that a fork does not have.
+                torch.set_num_threads(1)
+                fits = self._try(batch)
+            finally:
+                os._exit(0 if fits else 1)
+        return os.waitpid(pid, 0)[1] == 0
+
+    def _try(self, batch: int) -> bool:
         try:
-            # More would wait for threads that a fork does not have.
-            torch.set_num_threads(1)
-            fits = _try(learn, batch, spec, device)
+            self._do(batch)
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e):
+                raise
+            return False
         finally:
-            os._exit(0 if fits else 1)
-    return os.waitpid(pid, 0)[1] == 0
+            _free(self.device)
+        return True
+
+    def _do(self, batch: int) -> None:
+        """Forward, backward and the optimizer's step, as large as the training's are."""
+        model = models.build(self.spec).to(self.device)
+        size = self.spec.img_sz
+        images = torch.zeros(batch, size, size, self.spec.channels, device=self.device)
+        labels = torch.zeros(batch, size, size, dtype=torch.int64, device=self.device)
+        with amp(self.precision, self.device):
+            loss = self.loss(model(images.permute(0, 3, 1, 2)).float(), labels)
+        loss.backward()
+        # Weights and numbers don't matter, so neither do groups, rates and scales.
+        FusedAdam(list(model.parameters()), lr=0.0).step()
 
 
-def _try(learn: Learner, batch: int, spec: ModelSpec, device: torch.device) -> bool:
-    _release(learn, device)
-    try:
-        x = torch.zeros(batch, spec.img_sz, spec.img_sz, spec.channels, device=device)
-        get_model(learn.model)(x.permute(0, 3, 1, 2)).float().mean().backward()
-    except (RuntimeError, MemoryError) as e:
-        if not is_out_of_memory(e):
-            raise
-        traceback.clear_frames(e.__traceback__)
-        return False
-    finally:
-        _release(learn, device)
-    return True
-
-
-def _release(learn: Learner, device: torch.device) -> None:
+def _let_go(error: BaseException, learn: Learner, device: torch.device) -> None:
+    _forget_frames(error)
     learn.xb, learn.yb, learn.pred, learn.loss, learn.loss_grad = (), (), None, None, None
-    learn.model.zero_grad(set_to_none=True)
+    learn.model, learn.opt = None, None
+    _free(device)
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Cut off the frames of an error that have ended.
+
+    traceback.clear_frames() would leave what their functions enclose, as torch's do the network.
+    """
+    running, frame = set(), sys._getframe().f_back
+    while frame:
+        running.add(frame)
+        frame = frame.f_back
+    entry = error.__traceback__
+    while entry and entry.tb_next and entry.tb_next.tb_frame in running:
+        entry = entry.tb_next
+    if entry:
+        entry.tb_next = None
+
+
+def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

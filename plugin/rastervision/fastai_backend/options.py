@@ -100,7 +100,8 @@ class SolverOptions(Options):
     precision: Precision = Field(
         "auto",
         description="auto: bf16 where the device computes it natively, else fp16 on a GPU, "
-        "else fp32. fp16 needs a GPU.",
+        "else fp32; a training that goes on keeps its own where the device has it. fp16 needs a "
+        "GPU. In fp32, GPUs since Ampere round what convolutions multiply to TF32.",
     )
     class_weights: list[float] | Literal["balanced"] | None = Field(
         None, description="A weight for each class; balanced: inverse of its share of the pixels."
@@ -112,7 +113,11 @@ class SolverOptions(Options):
         0.0, ge=0, lt=1, description="Share of each pixel's target that is spread over all classes."
     )
     grad_clip: float | None = Field(None, gt=0, description="Greatest norm of the gradient.")
-    grad_accum: int = Field(1, ge=1, description="Batches whose mean gradient makes one step.")
+    grad_accum: int = Field(
+        1,
+        ge=1,
+        description="Batches whose mean gradient makes one step; an epoch's last may have fewer.",
+    )
     beta: float = Field(1.0, gt=0, description="The best epoch is the one of the best F-beta.")
     early_stop_patience: int | None = Field(
         None,
@@ -138,8 +143,9 @@ class PredictSettings(Options):
     tta: bool = Field(False, description="Average over the 8 flips and quarter turns; 8x the time.")
     precision: Precision = Field(
         "fp32",
-        description="fp32 gives every pixel as Raster Vision would. bf16 and fp16 are faster and "
-        "change about one pixel in a thousand; the network's ends stay fp32.",
+        description="fp32 gives every pixel as Raster Vision would on a CPU; no GPU rounds it to "
+        "TF32. bf16 and fp16 are faster and change about one pixel in a thousand; the network's "
+        "ends stay fp32.",
     )
     exact: bool = Field(
         True,

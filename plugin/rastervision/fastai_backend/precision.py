@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from fastai.callback.fp16 import AMPMode, MixedPrecision
@@ -12,6 +12,9 @@ from fastcore.foundation import L
 from torch.amp import GradScaler, autocast
 
 from rvk8s.errors import InputError
+
+if TYPE_CHECKING:
+    from rastervision.fastai_backend.distributed import Group
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,14 @@ def choose(asked: str, device: torch.device, key: str = "solver.precision") -> C
     return asked  # type: ignore[return-value]
 
 
+def of_all(asked: str, device: torch.device, group: Group) -> Chosen:
+    """choose(), but one for all ranks: gradients of fp16 are scaled and others are not."""
+    choices = set(group.gather(choose(asked, device)))
+    if len(choices) == 1:
+        return choices.pop()
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
 def has_native_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bf16."""
     if device.type == "cuda":
@@ -55,6 +66,19 @@ def has_native_bf16(device: torch.device) -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
     return bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+def runs(chosen: str, device: torch.device) -> bool:
+    """Whether the device computes in a precision without emulating it."""
+    if chosen == "bf16":
+        return has_native_bf16(device)
+    return chosen == "fp32" or device.type == "cuda"
+
+
+def amp(chosen: Chosen, device: torch.device) -> autocast:
+    """The context in which a training computes the network's output and the loss."""
+    dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
+    return autocast(device.type, dtype=dtype, enabled=chosen != "fp32")
 
 
 class Precision(MixedPrecision):
@@ -67,14 +91,13 @@ class Precision(MixedPrecision):
 
     def __init__(self, precision: Chosen, device: torch.device):
         super().__init__(AMPMode(precision))
-        self.device_type = device.type
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        self.precision, self.device = precision, device
         self.entered = False
         self.state: dict | None = None
 
     def before_fit(self) -> None:
-        self.autocast = autocast(self.device_type, dtype=self.dtype)
-        self.learn.scaler = GradScaler(self.device_type, enabled=self.dtype is torch.float16)
+        self.autocast = amp(self.precision, self.device)
+        self.learn.scaler = GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.scales = L()
         if self.state:
             self.learn.scaler.load_state_dict(self.state)

@@ -18,6 +18,7 @@ import torch
 from rastervision.fastai_backend import precision, progress
 from rastervision.fastai_backend.augment import turned
 from rastervision.fastai_backend.data import as_tensor
+from rastervision.fastai_backend.devices import device_of
 from rastervision.fastai_backend.fold import fold_batch_norms
 from rastervision.fastai_backend.half import halve
 from rastervision.fastai_backend.heap import keep_freed_memory
@@ -96,7 +97,7 @@ class ScenePredictor:
         img_sz: int | None = None,
         device: torch.device | None = None,
     ):
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or device_of()
         self.spec, self.settings, self.img_sz = spec, settings, img_sz
         chosen = precision.choose(settings.precision, self.device, "predict.precision")
         self.dtype = {
@@ -106,6 +107,8 @@ class ScenePredictor:
         }[chosen]
         if self.device.type == "cpu":
             keep_freed_memory()
+        # NVIDIA's fp32 convolutions round to TF32 by default, which has fp16's mantissa.
+        torch.backends.cudnn.allow_tf32 = False
         model = model.eval().to(self.device)
         if self.dtype == torch.float32 and settings.exact:
             # Raster Vision's layout: another one sums in another order, and pixels would differ.

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import fastai.callback.schedule  # noqa: F401  gives Learner its fit_one_cycle, fit_flat_cos, lr_find
 import numpy as np
 from fastai.callback.core import Callback
+from fastai.callback.schedule import valley
 from fastai.learner import Learner
 from rastervision.fastai_backend import progress
 from rastervision.fastai_backend.debug import lr_picture
@@ -82,13 +83,12 @@ def find_lr(learn: Learner, phase: Phase, folder: Path, writes: bool = True) -> 
     # fastai keeps the weights to put back in a folder of this name; it shall not stay behind.
     learn.model_dir = ".lr_find"
     try:
-        lr = float(learn.lr_find(num_it=LR_FIND_BATCHES, show_plot=False).valley)
-    except (IndexError, ValueError, RuntimeError) as e:
-        if "memory" in str(e):
-            raise
-        raise _no_lr(str(e)) from e
+        suggested = learn.lr_find(
+            num_it=LR_FIND_BATCHES, show_plot=False, suggest_funcs=(_valley_or_error,)
+        )
     finally:
         shutil.rmtree(folder / learn.model_dir, ignore_errors=True)
+    lr = float(suggested[0])
     if not np.isfinite(lr) or lr <= 0:
         raise _no_lr(f"it suggests {lr}")
     if writes:
@@ -97,6 +97,14 @@ def find_lr(learn: Learner, phase: Phase, folder: Path, writes: bool = True) -> 
         lr_picture(folder / "lr_find.png", [float(x) for x in recorder.lrs], losses, lr)
     log.info("lr_find chose a learning rate of %.3g (see %s)", lr, folder / "lr_find.png")
     return lr
+
+
+def _valley_or_error(rates: Any, losses: Any, count: int) -> Any:
+    """fastai's suggestion. Only of what it raises the losses are the reason."""
+    try:
+        return valley(rates, losses, count)
+    except (IndexError, ValueError, RuntimeError) as e:
+        raise _no_lr(str(e)) from e
 
 
 def _no_lr(why: str) -> InputError:

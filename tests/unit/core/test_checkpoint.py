@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from rastervision.fastai_backend import checkpoint, models
+from rastervision.fastai_backend import bundle, checkpoint, models
 from rastervision.fastai_backend.chips import ArrayChips
+from rastervision.fastai_backend.models import ModelSpec
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.progress import Progress
 from rastervision.fastai_backend.ranks import Ranks
@@ -150,6 +151,12 @@ class TestWriting:
             checkpoint.save_tensors(path, {"a": torch.zeros(1_000_000)})
         assert path.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+    def test_a_full_disk_leaves_no_half_bundle(self, tmp_path: Path, small_files: None) -> None:
+        spec = ModelSpec("unet", "resnet18", 3, ("a",), ("red",), None, (0.0,) * 3, (1.0,) * 3, 64)
+        with pytest.raises(DiskFull, match=r"no space left to write .*model-bundle\.zip"):
+            bundle.save(tmp_path / bundle.NAME, {"a": torch.zeros(1_000_000)}, spec)
+        assert not list(tmp_path.iterdir())
 
     def test_a_full_disk_ends_the_training(
         self, train: Train, settings: Settings, tmp_path: Path, small_files: None

@@ -23,6 +23,7 @@ from torch import nn
 
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, Preempted
+from rvk8s.storage import uploads
 
 Settings = Callable[..., TrainSettings]
 MakeChips = Callable[..., ArrayChips]
@@ -206,6 +207,9 @@ class TestFailures:
             Ranks.from_env(env)
         with pytest.raises(InputError, match="the engine says 2, torchrun says 1"):
             Ranks.from_env({Env.WORLD_SIZE: "2"})
+
+    def test_the_others_wait_longer_than_rank_0_waits_for_storage(self) -> None:
+        assert distributed.timeout() > uploads.PATIENCE + 2 * uploads._LONGEST_PAUSE
 
     def test_a_timeout_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for text in ("soon", "0"):

@@ -161,6 +161,22 @@ def test_lr_find_where_no_rate_is_given(
     assert not (folder / ".lr_find").exists()
 
 
+def test_a_fault_while_a_rate_is_looked_for_is_no_bad_rate(
+    train: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: FusedAdam, closure: None = None) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(schedule, "LR_FIND_BATCHES", 30)
+    with monkeypatch.context() as broken:
+        broken.setattr(FusedAdam, "step", fail)
+        with pytest.raises(RuntimeError, match="illegal memory"):
+            train(settings(solver={"lr": None}))
+    monkeypatch.setattr(schedule, "LR_FIND_BATCHES", 2)  # fastai drops as many losses and more
+    with pytest.raises(InputError, match=r"solver.lr: lr_find found no learning rate: .*; give"):
+        train(settings(solver={"lr": None}))
+
+
 def test_gradient_options_change_the_step(
     train: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,8 +228,3 @@ def _mean(values: np.ndarray, chosen: np.ndarray) -> float:
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
-
-
-def decode(logits: torch.Tensor) -> torch.Tensor:
-    """Logits (N, classes, H, W) -> class ids (N, H, W) int64."""
-    return logits.argmax(dim=1)

@@ -1,0 +1,76 @@
+"""The device that this process computes on, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from rastervision.fastai_backend.ranks import Ranks
+
+from rvk8s.contract import Env
+from rvk8s.errors import InputError
+
+CPU = torch.device("cpu")
+#: Values of NVIDIA_VISIBLE_DEVICES that name no GPU; images of CUDA set "all" wherever they run.
+_NAMES_NONE = ("", "none", "void", "all")
+
+
+def device_of(ranks: Ranks | None = None, dev: Path = Path("/dev")) -> torch.device:
+    """The GPU of this process, or the CPU where there is no GPU.
+
+    GPUs that the engine has asked for may be missing altogether: a cluster can count as a GPU what
+    is none. But one that is there and of no use is a fault of the node, and training on its CPU
+    instead would waste days.
+
+    Args:
+        ranks: which process this one is; None: the only one.
+        dev: where device files lie.
+
+    Raises:
+        InputError: torch can't use the GPUs that were asked for, or there are fewer than processes
+            on this node.
+    """
+    ranks = ranks or Ranks()
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if usable < (wanted := asked()) and (usable or _given(dev)):
+        raise InputError(
+            f"{wanted} GPUs were asked for, and torch can use {usable or 'none'} of this node's: "
+            f"{_why(usable)}",
+            fix="look at the node's driver, or give --gpus 0 to compute on the CPU",
+        )
+    if not usable:
+        return CPU
+    if ranks.world_size == 1:
+        return torch.device("cuda")
+    if usable < ranks.on_node:
+        raise InputError(
+            f"{ranks.on_node} processes train on this node, which has {usable} GPUs",
+            fix="start one for each GPU, or give --gpus 0 to train on the CPU",
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
+
+
+def asked() -> int:
+    """How many GPUs the engine has asked for on this node; 0 where it does not say."""
+    text = os.environ.get(Env.GPUS, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _given(dev: Path) -> bool:
+    """Whether an NVIDIA GPU was given to this process, be it of use or not."""
+    named = os.environ.get("NVIDIA_VISIBLE_DEVICES", "") not in _NAMES_NONE
+    return named or any(re.fullmatch(r"nvidia\d+", path.name) for path in dev.glob("nvidia*"))
+
+
+def _why(usable: int) -> str:
+    """Why torch can't use a GPU, as it says itself."""
+    if usable:
+        return "it has no more, or hides them"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as e:
+        return " ".join(str(e).split()).rstrip(".")
+    return "it finds none"
