@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help setup test lint format docs manifests lock demo clean
+.PHONY: help setup test test-gpu lint format docs manifests lock demo clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -18,6 +18,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml scripts/setup
 
 test: setup ## all tests that need no cluster
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+test-gpu: setup ## the tests that need a GPU; others skip them and say so
+	$(BIN)/python -m pytest -q tests/gpu $(PYTEST)
 
 # A cluster that `make cluster-up` started is used and left running. Its first start builds programs
 # and images for longer than one test may take.

@@ -49,7 +49,7 @@ class Ranked:
         """What each rank ended with: "ok", an error, or a signal's number."""
         output, said = self.folder / name, self.folder / f"{name}-said"
         said.mkdir(exist_ok=True)
-        port = _free_port()
+        port = free_port()
         fork = multiprocessing.get_context("fork")
 
         def work(rank: int) -> None:
@@ -106,7 +106,7 @@ def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])

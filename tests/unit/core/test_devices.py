@@ -31,7 +31,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
     usable(0)
-    monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
+    for name in (Env.GPUS, "NVIDIA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
     return usable
 
 
