@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+# Whether there is a GPU is asked without CUDA: a process that has used it can't fork.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "core"))
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from rastervision.fastai_backend.devices import CPU, device_of
+from rastervision.fastai_backend.out_of_memory import is_out_of_memory
 from rastervision.fastai_backend.ranks import Ranks
 
 from rvk8s.contract import Env
@@ -209,9 +210,9 @@ def timeout() -> float:
 def lost(error: BaseException) -> RanksLost | None:
     """The error to raise instead where another rank is gone or does not answer.
 
-    That is never the reason of a failure: another rank has it, or hangs.
+    That is never the reason of a failure: another rank has it, or hangs. Memory that NCCL lacks is.
     """
-    if not isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return None
     text = str(error)
     if not isinstance(error, dist.DistError) and not _LOST.search(text):

@@ -211,6 +211,11 @@ class TestFailures:
     def test_the_others_wait_longer_than_rank_0_waits_for_storage(self) -> None:
         assert distributed.timeout() > uploads.PATIENCE + 2 * uploads._LONGEST_PAUSE
 
+    def test_memory_that_nccl_lacks_is_no_lost_rank(self) -> None:
+        text = "NCCL error in: NCCLUtils.cpp:77, unhandled cuda error\nCuda failure 2 '{}'"
+        assert distributed.lost(RuntimeError(text.format("unspecified launch failure")))
+        assert distributed.lost(RuntimeError(text.format("out of memory"))) is None
+
     def test_a_timeout_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for text in ("soon", "0"):
             monkeypatch.setenv(Env.RANKS_TIMEOUT, text)
