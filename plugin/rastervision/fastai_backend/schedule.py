@@ -84,7 +84,7 @@ def find_lr(learn: Learner, phase: Phase, folder: Path, writes: bool = True) -> 
     learn.model_dir = ".lr_find"
     try:
         suggested = learn.lr_find(
-            num_it=LR_FIND_BATCHES, show_plot=False, suggest_funcs=(_valley_or_error,)
+            num_it=LR_FIND_BATCHES, show_plot=False, suggest_funcs=(valley_or_error,)
         )
     finally:
         shutil.rmtree(folder / learn.model_dir, ignore_errors=True)
@@ -99,7 +99,7 @@ def find_lr(learn: Learner, phase: Phase, folder: Path, writes: bool = True) -> 
     return lr
 
 
-def _valley_or_error(rates: Any, losses: Any, count: int) -> Any:
+def valley_or_error(rates: Any, losses: Any, count: int) -> Any:
     """fastai's suggestion. Only of what it raises the losses are the reason."""
     try:
         return valley(rates, losses, count)
