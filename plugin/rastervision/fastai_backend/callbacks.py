@@ -279,7 +279,10 @@ class Saver(Callback):
         c = self.course
         row = c.history[-1]
         weights = get_model(self.learn.model).state_dict()
-        about = {"row": {name: value for name, value in row.items() if name not in TIMES}}
+        about = {
+            "epoch": c.epoch,
+            "row": {name: value for name, value in row.items() if name not in TIMES},
+        }
         # Best before last: killed in between, the epoch is trained again to the same weights.
         if c.best is row:
             checkpoint.save_weights(self.folder / checkpoint.BEST, self.spec, weights, **about)
