@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster import processes
+from cluster import netpol, processes
 
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -47,6 +47,7 @@ def clear(folder: Path, bridge: str) -> None:
     # What was started by a process whose pid file is lost.
     _kill([pid for pid in _all_pids() if _is_ours(pid, folder)])
     _unmount(folder)
+    netpol.remove(folder)
     _remove_network(bridge)
     _remove_groups()
     for socket in folder.glob("*.sock*"):

@@ -39,6 +39,10 @@ class Node:
     folder: Path
 
     @property
+    def name(self) -> str:
+        return NAME
+
+    @property
     def plane(self) -> ControlPlane:
         ports = (23790, 23800, 10257, 10259)
         return ControlPlane(self.folder / "plane", ADDRESS, 6443, scheduler=True, ports=ports)

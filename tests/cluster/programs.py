@@ -80,6 +80,10 @@ TOOLS: dict[str, Tool] = {
         {"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
         folders=("config",),
     ),
+    "netpol": Tool(
+        "github.com/cloudnativelabs/kube-router/v2",
+        {"kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"},
+    ),
     "buildkit": Tool(
         "github.com/moby/buildkit",
         {name: f"github.com/moby/buildkit/cmd/{name}" for name in ("buildkitd", "buildctl")},

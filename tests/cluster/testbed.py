@@ -31,6 +31,7 @@ PACKAGES = {
     "runc": "runc",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "iptables": "iptables",
+    "ipset": "ipset",
     "conntrack": "conntrack",
     "nft": "nftables",
     "debootstrap": "debootstrap",
@@ -40,7 +41,7 @@ PACKAGES = {
 
 
 #: Programs that a cluster does without: the tests that need them build them.
-_BUILT_BY_TESTS = ("helm", "kubeconform", "kueue")
+_BUILT_BY_TESTS = ("helm", "kubeconform", "kueue", "netpol")
 
 
 class Unusable(Exception):
