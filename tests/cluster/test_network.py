@@ -21,7 +21,7 @@ from cluster.team import Site
 from cluster.testbed import Testbed
 
 #: Policies are the cluster's: other tests' runs would have them, too.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.alone, pytest.mark.endurance]
 API_SERVER, KUBELET, SERVED = 6443, 10250, 8000
 #: Of helm/rvk8s/templates/_stages.tpl.
 RENDEZVOUS = 29400
