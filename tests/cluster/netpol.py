@@ -6,7 +6,6 @@ what node.py makes. It refuses what no policy allows, where others drop it.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 _PROCESS = "netpol"
 _CHAINS = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
 _SETS = ("KUBE-SRC-", "KUBE-DST-", "TMP-")
-#: What has been looked at by a policy and found good; the last that it writes for the first time.
+#: Lets pass what its policies found good: a rule that it writes with the first ones of policies.
 _ACCEPTED = "--mark 0x20000/0x20000 -j ACCEPT"
 #: Whether packets between two ports of a bridge pass iptables.
 _BRIDGED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -33,7 +32,7 @@ _BRIDGED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 def enforced(node: Node) -> Iterator[None]:
     """Policies of the cluster hold while the block lasts; nothing of it is left afterwards.
 
-    New pods, and what changes of old ones, are seen about a second later.
+    A new pod is let in, and kept from others, a moment after it has an address.
 
     Raises:
         processes.NotReady: they do not hold in time.
@@ -53,23 +52,18 @@ def remove(folder: Path) -> None:
         folder: the node's.
     """
     processes.stop(folder, _PROCESS)
-    if shutil.which("iptables-save"):
-        _remove_rules()
-    if shutil.which("ipset"):
-        for name in _run("ipset", "list", "-name").split():
-            if name.startswith(_SETS):
-                _run("ipset", "destroy", name)
     before = folder / _BRIDGED.name
-    if before.exists():
-        _BRIDGED.write_text(before.read_text())
-        before.unlink()
+    if not before.exists():
+        return  # such rules there may be, but another cluster's
+    _remove_rules()
+    for name in _run("ipset", "list", "-name").split():
+        if name.startswith(_SETS):
+            _run("ipset", "destroy", name)
+    _BRIDGED.write_text(before.read_text())
+    before.unlink()
 
 
 def _start(node: Node) -> None:
-    if not _BRIDGED.exists():
-        _run("modprobe", "br_netfilter")
-    (node.folder / _BRIDGED.name).write_text(_BRIDGED.read_text())
-    _BRIDGED.write_text("1")
     command: list[str | Path] = [
         program("kube-router"),
         f"--kubeconfig={node.kubeconfig}",
@@ -82,6 +76,10 @@ def _start(node: Node) -> None:
         "--health-port=0",
         "--v=1",
     ]
+    if not _BRIDGED.exists():
+        _run("modprobe", "br_netfilter")
+    (node.folder / _BRIDGED.name).write_text(_BRIDGED.read_text())
+    _BRIDGED.write_text("1")
     processes.start(node.folder, _PROCESS, command)
     holds = lambda: _ACCEPTED in _run("iptables-save", "-t", "filter")  # noqa: E731
     processes.wait("network policies", holds, 60, node.folder, _PROCESS)

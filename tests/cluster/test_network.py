@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.alone, pytest.mark.endurance
 API_SERVER, KUBELET, SERVED = 6443, 10250, 8000
 #: Of helm/rvk8s/templates/_stages.tpl.
 RENDEZVOUS = 29400
-#: Who may connect to what under the policies; whom the run's labels help nothing is `elsewhere`.
+#: Who may connect to what under the policies. The run's labels are of no use to `elsewhere`.
 ALLOWED = {
     "member": {"rendezvous", "storage", "api", "api by its service"},
     "other": {"storage", "api", "api by its service"},
@@ -92,7 +92,8 @@ def site(node: Node, site_factory: SiteFactory) -> Site:
     """A site whose platform lets nothing in or out that a run does not need."""
     site = site_factory("network")
     storage = urlsplit(site.bed.endpoint).port
-    ports = f"networkPolicy.egress.ports=[{storage},{API_SERVER}]"
+    # Of the API server both ports, since it stands behind a Service.
+    ports = f"networkPolicy.egress.ports=[443,{API_SERVER},{storage}]"
     egress = ("--set", "networkPolicy.egress.enabled=true", "--set-json", ports)
     install_platform(site.bed, site.namespace, *egress)
     site.write_tiny({})
