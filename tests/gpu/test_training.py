@@ -25,7 +25,8 @@ MakeChips = Callable[..., ArrayChips]
 def test_every_precision_learns_alike(
     train: Train, settings: Settings, make_chips: MakeChips
 ) -> None:
-    """Losses of fp16 and bf16 are fp32's to 5 % in the first epoch, and to 0.05 in the last."""
+    """Losses of fp16 and bf16 are fp32's to 5 % in the first epoch, and to 0.1 in the last, which
+    is a tenth of what they fall."""
     curves = {}
     for precision in ("fp32", "bf16", "fp16"):
         chosen = settings(solver={"precision": precision})
@@ -36,7 +37,7 @@ def test_every_precision_learns_alike(
         assert curves[precision][-1] < 0.7 * curves[precision][0]
     for precision in ("bf16", "fp16"):
         assert curves[precision][0] == pytest.approx(curves["fp32"][0], rel=0.05), curves
-        assert curves[precision][-1] == pytest.approx(curves["fp32"][-1], abs=0.05), curves
+        assert curves[precision][-1] == pytest.approx(curves["fp32"][-1], abs=0.1), curves
 
 
 def test_a_gpu_trains_as_a_cpu(
