@@ -29,8 +29,8 @@ from cluster.testbed import Testbed
 __all__ = ["apiserver", "bed", "chaos", "dubai", "namespace", "site_factory", "tiny_site"]
 
 _numbers = itertools.count(1)
-#: Says to the processes of a session whether the cluster was there before it.
-_BY_HAND = "RVK8S_TEST_STARTED_BY_HAND"
+#: Tells the processes of a session which one it is: whose test starts the cluster ends it.
+_SESSION = "RVK8S_TEST_SESSION"
 #: What takes longest, first. Only in test_runs.py train several pods at once that wait for each
 #: other: two such trainings could each get half of the node's GPUs.
 _FIRST = (
@@ -47,12 +47,11 @@ _FIRST = (
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
-        os.environ[_BY_HAND] = "1" if beds.running() else ""
+        os.environ[_SESSION] = str(os.getpid())
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    ours = not hasattr(session.config, "workerinput") and not os.environ.pop(_BY_HAND, "")
-    if ours and beds.is_up():
+    if not hasattr(session.config, "workerinput") and beds.is_up() and _is_ours():
         beds.down()
 
 
@@ -102,10 +101,14 @@ def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 
 
+def _is_ours() -> bool:
+    return beds.started_by() == os.environ[_SESSION]
+
+
 @pytest.fixture(scope="session")
-def started_by_hand() -> bool:
-    """Whether `make cluster-up` was there before: such a cluster is never restarted or ended."""
-    return bool(os.environ.get(_BY_HAND))
+def cluster_is_ours(testbed: Testbed) -> bool:
+    """Whether this session has started the cluster: another one is never restarted or ended."""
+    return _is_ours()
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +116,7 @@ def testbed() -> Testbed:
     """A cluster with the training operator, S3 with two users, today's images."""
     try:
         with beds.lock("start"):
-            return beds.up()
+            return beds.up(session=os.environ[_SESSION])
     except (beds.Unusable, CannotBuild, CannotClear, NoRoom, NotReady) as error:
         pytest.fail(f"NOT TESTED: on a cluster, because {error}", pytrace=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ pytestmark = pytest.mark.alone
 
 
 @pytest.fixture
-def own_node(testbed: Testbed, started_by_hand: bool) -> Node:
-    """The node, where these tests started it."""
-    if testbed.node is None or started_by_hand:
+def own_node(testbed: Testbed, cluster_is_ours: bool) -> Iterator[Node]:
+    """The node, where these tests started it; whoever comes after them finds S3, too."""
+    if testbed.node is None or testbed.s3 is None or not cluster_is_ours:
         pytest.skip("NOT TESTED: restarts, because the cluster is not this session's own")
-    return testbed.node
+    yield testbed.node
+    testbed.s3.stop()
+    testbed.s3.start()
 
 
 def test_starts_after_everything_was_killed(testbed: Testbed, own_node: Node) -> None:

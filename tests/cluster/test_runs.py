@@ -24,6 +24,7 @@ DUBAI = {
     # Small enough for two shared cores; large enough that scores are not chance.
     "train_ids": "tile1,tile2",
     "windows": 240,
+    "chip_sz": 96,
     "num_epochs": 2,
     "tta": False,
 }

@@ -93,11 +93,12 @@ def state_folder() -> Path:
     return Path(state) / "rvk8s-cluster"
 
 
-def up(fresh: bool = False) -> Testbed:
+def up(fresh: bool = False, session: str = "") -> Testbed:
     """Make sure that everything runs and that the images hold today's project.
 
     Args:
         fresh: start a new cluster where one runs already.
+        session: what started_by() says of a cluster that did not run.
 
     Raises:
         Unusable: this machine can have no cluster.
@@ -105,8 +106,23 @@ def up(fresh: bool = False) -> Testbed:
     named = os.environ.get("RVK8S_TEST_KUBECONFIG")
     if named:
         return _given(Path(named))
-    if _by_kind():
-        return _up_by_kind(fresh)
+    if fresh or running() is None:
+        state_folder().mkdir(parents=True, exist_ok=True)
+        _session_file().write_text(session)
+    return _up_by_kind(fresh) if _by_kind() else _up_as_node(fresh)
+
+
+def started_by() -> str:
+    """The session that started the cluster; empty where none did: somebody did it by hand."""
+    file = _session_file()
+    return file.read_text() if file.exists() else ""
+
+
+def _session_file() -> Path:
+    return state_folder() / "session"
+
+
+def _up_as_node(fresh: bool) -> Testbed:
     _check_machine()
     _step("Debian's packages", install_packages)
     for tool in TOOLS:
