@@ -127,6 +127,8 @@ class PodLogs:
                     name, container_of(pod), follow=True, timestamps=True, since=last or None
                 ):
                     moment, text = stamped(line)
+                    if not moment:
+                        log.debug("log of %s: the node says %r", name, text)
                     if moment > resumed:
                         last, pause = moment, _PAUSE
                         section.add(text)

@@ -144,8 +144,7 @@ def _shorten(path: Path) -> None:
     """Keep the end of a log, and say below its attempt's line how much is left out."""
     data = path.read_bytes()
     cut = data.index(b"\n", len(data) - LIMIT // 2) + 1
-    *_, attempt = ATTEMPT.split(data[:cut])
-    head, *gone = attempt.splitlines(keepends=True) if ATTEMPT.match(attempt) else (b"", attempt)
+    head, *gone = ATTEMPT.split(data[:cut])[-1].splitlines(keepends=True)
     before = _LEFT_OUT.match(gone[0]) if gone else None
     count = len(gone) + (int(before[1]) - 1 if before else 0)
     if ATTEMPT.match(data[cut:]):

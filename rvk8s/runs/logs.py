@@ -119,6 +119,8 @@ def _print_previous(
         _, *attempts = ATTEMPT.split(_read(log))
         for line in attempts[-2].splitlines() if len(attempts) > 1 else ():
             printer.put(log.title, line)
+    for note in places.notes():  # else "nothing" would be said of what cannot be seen from here
+        print(note, file=sys.stderr)
     if not printer.lines and there is not None and places.cluster is not None:
         pods = pod_logs.before_last(filter(wanted.has, there.pods))
         pod_logs.print_now(places.cluster, pods, wanted, printer)

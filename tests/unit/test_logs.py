@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from launching import make_plan
 
 from rvk8s import storage
 from rvk8s.cli import rvk8s
-from rvk8s.contract import STAGES, State, attempt_line, now
+from rvk8s.contract import State, attempt_line, now
 from rvk8s.errors import InputError
-from rvk8s.plan import Plan, Stage
 from rvk8s.runs import logs
 from rvk8s.runs.places import Places
 from rvk8s.runs.record import RunRecord
@@ -21,8 +21,7 @@ def test_following_a_run_that_was_killed_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody has written its end into run.json; its heartbeat has stopped."""
-    stages = tuple(Stage(name) for name in STAGES)
-    plan = Plan("run-1", "e", "m.py", str(tmp_path), {}, str(tmp_path), stages)
+    plan = make_plan(tmp_path)
     record = RunRecord.of_plan(plan, "test")
     record.state = State.RUNNING
     train = record.stage("train")
@@ -43,8 +42,7 @@ def test_following_a_run_that_was_killed_ends(
 def test_previous_is_the_attempt_before_the_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages = tuple(Stage(name) for name in STAGES)
-    plan = Plan("run-1", "e", "m.py", str(tmp_path), {}, str(tmp_path), stages)
+    plan = make_plan(tmp_path)
     storage.write_json(plan.layout.run_json, RunRecord.of_plan(plan, "test").to_dict())
     heads = [attempt_line(f"train {number}") for number in range(3)]
     text = "".join(f"{head}\n--- not a head\nline {i}\n" for i, head in enumerate(heads))
@@ -58,3 +56,15 @@ def test_previous_is_the_attempt_before_the_last(
         logs.print_run_logs(places, "run-1", stage="chip", previous=True)
     result = CliRunner().invoke(rvk8s, ["logs", "run-1", "-f", "-p"])
     assert (result.exit_code, "exclude each other" in result.output) == (2, True)
+
+
+def test_previous_says_where_it_could_not_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(tmp_path)
+    storage.write_json(plan.layout.run_json, RunRecord.of_plan(plan, "test").to_dict())
+    places = Places(root_uri=str(tmp_path))
+    monkeypatch.setattr(places, "notes", lambda: ["s3://b cannot be read from here"])
+    with pytest.raises(InputError, match="nothing was tried"):
+        logs.print_run_logs(places, "run-1", previous=True)
+    assert "cannot be read" in capsys.readouterr().err
