@@ -16,7 +16,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -106,7 +106,7 @@ def api_proxy(kubeconfig: Path, folder: Path, namespace: str = "default") -> Ite
                     self.close_connection = True
                     return
                 self._stream(response)
-            except OSError:
+            except (OSError, HTTPException):
                 self.close_connection = True
             finally:
                 connection.close()
