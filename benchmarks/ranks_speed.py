@@ -36,14 +36,12 @@ def rank_main(args: argparse.Namespace) -> None:
     from rastervision.fastai_backend import learner
     from rastervision.fastai_backend.callbacks import EpochLog
     from rastervision.fastai_backend.chips import ArrayChips, Classes
-    from rastervision.fastai_backend.heap import keep_freed_memory
     from rastervision.fastai_backend.options import TrainSettings
 
     os.sched_setaffinity(0, {args.core})
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rng = np.random.default_rng(0)
     count = args.batch * world * args.steps

@@ -31,10 +31,10 @@ __all__ = ["apiserver", "bed", "chaos", "dubai", "namespace", "site_factory", "t
 _numbers = itertools.count(1)
 #: Tells the processes of a session which one it is: whose test starts the cluster ends it.
 _SESSION = "RVK8S_TEST_SESSION"
-#: What takes longest, first. Only in test_runs.py train several pods at once that wait for each
-#: other: two such trainings could each get half of the node's GPUs.
+#: What takes longest, first.
 _FIRST = (
     "test_runs.py",
+    "test_dubai.py",
     "test_cancel.py",
     "test_faults.py",
     "test_storage_faults.py",

@@ -9,14 +9,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from cluster.controlplane import kubectl, kubectl_json
-from cluster.testbed import Testbed
+from cluster.testbed import Testbed, lock
 
 from rvk8s import storage
 from rvk8s.values import deep_merged
@@ -137,6 +138,29 @@ class Site:
     def read_json(self, uri: str) -> dict[str, Any] | None:
         return storage.read_json(uri)
 
+    def scores(self, run: str, root: str | None = None) -> dict[str, Any]:
+        """Scores of a run, here or under another root."""
+        scores = self.read_json(f"{root or self.root_uri}/{run}/eval/scores.json")
+        assert scores is not None, f"{run} has no scores"
+        return scores
+
+    def check_whole(self, run: str) -> None:
+        """It has succeeded and left its bundle, predictions, scores, logs and markers in S3."""
+        record = self.run_json(run)
+        assert record["state"] == "Succeeded", self.report(run)
+        assert record["engine"] == "kubernetes"
+        files = storage.list_files(f"{self.root_uri}/{run}")
+        assert any(name.startswith("bundle/") and name.endswith(".zip") for name in files)
+        assert any(name.startswith("predict/") for name in files)
+        assert "eval/scores.json" in files
+        for stage in record["stages"]:
+            assert stage["state"] in ("Succeeded", "Skipped"), stage
+        logs = [name for name in files if name.startswith(".rvk8s/train") and "log" in name]
+        assert logs, "no log of the training was collected"
+        texts = [storage.read_bytes(f"{self.root_uri}/{run}/{name}").decode() for name in logs]
+        said = [text.count("no GPU: training on the CPU") for text in texts]
+        assert sum(said) == 1, "a training on processors says so, once"
+
     def report(self, run: str) -> str:
         """Everything that helps to see why a run is not where it should be."""
         texts = [
@@ -213,6 +237,20 @@ class Site:
             "data": encoded,
         }
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+
+def shape(record: Mapping[str, Any]) -> tuple[int, int, int]:
+    """GPUs, nodes and ranks of a run's training."""
+    train = next(stage for stage in record["plan"]["stages"] if stage["name"] == "train")
+    return train["gpus"], train["nodes"], train["ranks"]
+
+
+@contextmanager
+def gang() -> Iterator[None]:
+    """For a run that trains with all of the node's GPUs, in several pods that wait for each other:
+    beside another one, each would get half of them and wait forever."""
+    with lock("gang"):
+        yield
 
 
 def storage_environ(bed: Testbed) -> dict[str, str]:

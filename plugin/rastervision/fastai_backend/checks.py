@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -49,7 +48,7 @@ def check(settings: TrainSettings, classes: Classes, gpus: int, ranks: int = 1) 
 
 
 def _check_network(options: ModelOptions) -> None:
-    """Build the network without its weights: torch's meta device computes shapes only."""
+    """Build the network without its weights."""
     spec = models.ModelSpec(
         arch=options.arch,
         backbone=options.backbone,
@@ -62,9 +61,7 @@ def _check_network(options: ModelOptions) -> None:
         img_sz=128,
         last_cross=options.last_cross,
     )
-    # Not first within the block: torch's own modules compute when they are imported.
-    importlib.import_module("torchvision")
-    with torch.device("meta"):
+    with models.shapes_only():
         models.build(spec)
 
 

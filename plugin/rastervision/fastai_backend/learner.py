@@ -43,6 +43,7 @@ from rastervision.fastai_backend.data_parallel import hidden_from_fastai
 from rastervision.fastai_backend.debug import chips_picture
 from rastervision.fastai_backend.devices import asked, device_of
 from rastervision.fastai_backend.distributed import Group, lost
+from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.tasks.semantic_segmentation import (
     check_ignored,
@@ -126,6 +127,8 @@ class Training:
         self.precision = precision.of_all(settings.solver.precision, self.device, self.group)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # batches are of one size
+        else:
+            keep_freed_memory()
         self.ignore = check_ignored(settings.solver.ignore_class_index, classes)
         uri = settings.model.pretrained_uri
         self.model_init = model_init or (Path(uri) if uri else None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 from urllib.error import URLError
@@ -170,6 +172,15 @@ def _unet(spec: ModelSpec, body: nn.Sequential) -> nn.Module:
     return model
 
 
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Networks built within have shapes and no weights: nothing is computed or allocated."""
+    # Not first within the block: torch's own modules compute when they are imported.
+    importlib.import_module("torchvision")
+    with torch.device("meta"):
+        yield
+
+
 def backbone_names(model: nn.Module) -> set[str]:
     """Keys of the state dict that belong to the backbone."""
     prefix = "body." if isinstance(model, DeepLabV3) else "layers.0."
@@ -178,7 +189,7 @@ def backbone_names(model: nn.Module) -> set[str]:
 
 def classifier_names(spec: ModelSpec) -> set[str]:
     """Names of the weights in torchvision's classifier of this backbone."""
-    with torch.device("meta"):
+    with shapes_only():
         return {name for name, _ in _classifier(spec, pretrained=False).named_parameters()}
 
 

@@ -29,7 +29,6 @@ from rastervision.fastai_backend.backend.scenes import (
 from rastervision.fastai_backend.chips import ChipSource
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 from rastervision.fastai_backend.georeference import ensure_transform
-from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.store import ChipFormat, ChipWriter, Part, StoredChips
 from rastervision.fastai_backend.windows import (
     SceneWindows,
@@ -113,7 +112,6 @@ class FastaiSemanticSegmentation(Backend):
         from rastervision.fastai_backend.distributed import Group
         from rastervision.fastai_backend.learner import train
 
-        keep_freed_memory()
         self.group = Group.join()
         settings, uri = self.config.settings(), self.pipeline.train_uri
         start_from = source_bundle_uri or settings.model.pretrained_uri

@@ -1,0 +1,52 @@
+"""Real scenes on a real cluster: the scores are those of one machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from cluster.sites import SiteFactory
+from cluster.team import Site, gang, shape
+
+from rvk8s import storage
+
+ROOT = Path(__file__).parents[2]
+#: Seconds: a run shares two cores with everything else.
+pytestmark = pytest.mark.timeout(1800)
+DUBAI = {
+    # Small enough for two shared cores; large enough that scores are not chance.
+    "train_ids": "tile1,tile2",
+    "windows": 240,
+    "chip_sz": 96,
+    "num_epochs": 2,
+    "tta": False,
+}
+
+
+def test_dubai_scores_as_on_one_machine(
+    site_factory: SiteFactory, dubai: Path, tmp_path: Path
+) -> None:
+    """Scenes in S3; `rvk8s run` with 4 ranks on this machine, beside 2 pods x 2 ranks."""
+    site: Site = site_factory("dubai")
+    raw = f"{site.bed.bucket}/dubai"
+    storage.upload_dir(dubai, raw)
+    shutil.copytree(ROOT / "examples" / "dubai", site.folder / "dubai")
+    experiment = {"module": "dubai/experiment.py", "args": {"raw_uri": raw, **DUBAI}}
+    site.write_project({"dubai": experiment})
+    local = tmp_path / "runs"
+    site.rvk8s("run", "dubai", "--ranks", "4", "--root-uri", str(local), timeout=1500)
+    (here,) = (path.name for path in local.iterdir() if path.is_dir())
+    with gang():
+        run = site.submit("dubai", "--gpus", "4")
+        record = site.wait(run, 1500)
+    site.check_whole(run)
+    assert shape(record) == (4, 2, 4)
+    pictures = storage.list_files(f"{site.root_uri}/{run}/eval/pictures")
+    assert pictures
+    assert all(name.endswith(".png") for name in pictures)
+    there, at_home = (
+        scores["overall"]["macroF1"] for scores in (site.scores(run), site.scores(here, str(local)))
+    )
+    print(f"macro F1 on the cluster {there:.4f}, on one machine {at_home:.4f}")
+    assert abs(there - at_home) <= 0.02
