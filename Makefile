@@ -3,7 +3,7 @@ VENV ?= .venv
 # Test processes; each may import Raster Vision and torch, some 1.5 GB.
 JOBS ?= 2
 # The same on a cluster, where they mostly wait for pods.
-CLUSTER_JOBS ?= 3
+CLUSTER_JOBS ?= 4
 BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1
@@ -17,7 +17,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml scripts/setup
 	scripts/setup
 
 test: setup ## all tests that need no cluster
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-gpu: setup ## the tests that need a GPU; others skip them and say so
 	$(BIN)/python -m pytest -q tests/gpu $(PYTEST)
