@@ -93,7 +93,7 @@ def scores(site: Site, run: str) -> dict[str, Any]:
 def test_two_trainings_take_turns(site: Site) -> None:
     """The second waits for the GPUs of the first and outlives its driver; the first is then put
     out in the middle of its training. Both end as if they had been alone."""
-    long_enough = ("-a", "epochs", "24")
+    long_enough = ("-a", "epochs", "60")  # to outlast a driver's end and its Lease
     runs = [site.submit("tiny", *GPUS, *long_enough) for _ in range(2)]
     configure = lambda: flavors(workload(site, runs[0], "configure"))  # noqa: E731
     assert site.until(configure, "a stage without GPUs is let in")["cpu"] == "cpu"
