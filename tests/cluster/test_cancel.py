@@ -24,9 +24,7 @@ def test_cancel_in_every_stage_and_go_on(tiny_site: Site) -> None:
         tiny_site.submit("tiny", *GPUS, "--run-id", run)
     record = tiny_site.wait(run)
     assert record["state"] == "Succeeded", tiny_site.report(run)
-    scores = tiny_site.read_json(f"{tiny_site.root_uri}/{run}/eval/scores.json")
-    assert scores is not None
-    assert scores["overall"]["macroF1"] > 0
+    assert tiny_site.scores(run)["overall"]["macroF1"] > 0
     files = storage.list_files(f"{tiny_site.root_uri}/{run}/bundle")
     assert "model-bundle.zip" in files
 

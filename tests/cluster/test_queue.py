@@ -85,9 +85,7 @@ def training(site: Site, run: str) -> dict[str, Any]:
 def scores(site: Site, run: str) -> dict[str, Any]:
     record = site.wait(run)
     assert record["state"] == "Succeeded", site.report(run)
-    found = site.read_json(f"{site.root_uri}/{run}/eval/scores.json")
-    assert found is not None
-    return found
+    return site.scores(run)
 
 
 def test_two_trainings_take_turns(site: Site) -> None:

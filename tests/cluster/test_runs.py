@@ -16,8 +16,6 @@ from cluster.team import Site, gang, shape
 ROOT = Path(__file__).parents[2]
 #: Seconds: a run shares two cores with everything else.
 pytestmark = pytest.mark.timeout(1800)
-
-
 #: 2 pods of 2 ranks.
 TINY = ("tiny", "--gpus", "4", "--splits", "2")
 
