@@ -60,7 +60,7 @@ class TestOneRank:
 
         def made(*args: Any) -> ChipLearner:
             learn = make(*args)
-            learn.add_cb(DataParallel(GroupOfOne(Ranks()), device, sync_bn))
+            learn.add_cb(DataParallel(GroupOfOne(Ranks()), device, sync_bn, 3, 64))
             learn.model.register_forward_pre_hook(
                 lambda model, _: kinds.update(type(m) for m in model.modules())
             )

@@ -65,7 +65,7 @@ def make_learner(
     train_loader, valid_loader = _loaders(spec, settings, train, valid, device, group.ranks)
     cbs: list[Callback] = [TrainEvalCallback(), Recorder(add_time=False), ChannelsLast()]
     if group.size > 1:
-        cbs.append(DataParallel(group, device, s.sync_bn))
+        cbs.append(DataParallel(group, device, s.sync_bn, spec.channels, spec.img_sz))
     if precision != "fp32":
         cbs.append(Precision(precision, device))
     if s.grad_accum > 1:

@@ -16,7 +16,11 @@ from fastai.torch_core import get_model
 from rastervision.fastai_backend.callbacks import AccumulateGradients
 from rastervision.fastai_backend.distributed import Group
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
+
+#: Pixels of a chip's side that are enough for every backbone.
+_SMALL = 128
 
 
 class DataParallel(Callback):
@@ -26,13 +30,16 @@ class DataParallel(Callback):
         group: the ranks.
         device: this rank's.
         sync_bn: batch normalization over the chips of all ranks; on GPUs only.
+        channels, size: of the network's input.
     """
 
     order = 1  # after ChannelsLast, before whatever reads the loss
 
-    def __init__(self, group: Group, device: torch.device, sync_bn: bool):
+    def __init__(self, group: Group, device: torch.device, sync_bn: bool, channels: int, size: int):
         self.group, self.device = group, device
         self.sync_bn = sync_bn and device.type == "cuda"
+        side = min(size, _SMALL)
+        self.input_shape = (1, channels, side, side)
 
     def before_fit(self) -> None:
         # Here and not earlier: which parameters are frozen is known now, and changes by phase.
@@ -44,6 +51,20 @@ class DataParallel(Callback):
             broadcast_buffers=False,  # after_batch takes the mean of all ranks' instead
             gradient_as_bucket_view=True,  # else every gradient is copied there and back
         )
+        # Without it the first step multiplies by 1/ranks, and the others divide by ranks.
+        self.learn.model.register_comm_hook(None, allreduce_hook)
+        self._settle_buckets()
+
+    def _settle_buckets(self) -> None:
+        """One pass without consequences, so that all that count sum gradients in the same order.
+
+        After its first pass DistributedDataParallel deals the gradients to its buckets anew, in
+        the order in which they became ready, and the place in a bucket decides in which order the
+        ranks' numbers are added. A training that goes on would round its first step otherwise.
+        """
+        model = self.learn.model.eval()  # statistics and random numbers stay as they are
+        model(torch.zeros(self.input_shape, device=self.device)).sum().backward()
+        model.zero_grad(set_to_none=True)
 
     def after_fit(self) -> None:
         self.learn.model = get_model(self.learn.model)
