@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from fastai.callback.core import Callback
 from fastai.torch_core import get_model
 from rastervision.fastai_backend.callbacks import AccumulateGradients
 from rastervision.fastai_backend.distributed import Group
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 #: Pixels of a chip's side that are enough for every backbone.
@@ -51,8 +51,7 @@ class DataParallel(Callback):
             broadcast_buffers=False,  # after_batch takes the mean of all ranks' instead
             gradient_as_bucket_view=True,  # else every gradient is copied there and back
         )
-        # Without it the first step multiplies by 1/ranks, and the others divide by ranks.
-        self.learn.model.register_comm_hook(None, allreduce_hook)
+        self.learn.model.register_comm_hook(None, lambda _, bucket: _sum(bucket.buffer()))
         self._settle_buckets()
 
     def _settle_buckets(self) -> None:
@@ -80,18 +79,23 @@ class DataParallel(Callback):
             )
 
     def after_loss(self) -> None:
-        """Make the mean over ranks the mean over pixels, where ranks count different numbers."""
+        """Let the sum of the ranks' losses be the mean over all pixels or, without weights, chips.
+
+        Ranks may count different numbers of pixels.
+        """
         if not self.learn.training:
             return
         mine = self.learn.loss_func.total(self.learn.yb[0])
-        if mine is not None:
-            mean = self.group.sum(mine.detach().float().clone()) / self.group.size
-            factor = mine.float() / mean.clamp(min=torch.finfo(torch.float32).tiny)
-            self.learn.loss_grad = self.learn.loss_grad * factor
-            self.learn.loss = self.learn.loss_grad.clone()
+        if mine is None:
+            share: torch.Tensor | float = 1 / self.group.size
+        else:
+            total = self.group.sum(mine.detach().float().clone())
+            share = mine.float() / total.clamp(min=torch.finfo(torch.float32).tiny)
+        self.learn.loss_grad = self.learn.loss_grad * share
+        self.learn.loss = self.learn.loss_grad.clone()
 
     def after_batch(self) -> None:
-        """Means of the loss and of batch normalization's running statistics over the ranks.
+        """The loss of all ranks, and the mean of batch normalization's running statistics.
 
         After every batch, so that rank 0's checkpoint is the state of all.
         """
@@ -100,9 +104,9 @@ class DataParallel(Callback):
         buffers = [b for b in self.learn.model.buffers() if b.is_floating_point()]
         values = [self.learn.loss.detach().as_subclass(torch.Tensor), *buffers]
         flat = torch.cat([v.reshape(-1).float() for v in values])
-        self.group.sum(flat).div_(self.group.size)
+        self.group.sum(flat)
         self.learn.loss = flat[0].clone()
-        parts = flat[1:].split([b.numel() for b in buffers])
+        parts = flat[1:].div_(self.group.size).split([b.numel() for b in buffers])
         for buffer, part in zip(buffers, parts, strict=True):
             buffer.copy_(part.view_as(buffer))
 
@@ -129,6 +133,16 @@ def hidden_from_fastai() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def _sum(gradients: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+    """Begins to sum gradients over the ranks, in place; after_loss has made the sum the mean.
+
+    DistributedDataParallel's own mean multiplies by 1/ranks in its first step and divides in later
+    ones, which isn't the same where the ranks are no power of two, and costs a pass over memory.
+    """
+    done = dist.all_reduce(gradients, async_op=True).get_future()
+    return done.then(lambda future: future.value()[0])
 
 
 def _change_class(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
