@@ -187,6 +187,7 @@ class Node:
             "podLogsDir": str(self.folder / "pods"),
             "volumePluginDir": str(self.folder / "kubelet" / "plugins"),
             "serializeImagePulls": False,
+            "nodeStatusUpdateFrequency": "1s",  # so soon GPUs are counted; the default is 10 s
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
             "evictionHard": {

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,11 +43,9 @@ def start(
         )
     # The start time tells the process from a later one with the same number.
     (folder / f"{name}.pid").write_text(f"{process.pid} {_started(process.pid)}")
-    _children[process.pid] = process
+    # Whoever started it takes its exit status, or it would stay in the table of processes.
+    threading.Thread(target=process.wait, daemon=True).start()
     return process.pid
-
-
-_children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def pid(folder: Path, name: str) -> int | None:
@@ -54,9 +53,6 @@ def pid(folder: Path, name: str) -> int | None:
     try:
         number, started = (folder / f"{name}.pid").read_text().split()
     except (FileNotFoundError, ValueError):
-        return None
-    child = _children.get(int(number))
-    if child is not None and child.poll() is not None:
         return None
     return int(number) if _started(int(number)) == started else None
 
@@ -72,8 +68,6 @@ def stop(folder: Path, name: str, seconds: float = 10, sig: int = signal.SIGTERM
                 os.kill(number, signal.SIGKILL)
                 deadline += 5
             time.sleep(0.02)
-        if child := _children.pop(number, None):
-            child.wait()
     (folder / f"{name}.pid").unlink(missing_ok=True)
 
 

@@ -18,6 +18,18 @@ UPSTREAM = "https://github.com/kubeflow/training-operator//manifests/overlays/st
 IMAGE = f"docker.io/local/training-operator:{version('training-operator')}"
 NAMESPACE = "kubeflow"
 
+# Upstream asks for the first time after 10 seconds, and then every 15.
+_LOOK_OFTEN = """
+patches:
+  - target: {kind: Deployment, name: training-operator}
+    patch: |
+      - op: add
+        path: /spec/template/spec/containers/0/readinessProbe
+        value:
+          httpGet: {path: /readyz, port: 8081}
+          periodSeconds: 1
+"""
+
 
 def write_image(archive: Path) -> None:
     """The operator's image as a docker archive."""
@@ -42,7 +54,7 @@ def install(config: Path, scratch: Path) -> None:
     mirror = "newName: ghcr.io/kubeflow/training-v1/training-operator"
     assert mirror in text
     text = text.replace(mirror, f"newName: {name}\n    newTag: {tag}")
-    (folder / "kustomization.yaml").write_text(text)
+    (folder / "kustomization.yaml").write_text(text + _LOOK_OFTEN)
     kubectl(config, "apply", "--server-side", "--force-conflicts", "-k", str(folder))
 
 
