@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rvk8s.contract import Env
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
-from rvk8s.storage import local_files, s3_retries, s3_transfer
+from rvk8s.storage import local_files, s3_retries, s3_settings, s3_transfer
 from rvk8s.storage.parallel import THREADS, in_threads
 from rvk8s.storage.s3_transfer import Place
 
@@ -74,7 +73,7 @@ def client() -> Any:
     Raises:
         InputError: boto3 is not installed, or the settings of AWS cannot be understood.
     """
-    key = (os.getpid(), endpoint(), _path_style())
+    key = (os.getpid(), s3_settings.endpoint(), s3_settings.path_style())
     with _lock:
         if key not in _clients:
             _clients[key] = _new_client()
@@ -91,52 +90,24 @@ def _new_client() -> Any:
         fix = "pip install 'rvk8s[s3]'"
         raise InputError("an s3:// URI needs boto3, which is not installed", fix=fix) from None
     config = Config(
-        signature_version=UNSIGNED if is_unsigned() else None,
-        s3={"addressing_style": {"1": "path", "0": "virtual"}.get(_path_style(), "auto")},
+        signature_version=UNSIGNED if s3_settings.is_unsigned() else None,
+        s3={
+            "addressing_style": {"1": "path", "0": "virtual"}.get(s3_settings.path_style(), "auto")
+        },
         max_pool_connections=2 * THREADS,
         # Other servers than Amazon's do not all know the newer checksums: s3_transfer sends the old
         # one, and who is asked for those of an answer may refuse or give the wrong one.
         request_checksum_calculation="when_required",
-        response_checksum_validation="when_required" if endpoint() else "when_supported",
+        response_checksum_validation="when_required"
+        if s3_settings.endpoint()
+        else "when_supported",
         **_LIMITS,
     )
     try:
-        return boto3.Session().client("s3", config=config, region_name=region())
+        return boto3.Session().client("s3", config=config, region_name=s3_settings.region())
     except (BotoCoreError, ValueError) as error:
         fix = "look at AWS_PROFILE and AWS_ENDPOINT_URL"
         raise InputError(f"AWS settings: {error}", fix=fix) from error
-
-
-def endpoint() -> str | None:
-    """The URL of the server; None for Amazon's."""
-    given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return given or None
-
-
-def region() -> str | None:
-    """The region; None where boto3 has to look for it in its files.
-
-    Requests have to name some region; other servers than Amazon's ignore it.
-    """
-    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return named or ("us-east-1" if endpoint() else None)
-
-
-def is_path_style() -> bool:
-    """Whether a bucket's name goes into the path of a URL and not into the name of the host.
-
-    Unless Env.S3_PATH_STYLE says it, that is so for all servers but Amazon's, as boto3 does it.
-    """
-    return _path_style() == "1" if _path_style() else endpoint() is not None
-
-
-def _path_style() -> str:
-    return os.environ.get(Env.S3_PATH_STYLE, "")
-
-
-def is_unsigned() -> bool:
-    """Whether requests go without credentials, as for public data."""
-    return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
 
 
 def translate(error: BaseException, uri: str) -> Rvk8sError | FileNotFoundError | None:

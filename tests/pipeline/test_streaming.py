@@ -298,6 +298,32 @@ def test_settings(
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[profile lab]\nendpoint_url = {}\n",
+        "[profile lab]\nservices = ours\n[services ours]\ns3 =\n  endpoint_url = {}\n",
+    ],
+    ids=["of all services", "of S3"],
+)
+def test_a_server_that_a_profile_names(
+    bucket: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    (tmp_path / "config").write_text(config.format(s3.endpoint))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    # Where a profile is named, the environment's keys are not looked for.
+    credentials = tmp_path / "credentials"
+    key, secret = s3.environ["AWS_ACCESS_KEY_ID"], s3.environ["AWS_SECRET_ACCESS_KEY"]
+    credentials.write_text(f"[lab]\naws_access_key_id={key}\naws_secret_access_key={secret}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    prepare(monkeypatch)
+    s3_objects._clients.clear()
+    assert storage.exists(f"{bucket}/tiles.tif")
+    assert read(f"{bucket}/tiles.tif", Box(0, 0, 20, 20), tmp_path).any()
+
+
 class _TokenService:
     """A security token service on loopback; gives its URL and the bodies of its requests."""
 

@@ -18,7 +18,7 @@ from tcpproxy import Proxy, proxy_to
 from rvk8s import storage
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, StorageUnavailable
-from rvk8s.storage import s3_objects, s3_retries, s3_transfer
+from rvk8s.storage import s3_objects, s3_retries, s3_settings, s3_transfer
 
 #: The least that S3 allows, so that the tests need not send much.
 PART = 5 << 20
@@ -280,7 +280,7 @@ def test_where_the_bucket_is_named(
         "host": "http://bucket.storage.example:9000/key?",
     }
     assert url.startswith(start[place])
-    assert s3_objects.is_path_style() == (place == "path")
+    assert s3_settings.is_path_style() == (place == "path")
 
 
 def test_a_user_who_may_only_read(

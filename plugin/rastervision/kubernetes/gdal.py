@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from rvk8s.storage import s3_objects
+from rvk8s.storage import s3_settings
 
 #: How patient GDAL is. Its own default is to give up at the first fault, and to wait for ever for
 #: a server that hangs. Times in seconds, the speed in bytes per second.
@@ -33,15 +33,15 @@ def settings() -> dict[str, str]:
     found = {
         **_PATIENCE,
         "CPL_VSIL_CURL_CHUNK_SIZE": str(_CHUNK),
-        "AWS_VIRTUAL_HOSTING": "FALSE" if s3_objects.is_path_style() else "TRUE",
+        "AWS_VIRTUAL_HOSTING": "FALSE" if s3_settings.is_path_style() else "TRUE",
     }
-    if url := s3_objects.endpoint():
+    if url := s3_settings.endpoint():
         server = urlsplit(url)
         found["AWS_S3_ENDPOINT"] = server.netloc + server.path.rstrip("/")
         found["AWS_HTTPS"] = "NO" if server.scheme == "http" else "YES"
-    if region := s3_objects.region():
+    if region := s3_settings.region():
         found["AWS_REGION"] = region
-    if s3_objects.is_unsigned():
+    if s3_settings.is_unsigned():
         found["AWS_NO_SIGN_REQUEST"] = "YES"
     if bundle := os.environ.get("AWS_CA_BUNDLE"):
         found["CURL_CA_BUNDLE"] = bundle
