@@ -66,15 +66,18 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
 @click.version_option(__version__, prog_name="rvk8s", message="%(prog)s %(version)s")
-def rvk8s() -> None:
+@click.pass_context
+def rvk8s(ctx: click.Context) -> None:
     """Raster Vision experiments with fastai, on one machine or on a Kubernetes cluster.
 
     Start with `rvk8s init` in a new folder, or with `rvk8s experiments` in one that has an
     rvk8s.yaml.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(args: list[str] | None = None) -> NoReturn:

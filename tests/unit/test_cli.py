@@ -61,6 +61,14 @@ def test_version(run: Run) -> None:
     assert run("--version") == (0, f"rvk8s {__version__}\n", "")
 
 
+def test_no_command_is_the_help(run: Run) -> None:
+    """As with kubectl and helm."""
+    shown = run()
+    assert shown == run("--help")
+    assert (shown.code, shown.err) == (0, "")
+    assert "  submit       Run an experiment on a Kubernetes cluster.\n" in shown.out
+
+
 def test_experiments(run: Run) -> None:
     shown = run("experiments")
     assert (shown.code, shown.err) == (0, "")
