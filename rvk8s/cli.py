@@ -113,8 +113,9 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 def _print_error(line: str) -> None:
-    # click drops the colour where stderr is not a terminal.
-    click.echo(f"{click.style('error:', fg='red')} {line}", err=True)
+    # click drops the colour where stderr is not a terminal; https://no-color.org is ours to keep.
+    color = False if os.environ.get("NO_COLOR") else None
+    click.echo(f"{click.style('error:', fg='red')} {line}", err=True, color=color)
 
 
 if __name__ == "__main__":

@@ -184,6 +184,17 @@ def test_a_closed_pipe_is_no_error(run: Run) -> None:
         assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("no_color", "word"), [("", "\x1b[31merror:\x1b[0m"), ("1", "error:")])
+def test_errors_are_red_on_a_terminal_unless_no_color_is_set(no_color: str, word: str) -> None:
+    leader, terminal = os.openpty()
+    command = [sys.executable, "-m", "rvk8s.cli", "statsu"]
+    environ = os.environ | {"NO_COLOR": no_color}
+    subprocess.run(command, stdout=terminal, stderr=terminal, env=environ, check=False)
+    os.close(terminal)
+    with os.fdopen(leader, "rb") as shown:
+        assert shown.read1(1000).decode().startswith(f"{word} no command statsu")
+
+
 def test_init(run: Run, tmp_path: Path) -> None:
     result = run("init", "new/one")
     assert (result.code, result.err) == (0, "")
