@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from rvk8s.commands.options import (
     namespace_option,
     root_uri_option,
 )
+from rvk8s.contract import ExitCode
 
 
 class Duration(click.ParamType):
@@ -32,6 +34,32 @@ class Duration(click.ParamType):
         if not parts or "".join(number + unit for number, unit in parts) != text:
             self.fail(f"{text!r} is not a time: give 30s, 10m or 2h", param, ctx)
         return sum(float(number) * self._UNITS[unit] for number, unit in parts)
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr; goes on where the answer is yes.
+
+    Raises:
+        Exit: it is no; says that nothing was done.
+        InputError: nobody answers: stdin is no terminal, and at its end.
+        Interrupted: Ctrl-C or Ctrl-D.
+    """
+    from rvk8s.errors import InputError, Interrupted
+
+    fix = "give --yes to go on without a question"
+    silent = InputError("nothing was done: stdin has no answer", fix=fix)
+    if sys.stdin is None:  # closed
+        raise silent
+    try:
+        answer = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)  # the question's line has no end yet
+        if not sys.stdin.isatty():
+            raise silent from None
+        raise Interrupted("nothing was done: interrupted") from None
+    if not answer:
+        click.echo("nothing was done", err=True)
+        raise click.exceptions.Exit(ExitCode.FAILED)
 
 
 @click.command("wait")
@@ -83,7 +111,7 @@ def cancel_command(run: str, yes: bool, **where: Any) -> None:
         fix = "`rvk8s list` shows the runs; -n looks in another namespace"
         raise InputError(f"no run {run} in namespace {places.cluster.namespace}", fix=fix)
     if found.run_id != run and not yes:
-        click.confirm(f"Stop {found.run_id}?", abort=True, err=True)
+        confirm(f"Stop {found.run_id}?")
     control.cancel(places, places.cluster, found)
     click.echo(f"{found.run_id} cancelled")
 
@@ -123,9 +151,9 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
             raise InputError(f"nothing says where the results of {run} are", fix=fix)
         run_id = run_id if found else find_run(root, run)
         if not yes:
-            click.confirm(f"Delete {root}/{run_id} and all that is in it?", abort=True, err=True)
+            confirm(f"Delete {root}/{run_id} and all that is in it?")
     elif run_id != run and not yes:
-        click.confirm(f"Delete the objects of {run_id}?", abort=True, err=True)
+        confirm(f"Delete the objects of {run_id}?")
     deleted = control.delete(places.cluster, run_id, found)
     for name in deleted:
         click.echo(f"{name} deleted")
