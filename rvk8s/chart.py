@@ -183,9 +183,16 @@ def _schema_mistakes(text: str) -> list[tuple[str, str]]:
             continue
         within = None
         if what != "validation failed":
-            found.append((path, what))
+            found += [(path, one) for one in _each(what)]
             within = len(indent)
     return found
+
+
+def _each(what: str) -> list[str]:
+    """A mistake for each of the keys that Helm says to be missing in one line."""
+    missing = re.fullmatch(r"missing properties (.+)", what)
+    keys = re.findall(r"'([^']*)'", missing[1]) if missing else []
+    return [f"missing property '{key}'" for key in keys] or [what]
 
 
 def _named(message: str) -> InputError:
@@ -208,6 +215,11 @@ def _schema_error(pointer: str, what: str) -> InputError:
         what = "Helm's numbers have 53 bits, so this one would lose digits"
         fix = f"give {parts[2]} as text in experiment.argsJson"
         return InputError(what, where=_where(".".join(parts)), fix=fix)
+    missing = re.fullmatch(r"missing property '([^']*)'", what)
+    if missing:
+        # Every key has a default; null, as which YAML reads an empty key, takes it away.
+        fix = "give what belongs there, or leave the key out: then its default holds"
+        return InputError("is empty", where=_where(".".join([*parts, missing[1]])), fix=fix)
     unknown = re.match(r"additional propert(?:y|ies) (.+) not allowed", what)
     if not unknown:
         fix = "the chart's README (helm/rvk8s) describes it"

@@ -97,6 +97,15 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
         ),
         ({"launcher": "mpi"}, ["values.launcher (--launcher): "]),
         ({"rootUri": ""}, ["values.rootUri (--root-uri): "]),
+        (
+            {"storage": None, "driver": {"patience": None, "pool": None}, "launcher": None},
+            [
+                "values.storage: is empty; give what belongs there, or leave the key out: then",
+                "values.driver.patience: is empty; ",
+                "values.driver.pool: is empty; ",
+                "values.launcher (--launcher): is empty; ",
+            ],
+        ),
     ],
 )
 def test_mistakes_are_one_line_each(
