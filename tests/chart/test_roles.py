@@ -80,3 +80,15 @@ def test_roles_are_bound_to_the_driver_and_to_submitters_alone() -> None:
     accounts = {o["metadata"]["name"]: o for o in objects if o["kind"] == "ServiceAccount"}
     assert set(accounts) == {"rvk8s-driver", "rvk8s-stage"}
     assert not any(a["automountServiceAccountToken"] for a in accounts.values())
+
+
+def test_a_service_account_that_submits_is_of_the_namespace_where_it_names_none() -> None:
+    """The API server takes no subject of this kind without a namespace."""
+    account = {"kind": "ServiceAccount", "name": "ci"}
+    submitters = [account, {**account, "namespace": "builds"}, {**account, "namespace": ""}]
+    objects = rendering.objects({"submitters": submitters}, "platform", "rvk8s-platform")
+    (bound,) = [
+        o for o in objects if o["metadata"]["name"] == "rvk8s-submitter" and "subjects" in o
+    ]
+    found = [subject["namespace"] for subject in bound["subjects"]]
+    assert found == [rendering.NAMESPACE, "builds", rendering.NAMESPACE]
