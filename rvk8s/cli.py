@@ -58,6 +58,16 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no command {args[0]}; {fix}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            name = ctx.invoked_subcommand
+            if error.ctx is None and name in COMMANDS:
+                # click's parser does not say whose help explains the option.
+                error.ctx = click.Context(click.Command(name), parent=ctx, info_name=name)
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])

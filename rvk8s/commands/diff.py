@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from rvk8s.commands.options import cluster_options, make_submissions, plan_options
+from rvk8s.commands.options import PlanCommand, cluster_options, make_submissions, plan_options
 
 
-@click.command("diff")
+@click.command("diff", cls=PlanCommand)
 @plan_options
 @cluster_options
 @click.pass_context

@@ -150,6 +150,32 @@ def _all_of(
     return decorate
 
 
+class PlanCommand(click.Command):
+    """A command with plan_options, which says how -a is written where it is written otherwise."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = {name for parameter in self.params for name in parameter.opts}
+        words = args[: args.index("--")] if "--" in args else args
+        for place, word in enumerate(words):
+            if word in ("-a", "--arg"):
+                _check_argument(ctx, word, words[place + 1 : place + 3], options)
+        return super().parse_args(ctx, args)
+
+
+def _check_argument(ctx: click.Context, flag: str, following: list[str], options: set[str]) -> None:
+    """Refuse KEY=VALUE, and a KEY whose value is not there or is the next option."""
+    key, value = (*following, "", "")[:2]
+    name, equals, text = key.partition("=")
+    if not key or name in options:
+        raise click.UsageError(f"{flag} names no argument; write {flag} KEY VALUE", ctx)
+    if equals:
+        fix = f"write {flag} {name} {text or 'VALUE'}"
+        raise click.UsageError(f"{flag} {key}: the value is a word of its own; {fix}", ctx)
+    if len(following) < 2 or value.partition("=")[0] in options:
+        what = f"{flag} {key} has no value" + (f": {value} is an option" if value else "")
+        raise click.UsageError(f"{what}; write {flag} {key} VALUE", ctx)
+
+
 #: The argument and the options that make a plan; for make_plans().
 plan_options = _all_of(_PLAN_OPTIONS)
 #: What a plan for a cluster takes beside plan_options.

@@ -8,6 +8,7 @@ import click
 
 from rvk8s.commands.options import (
     CLUSTER_NAMES,
+    PlanCommand,
     cluster_options,
     load_project,
     make_plans,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rvk8s.plan import Plan
 
 
-@click.command("plan")
+@click.command("plan", cls=PlanCommand)
 @plan_options
 @cluster_options
 @click.option(

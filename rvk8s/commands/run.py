@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rvk8s.commands.options import make_plans, output_option, plan_options, print_json
+from rvk8s.commands.options import PlanCommand, make_plans, output_option, plan_options, print_json
 from rvk8s.errors import Interrupted, Rvk8sError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rvk8s.runs.summary import RunSummary
 
 
-@click.command("run")
+@click.command("run", cls=PlanCommand)
 @plan_options
 @click.option("--dry-run", is_flag=True, help="Print the plan; nothing is created.")
 @output_option

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rvk8s.commands.options import cluster_options, make_submissions, plan_options, print_json
+from rvk8s.commands.options import (
+    PlanCommand,
+    cluster_options,
+    make_submissions,
+    plan_options,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from rvk8s.cluster import Object
@@ -15,7 +21,7 @@ if TYPE_CHECKING:
 _DRY_RUNS = ("client", "server")
 
 
-@click.command("render")
+@click.command("render", cls=PlanCommand)
 @plan_options
 @cluster_options
 def render_command(**options: Any) -> None:
@@ -27,7 +33,7 @@ def render_command(**options: Any) -> None:
         click.echo(submission.rendered.text, nl=False)
 
 
-class _Submit(click.Command):
+class _Submit(PlanCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """What follows --dry-run is the experiment unless it is a value, as with kubectl."""
         words = [

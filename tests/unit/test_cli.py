@@ -136,7 +136,17 @@ def test_the_file_is_found_from_below_and_by_name(run: Run, tmp_path: Path) -> N
         (["plan", "-f", "no.yaml", "x"], "error: no.yaml: cannot be read: No such file"),
         (["list", "-f", "no.yaml"], "error: no.yaml: cannot be read: No such file"),
         (["statsu"], "error: no command statsu; did you mean status?"),
-        (["plan", "--match"], "error: Option '--match' requires an argument"),
+        (
+            ["plan", "--match"],
+            "error: Option '--match' requires an argument; see `rvk8s plan --help`",
+        ),
+        (["plan", "x", "-a", "lr"], "error: -a lr has no value; write -a lr VALUE"),
+        (["run", "-a", "lr=3"], "error: -a lr=3: the value is a word of its own; write -a lr 3"),
+        (["submit", "x", "--arg", "lr=3", "y"], "error: --arg lr=3: the value is a word of its"),
+        (["plan", "x", "-a", "lr", "--test"], "error: -a lr has no value: --test is an option;"),
+        (["diff", "x", "-a", "lr", "--gpus=4"], "error: -a lr has no value: --gpus=4 is an option"),
+        (["render", "x", "-a"], "error: -a names no argument; write -a KEY VALUE"),
+        (["render", "-a", "-m", "x"], "error: -a names no argument; write -a KEY VALUE"),
     ],
 )
 def test_errors_are_one_line_and_code_2(run: Run, args: Sequence[str], line: str) -> None:
@@ -147,6 +157,12 @@ def test_errors_are_one_line_and_code_2(run: Run, args: Sequence[str], line: str
     assert len(errors) == 1
     assert errors[0].startswith(line)
     assert "Traceback" not in result.err
+
+
+def test_values_of_arguments_may_look_like_options(run: Run) -> None:
+    plan = run("plan", "potsdam", "-a", "backbone", "-1", "-a", "raw_uri", "a=b", "-o", "json")
+    assert (plan.code, plan.err) == (0, "")
+    assert json.loads(plan.out)["args"] == {"raw_uri": "a=b", "backbone": "-1"}
 
 
 def test_every_mistake_of_a_file_has_its_line(run: Run) -> None:
