@@ -21,14 +21,16 @@ class BackgroundSaver:
     """The driver's launcher.Saver. A context manager: its thread ends with the block.
 
     Args:
-        patience: seconds for which a file is tried again while storage does not answer.
+        patience: seconds for which a file is tried again while storage does not answer, from the
+            first try that failed.
     """
 
     def __init__(self, patience: float):
         self._patience = patience
         self._todo: dict[str, Mapping[str, Any]] = {}
         self._writing = False
-        self._error: Rvk8sError | None = None
+        self._failing: dict[str, float] = {}  # since when files could not be stored
+        self._errors: dict[str, Rvk8sError] = {}
         self._stopped = False
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="saver", daemon=True)
@@ -46,7 +48,7 @@ class BackgroundSaver:
         # The record goes on changing.
         with self._news:
             self._todo[uri] = copy.deepcopy(dict(value))
-            self._error = None
+            self._errors.pop(uri, None)
             self._news.notify()
 
     def pending(self) -> bool:
@@ -57,12 +59,12 @@ class BackgroundSaver:
             InputError, DiskFull: storage refuses it.
         """
         with self._news:
-            if self._error:
-                raise self._error
+            for error in self._errors.values():
+                raise error
             return bool(self._todo) or self._writing
 
     def _run(self) -> None:
-        began, pause = time.monotonic(), _FIRST_PAUSE
+        pause = _FIRST_PAUSE
         while True:
             with self._news:
                 self._news.wait_for(lambda: self._todo or self._stopped)
@@ -70,16 +72,19 @@ class BackgroundSaver:
                     return
                 uri = next(iter(self._todo))
                 value, self._writing = self._todo.pop(uri), True
+            began = time.monotonic()
             error = _write(uri, value)
             with self._news:
                 self._writing = False
                 if error is None:
-                    began, pause = time.monotonic(), _FIRST_PAUSE
+                    self._failing.pop(uri, None)
+                    self._errors.pop(uri, None)
+                    pause = _FIRST_PAUSE
                     continue
                 self._todo.setdefault(uri, value)
-                late = time.monotonic() - began > self._patience
+                late = time.monotonic() - self._failing.setdefault(uri, began) > self._patience
                 if late or not isinstance(error, StorageUnavailable):
-                    self._error = error
+                    self._errors[uri] = error
                 log.warning("%s", error)
                 self._news.wait(pause)
                 pause = min(pause * 2, _LAST_PAUSE)
