@@ -260,9 +260,15 @@ def absolute_root(root_uri: str, folder: str, where: str) -> str:
     """A root URI with its relative path made absolute from folder, no slash at its end.
 
     Raises:
-        InputError: another scheme than s3://, or no bucket.
+        InputError: it is empty; another scheme than s3://, or no bucket.
     """
+    if not root_uri.strip():
+        # An unset variable of the shell; runs would lie in the working folder itself.
+        raise InputError("is empty", where=where, fix="give a folder or s3://bucket/prefix")
     scheme, separator, rest = root_uri.partition("://")
+    if not separator and re.match(r"s3:|[a-z][a-z0-9+.-]*:/", root_uri, re.IGNORECASE):
+        fix = "give s3://bucket/prefix, or a folder (./ before a name with a colon)"
+        raise InputError(f"{root_uri} is half of a URI", where=where, fix=fix)
     if separator:
         if scheme != "s3":
             fix = "give a folder or s3://bucket/prefix"

@@ -200,10 +200,20 @@ def test_go_on_is_a_shell_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("~/x", os.path.expanduser("~/x")),
         ("s3://b", "s3://b"),
         ("s3://b/p/", "s3://b/p"),
+        ("./s3:/x", "/p/s3:/x"),
+        ("s3/x", "/p/s3/x"),
+        ("a:b", "/p/a:b"),
     ],
 )
 def test_absolute_root(root: str, absolute: str) -> None:
     assert absolute_root(root, "/p", "rootUri") == absolute
+
+
+@pytest.mark.parametrize("root", ["", " ", "s3:/b/p", "s3:b", "S3:/b", "gs:/b", "file:/p"])
+def test_roots_that_would_be_odd_folders(root: str) -> None:
+    said = "is half of a URI; give s3" if root.strip() else "is empty; give a folder or s3"
+    with pytest.raises(InputError, match=f"^--root-uri: .*{said}://bucket/prefix"):
+        absolute_root(root, "/p", "--root-uri")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,14 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         CODE,
         [":5: rootUri: s3:// names no bucket; give s3://bucket"],
     ),
+    "half a URI": (
+        EXP + "rootUri: s3:/bucket\n",
+        CODE,
+        [
+            ":5: rootUri: s3:/bucket is half of a URI; give s3://bucket/prefix, or a folder"
+            " (./ before a name with a colon)"
+        ],
+    ),
     "image": (
         EXP + "image: a b\n",
         CODE,
