@@ -94,7 +94,7 @@ def _check_exists(plan: Plan) -> None:
     if value is None:
         fix = "`rvk8s list` shows the runs"
         raise InputError(f"no run {plan.run_id} in {plan.root_uri}", where="--run-id", fix=fix)
-    before = Plan.from_dict(value["plan"])
+    before = RunRecord.from_dict(value, plan.layout.run_json).plan
     if before.experiment != plan.experiment:
         fix = f"go on with `{before.go_on}`"
         what = f"{plan.run_id} is a run of {before.experiment}, not of {plan.experiment}"

@@ -155,8 +155,11 @@ class RunRecord:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> RunRecord:
+    def from_dict(cls, value: Mapping[str, Any], where: str = "run.json") -> RunRecord:
         """The record of a run.json.
+
+        Args:
+            where: how errors name the file.
 
         Raises:
             InputError: a key is missing or has an unknown value: another version wrote it.
@@ -174,6 +177,9 @@ class RunRecord:
                 stages=[StageRecord.from_dict(stage) for stage in value["stages"]],
                 driver=value.get("driver"),
             )
+        except InputError as error:  # of the plan
+            raise InputError(error.what, where=where, fix=error.fix) from None
         except (KeyError, ValueError, TypeError) as error:
-            what = f"is not what this version of rvk8s writes ({error})"
-            raise InputError(what, where="run.json", fix="start a new run") from None
+            said = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+            what = f"is not what this version of rvk8s writes ({said})"
+            raise InputError(what, where=where, fix="start a new run") from None

@@ -128,7 +128,8 @@ def run_status(root_uri: str, run: str) -> RunStatus:
     """
     uri = f"{root_uri}/{find_run(root_uri, run)}"
     value = storage.read_json(RunLayout(uri).run_json) or {}
-    return _status(uri, RunRecord.from_dict(value), with_stages=True)
+    record = RunRecord.from_dict(value, RunLayout(uri).run_json)
+    return _status(uri, record, with_stages=True)
 
 
 def run_state(uri: str) -> str | None:

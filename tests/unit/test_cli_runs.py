@@ -108,6 +108,32 @@ def test_errors(run: Run, args: list[str], message: str) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "is not what this version of rvk8s writes (it has no plan)"),
+        ('{"plan": {}}', "the stored plan has no runId"),
+        ('{"plan": 1}', "is not what this version of rvk8s writes ("),
+    ],
+)
+def test_json_that_is_no_run(run: Run, tmp_path: Path, text: str, said: str) -> None:
+    """Refused with the file's name, by the commands that need just that run."""
+    (tmp_path / "rvk8s.yaml").write_text(
+        "apiVersion: rvk8s/v1\nrootUri: runs\nexperiments: {one: {module: exp.py}}\n"
+    )
+    (tmp_path / "exp.py").write_text("def get_config(runner): ...\n")
+    file = tmp_path / "runs" / "one-odd" / "run.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    for words in (["status", "one-odd"], ["run", "one", "--run-id", "one-odd"]):
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {file}: {said}")
+        assert err.endswith("; start a new run\n")
+        assert err.count("\n") == 1
+    assert "one-odd" not in run("list")[1]
+
+
 def test_no_root(run: Run) -> None:
     Path("../rvk8s.yaml").write_text("experiments: {}\n")
     code, _, err = run("list")
