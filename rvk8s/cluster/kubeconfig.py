@@ -12,6 +12,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+#: The lists of a kubeconfig -> the key of an entry that has its settings.
+_ENTRIES = {"clusters": "cluster", "users": "user", "contexts": "context"}
 #: Servers that no proxy of the environment is for, as Go's libraries have it.
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
 
@@ -54,7 +56,10 @@ def load(settings: Any, context: str | None) -> str:
     with _messages() as said:
         # The library refuses empty files.
         filled = os.pathsep.join(path for path, config in contents.items() if config)
-        load_kube_config(filled, context, settings, persist_config=False)
+        try:
+            load_kube_config(filled, context, settings, persist_config=False)
+        except AttributeError as error:
+            raise ValueError(f"a value of context {context} has a wrong type: {error}") from error
     cluster = _named(configs, "clusters", str(chosen.get("cluster"))).get("cluster") or {}
     _set_proxy(settings, cluster.get("proxy-url"))
     user = _named(configs, "users", str(chosen.get("user"))).get("user") or {}
@@ -109,7 +114,7 @@ def _mapping(path: str) -> dict[str, Any]:
     """A kubeconfig file; an empty one says nothing.
 
     Raises:
-        ValueError: it is not YAML, or no mapping.
+        ValueError: it is not YAML, or not of a kubeconfig's form.
     """
     import yaml
 
@@ -117,9 +122,30 @@ def _mapping(path: str) -> dict[str, Any]:
         value = yaml.safe_load(Path(path).read_text()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is no kubeconfig")
+    for key, kind in _ENTRIES.items():
+        for index, entry in enumerate(_list(value.get(key), f"{path}: {key}")):
+            where = f"{path}: {key}[{index}]"
+            settings = _dict(_dict(entry, where).get(kind), f"{where}.{kind}")
+            _dict(settings.get("exec"), f"{where}.{kind}.exec")
+    if not isinstance(value.get("current-context") or "", str):
+        raise ValueError(f"{path}: current-context is not a text")
     return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if isinstance(value, list) or value is None:
+        return value or []
+    raise ValueError(f"{where} is not a list")
+
+
+def _dict(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, dict) or value is None:
+        return value or {}
+    raise ValueError(f"{where} is not a mapping")
 
 
 def _current(config: dict[str, Any]) -> bool:
