@@ -210,7 +210,7 @@ class KubernetesLauncher:
             fix = f"delete it: kubectl delete {kind.lower()} {name} -n {self.cluster.namespace}"
             raise InputError(what, where=f"namespace {self.cluster.namespace}", fix=fix)
         if not metadata.get("deletionTimestamp"):
-            self.logs.settle(10.0)
+            self.logs.settle(10.0, self.check)
             self.confirm()
             log.info("Deleting %s %s of an earlier attempt", kind, name)
             self.cluster.delete(kind, name, uid=uid)

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _PAUSE, _LONGEST = 1.0, 15.0
 #: A pod that has ended is given up after a pause longer than this.
 _GIVE_UP = 5.0
+#: Seconds between two looks while logs are waited for, and between two tries to store them then.
+_LOOK, _HURRY = 0.02, 0.5
 
 
 def split_index(pod: Object) -> int:
@@ -64,7 +66,7 @@ class PodLogs:
         self._cluster, self._layout, self._pods = cluster, layout, pods
         self._files: dict[str, LogFile] = {}
         self._followers: dict[str, threading.Thread] = {}
-        self._stopped = threading.Event()
+        self._stopped, self._hurry = threading.Event(), threading.Event()
         self._scratch = tempfile.TemporaryDirectory(prefix="rvk8s-logs-")
         self._uploader = threading.Thread(target=self._upload, name="log-upload", daemon=True)
 
@@ -74,7 +76,8 @@ class PodLogs:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        for file in list(self._files.values()):
+        self._hurry.set()
+        for file in self._all_files():
             file.close()
         self._scratch.cleanup()
 
@@ -91,17 +94,30 @@ class PodLogs:
             self._followers[uid] = thread
             thread.start()
 
-    def settle(self, seconds: float) -> None:
-        """Wait until the logs of pods that have ended are read to their ends and stored."""
+    def settle(self, seconds: float, check: Callable[[], None] = lambda: None) -> None:
+        """Wait until the logs of pods that have ended are read to their ends and stored.
+
+        Args:
+            seconds: at most so long; storage may take minutes to answer.
+            check: raises what ends the waiting.
+        """
         end = time.monotonic() + seconds
         alive = {pod["metadata"]["uid"] for pod in self._pods().values() if not has_ended(pod)}
-        for uid, thread in list(self._followers.items()):
-            if uid not in alive:
-                thread.join(max(end - time.monotonic(), 0.0))
-        while time.monotonic() < end and any(one.behind for one in list(self._files.values())):
-            for one in list(self._files.values()):
-                one.store()
-            time.sleep(0.05)
+        ended = [thread for uid, thread in self._followers.items() if uid not in alive]
+        next_try = 0.0
+        while (now := time.monotonic()) < end:
+            reading = any(thread.is_alive() for thread in ended)  # asked first: they add lines
+            behind = any(one.behind for one in self._all_files())
+            if not (reading or behind):
+                return
+            if behind and now >= next_try:
+                self._hurry.set()
+                next_try = now + _HURRY
+            time.sleep(_LOOK)
+            check()
+
+    def _all_files(self) -> list[LogFile]:
+        return list(self._files.values())
 
     def _file(self, pod: Object, stage: str) -> LogFile:
         index = split_index(pod)
@@ -148,7 +164,9 @@ class PodLogs:
         return pod is None or pod["metadata"]["uid"] != uid or has_ended(pod)
 
     def _upload(self) -> None:
-        while not self._stopped.wait(log_file.INTERVAL):
-            for file in list(self._files.values()):
-                if file.is_due:
+        while not self._stopped.is_set():
+            hurry = self._hurry.wait(log_file.INTERVAL)
+            self._hurry.clear()
+            for file in self._all_files():
+                if not self._stopped.is_set() and (hurry or file.is_due):
                     file.store()

@@ -29,11 +29,15 @@ _LEFT_OUT = re.compile(rb"\.\.\. (\d+) lines are left out$")
 
 
 class LogFile:
-    """The log of a split: the sections of its pods, one after the other."""
+    """The log of a split: the sections of its pods, one after the other.
+
+    Only begin() and store() wait for storage, and neither holds up the other methods meanwhile.
+    """
 
     def __init__(self, uri: str, path: Path):
         self.uri, self.path = uri, path
-        self._lock, self._storing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()  # of the local file; never held while storage is waited for
+        self._loading, self._storing = threading.Lock(), threading.Lock()
         self._loaded = self._closed = False
         self._written = self._stored = 0
         self._due = 0.0
@@ -47,53 +51,64 @@ class LogFile:
         return self.behind and time.monotonic() >= self._due
 
     def begin(self, title: str, stopped: threading.Event) -> Section:
-        """The section of a pod; what an earlier driver stored of it is not written twice."""
+        """The section of a pod; what an earlier driver stored of it is not written twice.
+
+        Waits until storage says what it has, however long that takes: what is not known must not
+        be overwritten.
+
+        Args:
+            stopped: ends that; then nothing is written.
+        """
+        self._load(stopped)
         with self._lock:
-            if self._closed:
+            if self._closed or not self._loaded:
                 return Section(self, [])
-            while not self._loaded and not stopped.is_set():
-                try:
-                    self.path.write_bytes(storage.read_bytes(self.uri))
-                    self._loaded = True
-                except FileNotFoundError:
-                    self.path.touch()
-                    self._loaded = True
-                except Rvk8sError as error:
-                    log.debug("%s: %s", self.uri, error)
-                    stopped.wait(_PAUSE)
-            known: list[bytes] | None = None
-            if self.path.exists():
-                known = _section(self.path, title.encode())
+            known = _section(self.path, title.encode())
             if known is None:
                 self._append(attempt_line(title).encode())
             return Section(self, known or [])
 
     def append(self, line: bytes) -> None:
         with self._lock:
-            if not self._closed:
+            if self._loaded and not self._closed:
                 self._append(line)
 
     def close(self) -> None:
         """Take no more: threads that read for minutes may still come with something."""
         self._closed = True
-        # An append that is under way; not the reading of storage that hangs.
-        if self._lock.acquire(timeout=1.0):
-            self._lock.release()
+        with self._lock:  # an append that is under way
+            pass
 
     def store(self) -> None:
         """Upload what is there; it is tried again later where storage does not answer."""
         with self._storing:  # of two uploads at once, the older one might end last
             with self._lock:
-                if self._closed:
+                if self._closed or not self.behind:
                     return
-                written = self._written
-                data = self.path.read_bytes() if self.path.exists() else b""
+                written, data = self._written, self.path.read_bytes()
             try:
                 storage.write_bytes(self.uri, data)
                 self._stored = written
             except (Rvk8sError, OSError) as error:
                 log.debug("%s is not stored: %s", self.uri, error)
             self._due = time.monotonic() + INTERVAL + _PER_MIB * len(data) / 2**20
+
+    def _load(self, stopped: threading.Event) -> None:
+        """Begin with what storage has."""
+        with self._loading:
+            while not (self._loaded or self._closed or stopped.is_set()):
+                try:
+                    data = storage.read_bytes(self.uri)
+                except FileNotFoundError:
+                    data = b""
+                except (Rvk8sError, OSError) as error:
+                    log.debug("%s: %s", self.uri, error)
+                    stopped.wait(_PAUSE)
+                    continue
+                with self._lock:
+                    if not self._closed:
+                        self.path.write_bytes(data)
+                        self._loaded = True
 
     def _append(self, line: bytes) -> None:
         with self.path.open("ab") as file:

@@ -15,7 +15,7 @@ from rvk8s import storage
 from rvk8s.contract import RunLayout
 from rvk8s.engines import log_collector, log_file
 from rvk8s.engines.log_collector import PodLogs
-from rvk8s.errors import ClusterUnavailable, StorageUnavailable
+from rvk8s.errors import ClusterUnavailable, Interrupted, StorageUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -246,3 +246,107 @@ def test_storage_away_delays_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         away.clear()
         logs.settle(5)
         assert lines(text(tmp_path, "chip")) == ["one"]
+
+
+def test_settling_ends_in_time_where_storage_does_not_say_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log whose earlier part cannot be read holds up neither the driver nor other logs."""
+    pods, read, away = Pods(), storage.read_bytes, threading.Event()
+    away.set()
+
+    def flaky(uri: str) -> bytes:
+        if away.is_set() and "train" in uri:
+            raise StorageUnavailable("away")
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", flaky)
+    monkeypatch.setattr(log_file, "_PAUSE", 0.05)
+    monkeypatch.setattr(log_file, "INTERVAL", 30.0)
+    for name, stage in (("a", "train"), ("b", "chip")):
+        pods.add(name, stage)
+        pods.write(name, "one")
+        pods.end(name)
+    storage.write_bytes(RunLayout(str(tmp_path)).log("train"), b"what an earlier driver stored\n")
+    with collect(pods, tmp_path) as logs:
+        logs.look()
+        threading.Timer(5.0, away.clear).start()
+        began = time.monotonic()
+        logs.settle(0.5)
+        assert 0.4 < time.monotonic() - began < 2
+        assert lines(text(tmp_path, "chip")) == ["one"]
+        away.clear()
+        logs.settle(5)
+    assert lines(text(tmp_path, "train")) == ["what an earlier driver stored", "one"]
+
+
+def test_settling_ends_in_time_where_storage_takes_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods, write, back = Pods(), storage.write_bytes, threading.Event()
+
+    def slow(uri: str, data: bytes) -> None:
+        assert back.wait(20)
+        write(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", slow)
+    pods.add("a", "chip")
+    pods.write("a", "one")
+    pods.end("a")
+    with collect(pods, tmp_path) as logs:
+        logs.look()
+        began = time.monotonic()
+        logs.settle(0.3)
+        logs.settle(0.0)
+        assert time.monotonic() - began < 2
+        back.set()
+        logs.settle(5)
+        assert lines(text(tmp_path, "chip")) == ["one"]
+
+
+def test_settling_ends_with_what_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelling, or the driver's end, is not waited for as long as logs are."""
+
+    def away(uri: str, data: bytes) -> None:
+        raise StorageUnavailable("away")
+
+    asked = []
+
+    def check() -> None:
+        asked.append(1)
+        if len(asked) > 3:
+            raise Interrupted("cancelled")
+
+    monkeypatch.setattr(storage, "write_bytes", away)
+    pods = Pods()
+    for name in ("a", "b"):
+        pods.add(name, "chip")
+        pods.write(name, "one")
+    pods.end("a")
+    with collect(pods, tmp_path) as logs:
+        logs.look()
+        began = time.monotonic()
+        with pytest.raises(Interrupted):
+            logs.settle(60, check)
+        assert time.monotonic() - began < 10
+        pods.end("b")
+
+
+def test_what_storage_has_is_not_lost_where_the_driver_ends_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(uri: str) -> bytes:
+        raise StorageUnavailable("away")
+
+    uri = str(tmp_path / "log.txt")
+    storage.write_bytes(uri, b"what an earlier driver stored\n")
+    monkeypatch.setattr(storage, "read_bytes", away)
+    stopped = threading.Event()
+    stopped.set()
+    file = log_file.LogFile(uri, tmp_path / "scratch")
+    file.begin("chip 0, pod a a", stopped).add(b"one")
+    file.store()
+    assert not file.behind
+    assert Path(uri).read_bytes() == b"what an earlier driver stored\n"
