@@ -106,6 +106,8 @@ def read_signature(path: Path, label: str) -> Signature:
         where = f"{label}:{error.lineno}" if error.lineno else label
         fix = f"in `{error.text.strip()}`" if error.text else None
         raise InputError(f"not Python: {error.msg}", where=where, fix=fix) from None
+    except (RecursionError, MemoryError):  # of Python's parser, long before memory is used up
+        raise InputError("not Python: nested too deeply", where=label) from None
     except ValueError as error:
         raise InputError(f"not Python: {error}", where=label) from None
     except OSError as error:

@@ -65,7 +65,7 @@ def _imported(text: str, path: Path, folder: Path) -> Iterator[Path]:
     """The files of the project that a source's import statements name."""
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # configure says it, with the line
     package = path.parent
     for node in ast.walk(tree):

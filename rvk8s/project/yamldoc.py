@@ -83,6 +83,13 @@ def read(path: Path, label: str) -> Document:
 def parse(text: str, label: str) -> Document:
     """The document in a text; see read()."""
     try:
+        return _parsed(text, label)
+    except RecursionError:
+        raise InputError("is nested too deeply", where=label, fix="close its brackets") from None
+
+
+def _parsed(text: str, label: str) -> Document:
+    try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

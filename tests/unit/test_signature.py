@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rvk8s.errors import InputError
 from rvk8s.project.signature import Signature, find_module, nearest, read_signature
 
 ANY = Signature("get_config", any_name=True)
@@ -48,6 +49,13 @@ ANY = Signature("get_config", any_name=True)
 def test_signatures(code: str, signature: Signature, tmp_path: Path) -> None:
     (tmp_path / "exp.py").write_bytes(code.encode("latin-1"))
     assert read_signature(tmp_path / "exp.py", "exp.py") == signature
+
+
+@pytest.mark.parametrize("deep", ["-" * 100_000 + "1", "a" + ".b" * 100_000])
+def test_what_the_parser_cannot_hold(deep: str, tmp_path: Path) -> None:
+    (tmp_path / "exp.py").write_text(f"x = {deep}\n")
+    with pytest.raises(InputError, match=r"^exp\.py: not Python: nested too deeply$"):
+        read_signature(tmp_path / "exp.py", "exp.py")
 
 
 def test_what_can_be_given() -> None:

@@ -57,6 +57,8 @@ def test_lines() -> None:
         ("a: 'x\n", "f.yaml:2: bad YAML: found unexpected end of stream"),
         ("a: 1\n\tb: 2\n", "f.yaml:2: bad YAML: found character"),
         ("a: 1\n---\nb: 2\n", "f.yaml:2: bad YAML: but found another document"),
+        ("a: " + "[" * 3000 + "]" * 3000, "f.yaml: is nested too deeply; close its brackets"),
+        ("a: " + "{a: " * 2000 + "}" * 2000, "f.yaml: is nested too deeply; close its brackets"),
         ("a: \0", "f.yaml: bad YAML: unacceptable character"),
         ("a: &x [*x]\n", "f.yaml:1: a.0: holds itself"),
         ("a: !python/object:os.system x\n", "f.yaml:1: a: the tag !python/object:os.system means"),
