@@ -6,9 +6,11 @@ A command's module is imported when that command runs, and what it needs when it
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -94,6 +96,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     """The program: every error is one line on stderr, and its exit code."""
     try:
         code = rvk8s.main(args=args, prog_name="rvk8s", standalone_mode=False)
+        if sys.stdout:
+            sys.stdout.flush()  # here, where its faults are ours to name
     except click.UsageError as error:
         message = error.format_message().rstrip(".")
         command = error.ctx.command_path if error.ctx else "rvk8s"
@@ -110,22 +114,42 @@ def main(args: list[str] | None = None) -> NoReturn:
         _print_error("interrupted")
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader is gone (`rvk8s list | head`); Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader is gone: `rvk8s list | head`
         code = ExitCode.FAILED
     except Exception as error:
         if os.environ.get("RVK8S_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            _print_error(f"no space left to write {error.filename or 'the output'}; free some")
+            _drop_output()
+            sys.exit(ExitCode.DISK_FULL)
+        if isinstance(error, OSError) and not _working_folder_is_there():
+            _print_error("the working folder was deleted or cannot be read; change to another one")
+            sys.exit(ExitCode.BAD_INPUT)
         what = " ".join(f"{type(error).__name__}: {error}".split())
         _print_error(f"{what}; this is a fault of rvk8s: RVK8S_DEBUG=1 shows where it is")
         code = ExitCode.FAILED
     sys.exit(int(code or 0))
 
 
+def _working_folder_is_there() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    """Throw away what stdout could not write: Python would complain again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _print_error(line: str) -> None:
     # click drops the colour where stderr is not a terminal; https://no-color.org is ours to keep.
     color = False if os.environ.get("NO_COLOR") else None
-    click.echo(f"{click.style('error:', fg='red')} {line}", err=True, color=color)
+    with suppress(OSError):  # nobody can be told where stderr cannot be written; the code says it
+        click.echo(f"{click.style('error:', fg='red')} {line}", err=True, color=color)
 
 
 if __name__ == "__main__":

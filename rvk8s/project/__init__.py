@@ -80,11 +80,16 @@ def find(start: Path | None = None) -> Path:
         InputError: there is none.
     """
     start = (start or Path.cwd()).absolute()
+    closed = []
     for folder in (start, *start.parents):
-        if (folder / FILE_NAME).is_file():
-            return folder / FILE_NAME
+        try:
+            if (folder / FILE_NAME).is_file():
+                return folder / FILE_NAME
+        except PermissionError:
+            closed.append(str(folder))
     fix = "change to its folder, give -f FILE, or write one with `rvk8s init`"
-    raise InputError(f"no {FILE_NAME} in {start} or above it", fix=fix)
+    but = f" ({', '.join(closed)} cannot be read)" if closed else ""
+    raise InputError(f"no {FILE_NAME} in {start} or above it{but}", fix=fix)
 
 
 def load(path: Path) -> Project:

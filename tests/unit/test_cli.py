@@ -194,6 +194,28 @@ def test_a_fault_of_ours_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) 
         cli.main(["experiments"])
 
 
+@pytest.mark.parametrize(
+    "command", ["--help", "experiments", "plan potsdam", "plan potsdam -o json"]
+)
+def test_output_that_has_no_place(run: Run, command: str) -> None:
+    program = f"{sys.executable} -m rvk8s.cli {command} > /dev/full"
+    done = subprocess.run(program, shell=True, capture_output=True, text=True, check=False)
+    said = "error: no space left to write the output; free some\n"
+    assert (done.returncode, done.stderr) == (28, said)
+    unheard = subprocess.run(f"{program} 2>&1", shell=True, capture_output=True, check=False)
+    assert unheard.returncode == 28
+
+
+def test_a_working_folder_that_is_gone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = "error: the working folder was deleted or cannot be read; change to another one\n"
+    for words in (["experiments"], ["list", "--root-uri", "x"], ["plan", "potsdam"]):
+        assert run(*words) == (2, "", said)
+    assert run("--help").code == 0
+
+
 def test_a_closed_pipe_is_no_error(run: Run) -> None:
     program = f"{sys.executable} -m rvk8s.cli"
     for command in ("experiments", "plan potsdam", "plan potsdam -o json"):

@@ -1,6 +1,7 @@
 """rvk8s.yaml -> Project."""
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -106,6 +107,25 @@ def test_find_goes_up(folder: Path) -> None:
     (folder / "rvk8s.yaml").unlink()
     with pytest.raises(InputError, match=r"no rvk8s.yaml in .* or above it; .*rvk8s init"):
         project.find(folder / "lab")
+
+
+def test_find_says_what_it_could_not_look_into(folder: Path) -> None:
+    (folder / "lab" / "exp.py").unlink()
+    closed = folder / "lab"
+    (folder / "rvk8s.yaml").rename(closed / "rvk8s.yaml")
+    closed.chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:  # who may read everything
+            os.seteuid(65534)
+        with pytest.raises(InputError) as caught:
+            project.find(closed)
+    finally:
+        if root:
+            os.seteuid(0)
+        closed.chmod(0o700)
+    assert str(caught.value).startswith(f"no rvk8s.yaml in {closed} or above it ({closed}")
+    assert "cannot be read); change to its folder, give -f FILE" in str(caught.value)
 
 
 def test_the_root_uri_is_found_in_a_file_with_mistakes(folder: Path) -> None:
