@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.machinery
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from rvk8s.project.signature import find_module
 #: They travel in a ConfigMap, which holds 1 MiB with everything around them.
 _MOST_BYTES = 700 * 1024
 _NOT_SOURCES = {"__pycache__", "node_modules", "site-packages"}
+#: What a file or folder may be called to go with a run; no import statement names another one.
+_NAME = re.compile(r"[^/\\:\s]+")
 
 
 def sources(experiment: Experiment) -> dict[str, str]:
@@ -24,12 +27,17 @@ def sources(experiment: Experiment) -> dict[str, str]:
     and what these import from the project. None of a module that lies outside: it is in the image.
 
     Raises:
-        InputError: a file is not UTF-8 or cannot be read; they are too many for a ConfigMap.
+        InputError: a file is not UTF-8 or cannot be read; they are too many for a ConfigMap; the
+            module has a name that cannot go there.
     """
     folder = Path(experiment.project_dir)
     module = find_module(experiment.module, folder)
     if module is None or not _is_below(module, folder):
         return {}
+    odd = [part for part in module.relative_to(folder).parts if not _NAME.fullmatch(part)]
+    if odd:
+        what = f"{odd[0]!r} has a space, a colon or a backslash, which cannot go to a cluster"
+        raise InputError(what, where=experiment.where, fix="rename it")
     found: dict[str, str] = {}
     todo = [module, *_neighbours(experiment.module, module, folder)]
     while todo:
@@ -54,11 +62,17 @@ def _neighbours(name: str, module: Path, folder: Path) -> Iterator[Path]:
 
 def _python_files(top: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(top):
-        folders[:] = sorted(f for f in folders if f not in _NOT_SOURCES and not f.startswith("."))
+        folders[:] = sorted(f for f in folders if _may_hold_sources(f))
         if "pyvenv.cfg" in files:
             folders.clear()
             continue
-        yield from (Path(parent, file) for file in files if file.endswith(".py"))
+        named = (file for file in files if file.endswith(".py") and _NAME.fullmatch(file))
+        yield from (Path(parent, file) for file in named)
+
+
+def _may_hold_sources(folder: str) -> bool:
+    named = _NAME.fullmatch(folder) is not None
+    return named and folder not in _NOT_SOURCES and not folder.startswith(".")
 
 
 def _imported(text: str, path: Path, folder: Path) -> Iterator[Path]:

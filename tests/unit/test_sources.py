@@ -53,6 +53,20 @@ def test_a_module_beside_the_file_takes_what_it_imports(tmp_path: Path) -> None:
     assert sorted(sources.sources(made(tmp_path, "one.py", files))) == ["one.py", "two.py"]
 
 
+def test_copies_that_nothing_can_import_stay_here(tmp_path: Path) -> None:
+    files = {"exp/one.py": GET_CONFIG, "exp/old copy.py": "", "exp/a:b.py": "", "exp/c d/e.py": ""}
+    files |= {"exp/2019-lab/f.py": "", "exp/g-h.py": "", "exp/t\tu.py": "", "exp/v\\w.py": ""}
+    found = sources.sources(made(tmp_path, "exp/one.py", files))
+    assert sorted(found) == ["exp/2019-lab/f.py", "exp/g-h.py", "exp/one.py"]
+
+
+def test_an_experiment_of_such_a_name_is_refused(tmp_path: Path) -> None:
+    experiment = made(tmp_path, "my lab/one.py", {"my lab/one.py": GET_CONFIG})
+    with pytest.raises(InputError) as caught:
+        sources.sources(experiment)
+    assert ":3: experiments.one: 'my lab' has a space, a colon or a backslash" in str(caught.value)
+
+
 def test_of_a_dotted_name_its_top_package(tmp_path: Path) -> None:
     files = {"team/__init__.py": "", "team/exp/one.py": GET_CONFIG, "team/lib.py": "", "x.py": ""}
     found = sources.sources(made(tmp_path, "team.exp.one", files))
