@@ -12,11 +12,15 @@ def init_command(folder: str) -> None:
 
     Nothing is overwritten: if one of the files is there, nothing is written.
     """
+    import shlex
     from pathlib import Path
 
     from rvk8s.project.scaffold import write_templates
 
-    written = write_templates(Path(folder))
-    for path in written:
-        click.echo(f"wrote {path}")
-    click.echo(f"next: set the paths and classes in {written[-1]}, then rvk8s run segmentation")
+    settings, experiment = write_templates(Path(folder))
+    click.echo(f"wrote {settings}\nwrote {experiment}")
+    click.echo(f"next: in {settings} set data_uri and validation, the scenes that score the model,")
+    click.echo(f"      in {experiment} the classes; then")
+    if Path(folder) != Path():
+        click.echo(f"  cd {shlex.quote(folder)}")
+    click.echo("  rvk8s run segmentation --test")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rvk8s.errors import InputError, InputErrors
 
-#: Below rvk8s/project/templates and below the user's folder alike; the experiment is the last one.
+#: Below rvk8s/project/templates and below the user's folder alike: the settings, the experiment.
 FILES = ("rvk8s.yaml", "experiments/segmentation.py")
 
 

@@ -240,12 +240,27 @@ def test_init(run: Run, tmp_path: Path) -> None:
     result = run("init", "new/one")
     assert (result.code, result.err) == (0, "")
     assert "wrote new/one/rvk8s.yaml\nwrote new/one/experiments/segmentation.py\n" in result.out
+    assert "in new/one/rvk8s.yaml set data_uri and validation" in result.out
+    assert "in new/one/experiments/segmentation.py the classes" in result.out
     loaded = project.load(tmp_path / "new" / "one" / "rvk8s.yaml")
     names = [experiment.name for experiment in loaded.experiments]
     assert names == ["segmentation", "segmentation-resnet50"]
     os.chdir(tmp_path / "new" / "one")
     for name in names:
         assert run("run", name, "--test", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("folder", [".", "my project"])
+def test_the_commands_that_init_prints_work(run: Run, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "rvk8s.yaml").unlink()
+    lines = run("init", folder).out.splitlines()
+    commands = [line.strip() for line in lines if line.startswith("  ") and not line[2:3].isspace()]
+    assert commands[-1] == "rvk8s run segmentation --test"
+    assert commands[:-1] == ([] if folder == "." else [f"cd '{folder}'"])
+    script = " && ".join([*commands[:-1], f"{commands[-1]} --dry-run"])
+    environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(script, shell=True, capture_output=True, text=True, env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_init_overwrites_nothing(run: Run, tmp_path: Path) -> None:
