@@ -57,8 +57,16 @@ def list_command(output: str | None, **where: Any) -> None:
 @context_option
 @output_option
 def status_command(run: str, watch: bool, output: str | None, **where: Any) -> None:
-    """Show the stages of RUN: a run's id, or the beginning of one."""
+    """Show the stages of RUN: a run's id, or the beginning of one.
+
+    With -w and -o json, a JSON document now and at each change, as kubectl get has it.
+    """
     places = find_places(**where)
+    if watch and output:
+        from rvk8s.runs.follow import each_change
+
+        each_change(places, run, lambda found: print_json(found.to_dict()))
+        return
     found, _ = places.find(run)
     if output:
         print_json(found.to_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 from rvk8s.cluster import Cluster
 from rvk8s.cluster.conditions import ENDED
@@ -80,6 +81,28 @@ def until_ended(places: Places, run: str, *, show: bool, go_on: str = "") -> Non
     if show and not places.faults:
         summary = RunSummary.of(record)
         display.print_summary(record, summary.scores, summary.pictures)
+
+
+def each_change(places: Places, run: str, write: Callable[[RunStatus], None]) -> None:
+    """Write a run as it is, and again each time that it has changed, until it has ended.
+
+    Raises:
+        RunFailed: it failed or was cancelled since.
+        Interrupted: Ctrl-C; the run goes on.
+    """
+    written: dict[str, Any] | None = None
+    try:
+        for found in changes(places, run):
+            first, value = written is None, found.to_dict()
+            if value != written:
+                write(found)
+            written = value
+            if found.state in _TARGETS["ended"]:
+                break
+    except KeyboardInterrupt:
+        raise Interrupted("the run goes on") from None
+    if found.state != State.SUCCEEDED and not first:
+        raise _failure(found)
 
 
 def until(places: Places, run: str, target: str, timeout: float | None) -> RunStatus:

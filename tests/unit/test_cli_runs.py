@@ -1,6 +1,9 @@
 """rvk8s list, status and logs over a folder of runs."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import pytest
 from s3server import S3Server
 
 from rvk8s import cli, storage
-from rvk8s.contract import State, to_json
+from rvk8s.contract import State, now, to_json
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import RunRecord
 
@@ -76,6 +79,39 @@ def test_status(run: Run) -> None:
     found = json.loads(run("status", "one-20261124", "-o", "json")[1])
     assert [stage["state"] for stage in found["stages"]] == ["Succeeded", "Failed"]
     assert found["plan"]["goOn"] == "rvk8s run one"
+
+
+def test_status_watched_as_json_is_a_document_for_each_change(run: Run, tmp_path: Path) -> None:
+    name = "one-20261124-101010-bbbb"
+    file = tmp_path / "runs" / name / "run.json"
+    record = RunRecord.from_dict(json.loads(file.read_text()))
+    record.state, record.exit_code, record.message = State.RUNNING, None, None
+    record.stages[1].state, record.stages[1].started = State.RUNNING, now()
+    storage.write_json(str(file), record.to_dict())
+    command = [sys.executable, "-m", "rvk8s.cli", "status", name, "-w", "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        first = watching.stdout.readline()
+        storage.write_json(f"{file.parent}/.rvk8s/chip-0/progress.json", {"done": 3, "total": 9})
+        time.sleep(2.5)
+        record.state, record.exit_code, record.message = State.FAILED, 12, "stage chip: no memory"
+        record.stages[1].state = State.FAILED
+        storage.write_json(str(file), record.to_dict())
+        text = (first + watching.stdout.read()).decode()
+        assert watching.stderr.read() == b"error: stage chip: no memory\n"
+    assert watching.returncode == 12
+    documents = []
+    while text.strip():
+        document, end = json.JSONDecoder().raw_decode(text.lstrip())
+        documents.append(document)
+        text = text.lstrip()[end:]
+    assert [one["state"] for one in documents] == ["Running", "Running", "Failed"]
+    assert [one["stages"][1]["progress"] != {} for one in documents] == [False, True, False]
+    # Of a run that has ended: what it is, once, and the code is that of the looking.
+    code, out, err = run("status", name, "-w", "-o", "json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == documents[-1]
 
 
 def test_logs(run: Run) -> None:
