@@ -46,6 +46,7 @@ class Places:
         guess: nobody named a cluster: runs may be in the kubeconfig's.
         faults: why the storage could not be read, by its URI; it is not asked again.
         unasked: why the cluster that was guessed could not be asked.
+        unreadable: why runs below root_uri are not in the list, by name.
     """
 
     root_uri: str | None = None
@@ -53,6 +54,7 @@ class Places:
     guess: bool = False
     faults: dict[str, str] = field(default_factory=dict)
     unasked: str | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def runs(self) -> list[RunStatus]:
         """All runs, the newest first."""
@@ -62,7 +64,7 @@ class Places:
             in_cluster = [run for run in in_cluster if run.root_uri == self.root_uri]
         if self.root_uri is not None:
             root = self.root_uri
-            stored = self.stored(root, lambda: status.list_runs(root)) or []
+            stored = self.stored(root, lambda: status.list_runs(root, self.unreadable)) or []
             found = {run.run_id: run for run in stored}
         for run in in_cluster:
             found[run.run_id] = replace(merged(run, found.get(run.run_id)), stages=())
@@ -121,6 +123,11 @@ class Places:
             f"{uri} cannot be read from here ({why}): this is what the cluster says"
             for uri, why in self.faults.items()
         ]
+        if self.unreadable:
+            name, why = min(self.unreadable.items())
+            others = len(self.unreadable) - 1
+            more = f", nor can {others} more" if others else ""
+            notes.append(f"{self.root_uri}/{name} is not shown: it cannot be read ({why}){more}")
         if self.unasked:
             what = f"the kubeconfig's cluster was not asked ({self.unasked})"
             notes.append(f"{what}: this is what the storage says")

@@ -101,17 +101,24 @@ class RunStatus:
         return value
 
 
-def list_runs(root_uri: str) -> list[RunStatus]:
+def list_runs(root_uri: str, unreadable: dict[str, str] | None = None) -> list[RunStatus]:
     """The runs below a root URI, the newest first.
 
-    A run that another version of rvk8s wrote in another form is left out.
+    Args:
+        unreadable: gets the runs that are left out, with the reason: we may not read them, or
+            another version of rvk8s wrote them in another form.
     """
     found: list[RunStatus] = []
 
     def look(name: str) -> None:
-        record = _record(f"{root_uri}/{name}")
-        if record is not None:
-            found.append(_status(f"{root_uri}/{name}", record, with_stages=False))
+        uri = f"{root_uri}/{name}"
+        try:
+            value = storage.read_json(RunLayout(uri).run_json)
+            if value is not None:
+                found.append(_status(uri, RunRecord.from_dict(value), with_stages=False))
+        except InputError as error:
+            if unreadable is not None:
+                unreadable[name] = error.what
 
     in_threads(look, [name for name in storage.list_dirs(root_uri) if not name.startswith(".")])
     return sorted(found, key=lambda run: (run.record.plan.created, run.run_id), reverse=True)

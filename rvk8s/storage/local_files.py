@@ -18,8 +18,11 @@ _NO_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
 @contextmanager
-def errors(path: str | Path) -> Iterator[None]:
+def errors(path: str | Path, verb: str = "write") -> Iterator[None]:
     """Turn the operating system's errors about a path into ours; FileNotFoundError stays.
+
+    Args:
+        verb: what is done with it: read or write.
 
     Raises:
         DiskFull, InputError: as storage.py says.
@@ -30,7 +33,7 @@ def errors(path: str | Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise DiskFull(f"no space left to write {path}; free some and run it again") from error
         if error.errno in _DENIED:
-            fix = "give a folder that you may write, or change its permissions"
+            fix = f"give a folder that you may {verb}, or change its permissions"
             raise InputError(f"{error.strerror}", where=str(path), fix=fix) from error
         if error.errno in _NO_FOLDER:
             fix = "a file stands where a folder should be, or the other way round"
@@ -39,7 +42,7 @@ def errors(path: str | Path) -> Iterator[None]:
 
 
 def read(path: str) -> bytes:
-    with errors(path):
+    with errors(path, "read"):
         return Path(path).read_bytes()
 
 
@@ -74,7 +77,7 @@ def make_dir(path: Path) -> None:
 
 def list_dirs(path: str) -> list[str]:
     try:
-        with errors(path), os.scandir(path) as entries:
+        with errors(path, "read"), os.scandir(path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
     except FileNotFoundError:
         return []

@@ -1,6 +1,7 @@
 """rvk8s list, status and logs over a folder of runs."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from s3server import S3Server
 
 from rvk8s import cli, storage
 from rvk8s.contract import State, now, to_json
+from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import RunRecord
 
@@ -142,6 +144,39 @@ def test_errors(run: Run, args: list[str], message: str) -> None:
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
+
+
+def test_a_run_that_cannot_be_read_hides_no_other(run: Run, tmp_path: Path) -> None:
+    rows = run("list")[1].splitlines()[1:]
+    root = tmp_path / "runs"
+    (root / "one-closed" / "run.json").mkdir(parents=True)
+    code, out, err = run("list")
+    assert (code, out.splitlines()[1:]) == (0, rows)
+    assert err == f"{root}/one-closed is not shown: it cannot be read (Is a directory)\n"
+    (root / "one-odd").mkdir()
+    (root / "one-odd" / "run.json").write_text("{}")
+    code, out, err = run("list", "-o", "json")
+    assert (code, len(json.loads(out))) == (0, 2)
+    assert err.endswith("it cannot be read (Is a directory), nor can 1 more\n")
+
+
+def test_what_may_not_be_read_is_not_to_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text("{}")
+    file.chmod(0)
+    tmp_path.chmod(0o500)
+    root = os.geteuid() == 0
+    try:
+        if root:  # who may read everything
+            os.seteuid(65534)
+        with pytest.raises(InputError, match="denied; give a folder that you may read, or change"):
+            storage.read_json(str(file))
+        with pytest.raises(InputError, match="denied; give a folder that you may read, or change"):
+            storage.list_dirs(str(tmp_path))
+    finally:
+        if root:
+            os.seteuid(0)
+        tmp_path.chmod(0o700)
 
 
 @pytest.mark.parametrize(
