@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import yaml
 
 from rvk8s.cluster.json_text import json_text
 from rvk8s.errors import InputError, InputErrors
+from rvk8s.values import chart_dir
 
 #: Helm's order of creation, of the kinds that the chart has.
 _ORDER = ("NetworkPolicy", "ServiceAccount", "ConfigMap", "Service", "Job", "CronJob")
@@ -40,6 +41,22 @@ _FLAGS = {
 }
 _SECONDS = 60
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class BadValue(InputError):
+    """A value that the chart refuses.
+
+    Attributes:
+        path: its keys from the top of the values.
+        flag: the option that gives this value, too; None where there is none.
+    """
+
+    def __init__(self, what: str, path: Sequence[str], fix: str | None, below: str | None = None):
+        """`below`: the key in the value that is wrong, where `what` names it."""
+        key = ".".join(path)
+        super().__init__(what, where=_where(key), fix=fix)
+        self.path = (*path, below) if below else tuple(path)
+        self.flag = _FLAGS.get(key)
 
 
 @dataclass(frozen=True)
@@ -81,16 +98,6 @@ def render(values: Mapping[str, Any], name: str, namespace: str) -> Rendered:
         text = _by_library(chart, values, name, namespace)
     documents = tuple(d for d in yaml.load_all(text, Loader=_Loader) if d)
     return Rendered(text, documents)
-
-
-def chart_dir() -> Path:
-    """The folder of the chart: in a wheel beside this module, in a checkout helm/rvk8s."""
-    here = Path(__file__).resolve().parent
-    places = (here / "charts" / "rvk8s", here.parent / "helm" / "rvk8s")
-    found = next((place for place in places if (place / "Chart.yaml").is_file()), None)
-    if found is None:
-        raise InputError(f"no chart in {places[0]}", fix="install rvk8s again")
-    return found
 
 
 def _use_binary() -> bool:
@@ -201,50 +208,66 @@ def _named(message: str) -> InputError:
     if not colon or not key.startswith("values."):
         return InputError(message.strip(), where="values")
     what, _, fix = rest.partition("; ")
-    return InputError(what, where=_where(key.removeprefix("values.")), fix=fix or None)
+    return BadValue(what, key.removeprefix("values.").split("."), fix or None)
 
 
 def _schema_error(pointer: str, what: str) -> InputError:
     parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/") if part]
     if what == "false schema":
-        # The schema forbids names in one place only, that of environment variables.
-        what = f"{parts.pop()} is rvk8s's own name, or may hold a secret"
+        # The schema forbids names of environment variables only.
+        name = parts[-1]
+        if parts[-2:-1] == ["nccl"]:
+            fix = f"write {name.removeprefix('NCCL_')}"
+            return BadValue(f"{name} has the NCCL_ that is put before it", parts[:-1], fix, name)
+        what = f"{name} is rvk8s's own name, or may hold a secret"
         fix = "these variables are no secret: keys of storage come from values.storage.secretName"
-        return InputError(what, where=_where(".".join(parts)), fix=fix)
+        return BadValue(what, parts[:-1], fix, name)
     if parts[:2] == ["experiment", "args"]:
         what = "Helm's numbers have 53 bits, so this one would lose digits"
-        fix = f"give {parts[2]} as text in experiment.argsJson"
-        return InputError(what, where=_where(".".join(parts)), fix=fix)
-    missing = re.fullmatch(r"missing property '([^']*)'", what)
-    if missing:
-        # Every key has a default; null, as which YAML reads an empty key, takes it away.
+        return BadValue(what, parts, f"give {parts[2]} as text in experiment.argsJson")
+    missing = re.match(r"missing propert(?:y|ies) '([^']*)'", what)
+    if missing:  # null takes a key away, its default too
         fix = "give what belongs there, or leave the key out: then its default holds"
-        return InputError("is empty", where=_where(".".join([*parts, missing[1]])), fix=fix)
+        return BadValue("is empty", [*parts, missing[1]], fix)
+    schema, description = _schema_at(parts)
     unknown = re.match(r"additional propert(?:y|ies) (.+) not allowed", what)
     if not unknown:
-        fix = "the chart's README (helm/rvk8s) describes it"
-        return InputError(what, where=_where(".".join(parts)), fix=fix)
+        return BadValue(what, parts, f"what belongs there: {description}" if description else None)
+    keys = re.findall(r"'([^']*)'", unknown[1])
+    patterns = [pattern for pattern, rule in schema.get("patternProperties", {}).items() if rule]
+    if patterns:
+        what = f"{keys[0]!r} cannot be a key here"
+        return BadValue(what, parts, f"it has to match {patterns[0]}", keys[0])
     from rvk8s.project.signature import nearest
 
-    keys = re.findall(r"'([^']*)'", unknown[1])
-    fix = nearest(keys[0], _known_keys(parts), "there are")
-    return InputError("no such key", where=_where(".".join([*parts, *keys[:1]])), fix=fix)
+    fix = nearest(keys[0], sorted(schema.get("properties", {})), "there are")
+    return BadValue("no such key", [*parts, *keys[:1]], fix)
 
 
-def _known_keys(parts: list[str]) -> list[str]:
-    """The keys that the chart's schema has below a path."""
+def _schema_at(parts: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The chart's schema of a value, and what the schema says that it is: where it says nothing of
+    the value itself, what it says of the nearest one around it."""
     schema = json.loads((chart_dir() / "values.schema.json").read_text())
-    node = schema
-    for part in (*parts, None):
+
+    def resolved(node: Any) -> dict[str, Any]:
         while isinstance(node, dict) and "$ref" in node:
             target = schema
             for step in node["$ref"].removeprefix("#/").split("/"):
                 target = target[step]
             node = target
-        if part is not None:
-            below = node.get("properties", {}).get(part)
-            node = below if below is not None else node.get("additionalProperties") or {}
-    return sorted(node.get("properties", {})) if isinstance(node, dict) else []
+        return node if isinstance(node, dict) else {}
+
+    node, description = schema, ""
+    for part in parts:
+        around = resolved(node)
+        named = around.get("patternProperties", {}).items()
+        rules = [around["properties"][part]] if part in around.get("properties", {}) else []
+        rules += [rule for pattern, rule in named if re.search(pattern, part)]
+        node = (*rules, around.get("items") or around.get("additionalProperties"))[0]
+        own, kind = (of.get("description", "") for of in (node or {}, resolved(node)))
+        said = f"{own} ({kind})" if own and kind and own != kind else own or kind
+        description = said or description
+    return resolved(node), description
 
 
 def _where(key: str) -> str:

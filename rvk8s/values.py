@@ -1,4 +1,4 @@
-"""Values of the chart helm/rvk8s: merged, and printed as `rvk8s plan -o values` does."""
+"""The chart helm/rvk8s and its values: merged, and printed as `rvk8s plan -o values` does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rvk8s.errors import InputError
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 
 #: Texts that are texts to every reader of YAML without quotes: n, 1e3 and 0o17 are not to Helm's.
 _PLAIN = re.compile(r"[A-Za-z/][-\w ./:@]*")
+
+
+def chart_dir() -> Path:
+    """The folder of the chart: in a wheel beside this module, in a checkout helm/rvk8s."""
+    here = Path(__file__).resolve().parent
+    places = (here / "charts" / "rvk8s", here.parent / "helm" / "rvk8s")
+    found = next((place for place in places if (place / "Chart.yaml").is_file()), None)
+    if found is None:
+        raise InputError(f"no chart in {places[0]}", fix="install rvk8s again")
+    return found
 
 
 def cluster_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "text": {"experiment": {"args": {"s": "---\nkind: Job\n", "n": 3, "f": 0.5, "l": [1, "a"]}}},
     "not numbers": {"experiment": {"args": {"l": ["1e3", "0o17", "y", "1:30", "2026-11-24", "~"]}}},
 }
+SCHEMA = json.loads((chart.chart_dir() / "values.schema.json").read_text())
+ENDPOINT = SCHEMA["properties"]["storage"]["properties"]["endpoint"]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,27 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
             ],
         ),
         ({"launcher": "mpi"}, ["values.launcher (--launcher): "]),
+        (
+            {"storage": {"endpoint": "minio:9000"}, "pools": {"gpu": {"shmPerGpu": "4 GB"}}},
+            [
+                f"values.storage.endpoint: 'minio:9000' does not match pattern "
+                f"{ENDPOINT['pattern']!r}; what belongs there: {ENDPOINT['description']}",
+                "values.pools.gpu.shmPerGpu: '4 GB' does not match pattern "
+                "'^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$'; what belongs there: /dev/shm of a pod, for"
+                " each of its GPUs (bytes: a whole number with Ki, Mi, Gi, Ti, k, M, G or T)",
+            ],
+        ),
+        (
+            {"pools": {"gpu": {"tolerations": [{"key": "a", "effct": "NoSchedule"}]}}},
+            ["values.pools.gpu.tolerations.0.effct: no such key; did you mean effect?"],
+        ),
+        (
+            {"pools": {"GPU": {}, "gpu": {"nccl": {"NCCL_DEBUG": "INFO"}}}},
+            [
+                "values.pools: 'GPU' cannot be a key here; it has to match ^[a-z0-9]",
+                "values.pools.gpu.nccl: NCCL_DEBUG has the NCCL_ that is put before it; write DEBU",
+            ],
+        ),
         ({"rootUri": ""}, ["values.rootUri (--root-uri): "]),
         (
             {"storage": None, "driver": {"patience": None, "pool": None}, "launcher": None},
