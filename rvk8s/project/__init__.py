@@ -21,6 +21,7 @@ from rvk8s.plan import absolute_root
 from rvk8s.project.experiment import Experiment
 from rvk8s.project.schema import schema_errors
 from rvk8s.project.signature import Signature, find_module, nearest, read_signature
+from rvk8s.project.values_files import Layer, combined, read_preset
 from rvk8s.project.yamldoc import Document, KeyPath, read
 
 FILE_NAME = "rvk8s.yaml"
@@ -37,8 +38,10 @@ class Project:
         root_uri: where runs are written, absolute; None where the file does not say.
         image: the container image; None where the file does not say.
         namespace: of runs on a cluster; None where the file does not say.
-        values: of the chart, for runs on a cluster.
+        values: of the chart, for runs on a cluster: those of the file over those of its preset.
         experiments: each experiment followed by its variants, in the file's order.
+        document: the file's text, which knows lines.
+        layers: where values come from, the strongest first.
     """
 
     path: Path
@@ -47,6 +50,8 @@ class Project:
     namespace: str | None
     values: Mapping[str, Any]
     experiments: tuple[Experiment, ...]
+    document: Document
+    layers: tuple[Layer, ...]
 
     def select(self, name: str | None = None, match: str | None = None) -> list[Experiment]:
         """The experiment or variant of a name, or all whose names match a pattern.
@@ -103,10 +108,12 @@ def load(path: Path) -> Project:
     errors = [*document.errors, *schema_errors(document, "project.schema.json")]
     experiments: list[Experiment] = []
     root_uri = None
+    layers = [Layer(document, ("values",))]
     folder = _folder(path)
     if isinstance(document.value, dict):
         root_uri = _root_uri(document, folder, errors)
-        builder = _Builder(document, folder, root_uri)
+        layers += _preset(document, folder, errors)
+        builder = _Builder(document, folder, root_uri, combined(layers))
         experiments = list(builder.experiments())
         errors += builder.errors
     if errors:
@@ -117,8 +124,10 @@ def load(path: Path) -> Project:
         root_uri=root_uri,
         image=value.get("image"),
         namespace=value.get("namespace"),
-        values=_dict(value.get("values")),
+        values=combined(layers),
         experiments=tuple(experiments),
+        document=document,
+        layers=tuple(layers),
     )
 
 
@@ -172,6 +181,18 @@ def _root_uri(document: Document, folder: Path, errors: list[InputError]) -> str
         return None
 
 
+def _preset(document: Document, folder: Path, errors: list[InputError]) -> list[Layer]:
+    try:
+        layer = read_preset(document, folder)
+    except InputErrors as several:
+        errors += several.errors
+    except InputError as error:
+        errors.append(error)
+    else:
+        return [layer] if layer else []
+    return []
+
+
 class _Builder:
     """Makes the experiments of a document and finds what the schema cannot.
 
@@ -179,8 +200,10 @@ class _Builder:
     has the wrong type is passed over.
     """
 
-    def __init__(self, document: Document, folder: Path, root_uri: str | None):
-        self.document, self.folder, self.root_uri = document, folder, root_uri
+    def __init__(
+        self, document: Document, folder: Path, root_uri: str | None, values: Mapping[str, Any]
+    ):
+        self.document, self.folder, self.root_uri, self.values = document, folder, root_uri, values
         self.errors: list[InputError] = []
         self._signatures: dict[str, Signature | None] = {}
         self._names: dict[str, KeyPath] = {}
@@ -225,7 +248,7 @@ class _Builder:
             deadline_seconds=_by_stage(value.get("deadlineSeconds"), STAGES),
             root_uri=self.root_uri,
             image=document.value.get("image"),
-            values=_dict(document.value.get("values")),
+            values=self.values,
             variant_of=variant_of,
         )
 

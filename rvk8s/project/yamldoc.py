@@ -8,7 +8,7 @@ Scalars are read by YAML 1.2's core schema, as Kubernetes and Helm read them, no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,19 @@ class Document:
         while path and path not in self._lines:
             path = path[:-1]
         return self._lines.get(path, 1)
+
+    def find(self, keys: Sequence[str | int]) -> KeyPath | None:
+        """The path of a value, with the positions in lists as numbers; None where it is not."""
+        value, path = self.value, list[str | int]()
+        for key in keys:
+            if isinstance(value, list) and str(key).isdecimal() and int(key) < len(value):
+                path.append(int(key))
+            elif isinstance(value, dict) and key in value:
+                path.append(key)
+            else:
+                return None
+            value = value[path[-1]]
+        return tuple(path)
 
     def where(self, path: KeyPath) -> str:
         """`rvk8s.yaml:12: experiments.potsdam`, as InputError's `where` takes it."""

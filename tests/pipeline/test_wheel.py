@@ -46,6 +46,7 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
         "rvk8s/charts/rvk8s/Chart.yaml",
         "rvk8s/charts/rvk8s/values.schema.json",
         "rvk8s/charts/rvk8s/templates/_names.tpl",
+        "rvk8s/charts/rvk8s/presets/eks.yaml",
         "rastervision/fastai_backend/config.py",
         "rastervision/kubernetes/stage.py",
     ):
@@ -66,3 +67,25 @@ def test_raster_vision_finds_the_plugins_of_the_installed_wheel(
     assert found["config"] == "FastaiSemanticSegmentationConfig"
     assert found["s3"] == "rastervision.kubernetes.s3"
     assert all(Path(file).is_relative_to(site) for file in found["files"])
+
+
+def test_the_installed_wheel_has_the_presets(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    text = "apiVersion: rvk8s/v1\nimage: r.io/x:1\npreset: gke\nexperiments: {a: {module: a.py}}\n"
+    (tmp_path / "rvk8s.yaml").write_text(text)
+    (tmp_path / "a.py").write_text("def get_config(runner): ...\n")
+    command = [sys.executable, "-m", "rvk8s.cli", "plan", "a", "-o", "values"]
+    environ = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [*command, "--root-uri", "s3://b"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cloud.google.com/gke-accelerator: nvidia-l4" in done.stdout
+    where = [sys.executable, "-c", "import rvk8s; print(rvk8s.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert Path(found.stdout.strip()).is_relative_to(site)

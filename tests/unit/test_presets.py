@@ -1,0 +1,138 @@
+"""Values of the chart from presets, rvk8s.yaml and --values: which is stronger, and where it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rvk8s import cli, project
+from rvk8s.errors import InputErrors
+from rvk8s.project.values_files import read_layers
+from rvk8s.values import chart_dir, deep_merged
+
+ROOT = Path(__file__).parents[2]
+PRESETS = {path.stem: path for path in (ROOT / "helm/rvk8s/presets").glob("*.yaml")}
+HEAD = "apiVersion: rvk8s/v1\nrootUri: s3://b/runs\nimage: r.io/x:1\n"
+EXPERIMENT = "experiments: {one: {module: exp.py, variants: {v: {}}}}\n"
+VALUES = """\
+values:
+  storage: {endpoint: "https://minio.lan:9000", secretName: mine, region: lan}
+  pools:
+    gpu: {gpusPerNode: 2, nccl: {DEBUG: INFO}}
+"""
+
+
+def written(folder: Path, middle: str) -> Path:
+    (folder / "exp.py").write_text("def get_config(runner): ...\n")
+    path = folder / "rvk8s.yaml"
+    path.write_text(HEAD + middle + EXPERIMENT)
+    return path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_weaker_than_the_file(name: str, tmp_path: Path) -> None:
+    preset = yaml.safe_load(PRESETS[name].read_text())
+    loaded = project.load(written(tmp_path, f"preset: {name}\n{VALUES}"))
+    pool = preset["pools"]["gpu"]
+    for values in (loaded.values, *(one.values for one in loaded.experiments)):
+        assert values["storage"] == {
+            "endpoint": "https://minio.lan:9000",
+            "secretName": "mine",
+            "region": "lan",
+        }
+        gpu = values["pools"]["gpu"]
+        assert gpu["gpusPerNode"] == 2
+        assert gpu["nccl"] == {**pool.get("nccl", {}), "DEBUG": "INFO"}
+        assert gpu["nodeSelector"] == pool["nodeSelector"]
+        assert gpu["tolerations"] == pool["tolerations"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_nothing_of_storage(name: str) -> None:
+    assert set(yaml.safe_load(PRESETS[name].read_text())) == {"pools"}
+
+
+def test_a_preset_of_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "pools.yaml").write_text("queue: q\npools: {gpu: {gpusPerNode: 8}}\n")
+    loaded = project.load(written(tmp_path, f"preset: pools.yaml\n{VALUES}"))
+    assert loaded.values["queue"] == "q"
+    assert loaded.values["pools"]["gpu"]["gpusPerNode"] == 2
+    loaded = project.load(written(tmp_path, "preset: ./pools.yaml\n"))
+    assert loaded.values == {"queue": "q", "pools": {"gpu": {"gpusPerNode": 8}}}
+
+
+@pytest.mark.parametrize(
+    ("preset", "line"),
+    [
+        ("gkee", "rvk8s.yaml:4: preset: no preset gkee; did you mean gke?"),
+        ("minikube", "rvk8s.yaml:4: preset: no preset minikube; there are aks, eks, gke, nvidia"),
+        ("12", "rvk8s.yaml:4: preset: is 12; give a string"),
+        ('""', "rvk8s.yaml:4: preset: is empty; give a value"),
+        ("no.yaml", "rvk8s.yaml:4: preset: no file no.yaml in {}; give a values file relative to"),
+        ("list.yaml", "list.yaml: is no mapping; write values of the chart: key: ..."),
+        ("twice.yaml", "twice.yaml:2: a: is there twice: first on line 1; rename or remove one"),
+    ],
+)
+def test_mistakes(preset: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.yaml").write_text("[a]\n")
+    (tmp_path / "twice.yaml").write_text("a: 1\na: 2\n")
+    written(tmp_path, f"preset: {preset}\n")
+    with pytest.raises(InputErrors) as caught:
+        project.load(Path("rvk8s.yaml"))
+    (said,) = str(caught.value).splitlines()
+    assert said.startswith(line.format(tmp_path))
+
+
+def test_what_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """preset < values < --values: the order of `helm -f preset -f values -f other`."""
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, f"preset: nvidia\n{VALUES}")
+    (tmp_path / "more.yaml").write_text("pools: {gpu: {cpuPerGpu: '3'}}\n")
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["plan", "one", "--gpus", "4", "--values", "more.yaml", "-o", "values"])
+    assert exited.value.code == 0
+    values = yaml.safe_load(capfd.readouterr().out)
+    layers = [yaml.safe_load(text) for text in (PRESETS["nvidia"].read_text(), VALUES)]
+    expected = deep_merged(layers[0], layers[1]["values"])
+    expected["pools"]["gpu"]["cpuPerGpu"] = "3"
+    assert {key: values[key] for key in ("pools", "storage")} == json.loads(json.dumps(expected))
+
+
+def test_the_layers_know_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, f"preset: eks\n{VALUES}")
+    own, preset = project.load(Path("rvk8s.yaml")).layers
+    path = ("pools", "gpu", "nccl", "DEBUG")
+    assert own.where(path) == "rvk8s.yaml:8: values.pools.gpu.nccl.DEBUG"
+    assert preset.where(path) is None
+    toleration = ("pools", "gpu", "tolerations", "0", "key")
+    where = r"preset eks:\d+: pools\.gpu\.tolerations\.0\.key"
+    assert re.fullmatch(where, str(preset.where(toleration)))
+    assert preset.where(("pools", "gpu", "tolerations", "1")) is None
+    (tmp_path / "a.yaml").write_text("queue: a\n")
+    (tmp_path / "b.yaml").write_text("queue: b\n")
+    layers = read_layers(["a.yaml", "b.yaml"])
+    assert [layer.where(("queue",)) for layer in layers] == ["b.yaml:1: queue", "a.yaml:1: queue"]
+
+
+def test_the_guide_s_file_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/guide/cluster.md").read_text(), re.S)
+    (tmp_path / "rvk8s.yaml").write_text(text)
+    (tmp_path / "experiments").mkdir()
+    module = tmp_path / "experiments" / "segmentation.py"
+    module.write_text("def get_config(runner, data_uri, validation): ...\n")
+    loaded = project.load(tmp_path / "rvk8s.yaml")
+    assert loaded.values["storage"] == {"region": "eu-central-1"}
+    assert "karpenter.k8s.aws/instance-gpu-name" in loaded.values["pools"]["gpu"]["nodeSelector"]
+
+
+def test_presets_are_in_the_chart_s_folder() -> None:
+    assert {path.stem for path in (chart_dir() / "presets").glob("*.yaml")} == set(PRESETS)
+    assert set(PRESETS) == {"eks", "gke", "aks", "nvidia"}
