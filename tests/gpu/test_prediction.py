@@ -11,7 +11,7 @@ from rastervision.fastai_backend import bundle, learner
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import PredictSettings, TrainSettings
 from rastervision.fastai_backend.predict import ScenePredictor
-from unet import DEVICE, needs_gpu
+from unet import DEVICE, needs_gpu, skip_without
 
 pytestmark = needs_gpu("prediction on a GPU")
 
@@ -53,5 +53,6 @@ def test_fp32_is_fp32(predict: Predict, exact: bool, tta: bool) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
 def test_16_bits_change_few_pixels(predict: Predict, precision: str) -> None:
+    skip_without(precision)
     cpu, gpu = predict("cpu", precision="fp32"), predict(None, precision=precision)
     assert (cpu == gpu).mean() >= 0.99

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rastervision.fastai_backend.callbacks import TIMES
 from rastervision.fastai_backend.options import TrainSettings
+from rastervision.fastai_backend.precision import has_native_bf16
 
 #: Where the tests compute, once they are not skipped.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,6 +26,12 @@ def needs_gpu(what: str, count: int = 1) -> list[pytest.MarkDecorator]:
         pytest.mark.skipif(found < count, reason=f"NOT TESTED: {what}, {lacking}"),
         pytest.mark.filterwarnings("default"),
     ]
+
+
+def skip_without(precision: str) -> None:
+    """Skip what asks for bf16 on a GPU that only emulates it, as T4 and V100."""
+    if precision == "bf16" and not has_native_bf16(torch.device(DEVICE)):
+        pytest.skip("NOT TESTED: bf16, which this GPU does not compute")
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,18 @@ def test_fp32_ends_take_error_away(last_cross: bool, probe: torch.Tensor) -> Non
     assert (ends - truth).std() < 0.85 * (plain - truth).std()
 
 
+@torch.no_grad()
+def test_what_a_decoder_watches_is_not_folded(probe: torch.Tensor) -> None:
+    """A U-Net takes mnasnet's features from normalisations themselves."""
+    model, _ = build("unet", "mnasnet0_5")
+    other = torch.cat([probe, -probe])
+    truth = model(other)
+    count = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    folded = fold_batch_norms(model, probe)
+    assert 0 < sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) < count
+    torch.testing.assert_close(folded(other), truth, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arch", "backbone"),
     [("unet", "convnext_tiny"), ("unet", "efficientnet_b0"), ("deeplabv3", "densenet121")],

@@ -61,8 +61,7 @@ def _check_network(options: ModelOptions) -> None:
         img_sz=128,
         last_cross=options.last_cross,
     )
-    with models.shapes_only():
-        models.build(spec)
+    models.without_weights(lambda: models.build(spec))
 
 
 def _check_weights_file(uri: str | None) -> None:

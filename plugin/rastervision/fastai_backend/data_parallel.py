@@ -45,6 +45,8 @@ class DataParallel(Callback):
         # Here and not earlier: which parameters are frozen is known now, and changes by phase.
         if self.sync_bn:
             _change_class(self.learn.model, nn.BatchNorm2d, nn.SyncBatchNorm)
+        # DistributedDataParallel does so with the parameters alone, where buffers aren't its own.
+        self.group.spread(self.learn.model.buffers())
         self.learn.model = DistributedDataParallel(
             self.learn.model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,

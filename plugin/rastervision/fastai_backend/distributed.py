@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -30,8 +30,12 @@ T = TypeVar("T")
 #: Seconds that a rank waits for the others. At the end they wait while rank 0 uploads the model,
 #: and it waits for storage that is away: this has to be longer than uploads.PATIENCE.
 TIMEOUT = 2700.0
+_GONE = r"Connection (closed|reset|refused)|Broken pipe|ncclRemoteError|remote (peer|process)"
 #: What gloo and NCCL say; torch has no class for the former.
-_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
+_LOST = re.compile(rf"gloo|NCCL|{_GONE}", re.IGNORECASE)
+#: What NCCL says of this rank's own faults: two ranks on one GPU, no room in /dev/shm, a kernel
+#: that failed. The second is also said where a peer is gone.
+_OWN = re.compile(r"ncclInvalid(Usage|Argument)|ncclSystemError|unhandled (cuda|system) error")
 
 
 class Group:
@@ -103,6 +107,12 @@ class Group:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def spread(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace tensors by those of rank 0, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on all ranks; anything that pickles. The others don't call `make`."""
@@ -210,13 +220,18 @@ def timeout() -> float:
 def lost(error: BaseException) -> RanksLost | None:
     """The error to raise instead where another rank is gone or does not answer.
 
-    That is never the reason of a failure: another rank has it, or hangs. Memory that NCCL lacks is.
+    That is never the reason of a failure: another rank has it, or hangs. What NCCL lacks or is
+    told wrongly is.
     """
     if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return None
     text = str(error)
     if not isinstance(error, dist.DistError) and not _LOST.search(text):
         return None
+    if _OWN.search(text) and not re.search(_GONE, text, re.IGNORECASE):
+        return None
+    if isinstance(error, dist.DistBackendError):
+        log.warning("%s", text)  # it may say more than that somebody is gone
     if re.search(r"timed ?out|timeout", text, re.IGNORECASE):
         return RanksLost(
             f"the ranks waited {timeout():.0f} s for each other: one of them hangs, or does "

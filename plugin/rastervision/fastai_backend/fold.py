@@ -19,7 +19,8 @@ def fold_batch_norms(model: nn.Module, probe: torch.Tensor) -> nn.Module:
     """Scale and shift convolutions as the batch normalisation that follows each would.
 
     A pair is found by watching `probe` run through the network: the normalisation's input is the
-    convolution's very output, and each of the two runs once. Should the folded network's output
+    convolution's very output, each of the two runs once, and nobody else watches them: a U-Net's
+    hooks take from the encoder's layers what its decoder needs. Should the folded network's output
     differ from the network's own, the network is left as it was.
 
     Args:
@@ -75,7 +76,12 @@ def _pairs(model: nn.Module, probe: torch.Tensor) -> list[tuple[str, str]]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
+    watched = {name for name, module in model.named_modules() if module._forward_hooks}
+    return [
+        (conv, norm)
+        for conv, norm in pairs
+        if calls[conv] == calls[norm] == 1 and watched.isdisjoint((conv, norm))
+    ]
 
 
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -112,16 +112,22 @@ class _Step:
         return True
 
     def _do(self, batch: int) -> None:
-        """Forward, backward and the optimizer's step, as large as the training's are."""
+        """Two steps, each forward, backward and the optimizer's, as large as the training's are.
+
+        In the first one there are no gradients and no state of the optimizer yet.
+        """
         model = models.build(self.spec).to(self.device)
         size = self.spec.img_sz
         images = torch.zeros(batch, size, size, self.spec.channels, device=self.device)
         labels = torch.zeros(batch, size, size, dtype=torch.int64, device=self.device)
-        with amp(self.precision, self.device):
-            loss = self.loss(model(images.permute(0, 3, 1, 2)).float(), labels)
-        loss.backward()
         # Weights and numbers don't matter, so neither do groups, rates and scales.
-        FusedAdam(list(model.parameters()), lr=0.0).step()
+        optimizer = FusedAdam(list(model.parameters()), lr=0.0)
+        for _ in range(2):
+            with amp(self.precision, self.device):
+                loss = self.loss(model(images.permute(0, 3, 1, 2)).float(), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 def _let_go(error: BaseException, learn: Learner, device: torch.device) -> None:

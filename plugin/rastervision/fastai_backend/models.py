@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 from urllib.error import URLError
@@ -172,13 +171,18 @@ def _unet(spec: ModelSpec, body: nn.Sequential) -> nn.Module:
     return model
 
 
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Networks built within have shapes and no weights: nothing is computed or allocated."""
+def without_weights(make: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `make` builds, with shapes and no weights: quick, and without memory.
+
+    One that computes while it is built, as a regnet, is built in full.
+    """
     # Not first within the block: torch's own modules compute when they are imported.
     importlib.import_module("torchvision")
-    with torch.device("meta"):
-        yield
+    try:
+        with torch.device("meta"):
+            return make()
+    except NotImplementedError:
+        return make()
 
 
 def backbone_names(model: nn.Module) -> set[str]:
@@ -189,8 +193,8 @@ def backbone_names(model: nn.Module) -> set[str]:
 
 def classifier_names(spec: ModelSpec) -> set[str]:
     """Names of the weights in torchvision's classifier of this backbone."""
-    with shapes_only():
-        return {name for name, _ in _classifier(spec, pretrained=False).named_parameters()}
+    network = without_weights(lambda: _classifier(spec, pretrained=False))
+    return {name for name, _ in network.named_parameters()}
 
 
 def _body(
@@ -273,6 +277,8 @@ def _classifier(spec: ModelSpec, pretrained: bool) -> nn.Module:
         network = models.get_model(
             spec.backbone, weights="DEFAULT" if pretrained else None, **kwargs
         )
+    except NotImplementedError:
+        raise  # the meta device's
     except (URLError, OSError, RuntimeError) as e:
         raise InputError(
             f"the pretrained weights of {spec.backbone} can't be downloaded: {e}",

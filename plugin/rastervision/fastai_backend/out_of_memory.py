@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 #: What torch, CUDA's libraries and GDAL say where they raise no class of their own for it. oneDNN
-#: has no word for it either: it cannot create what it computes with.
+#: and cuDNN have no word for it either: they cannot create what they compute with.
 _TEXT = re.compile(
     r"CUDA (error: )?out of memory|Cuda failure .*out of memory|CU\w+_STATUS_\w*ALLOC\w*_FAILED"
     r"|DefaultCPUAllocator|not enough memory|can't allocate memory|std::bad_alloc"
-    r"|could not create a (primitive|memory)",
+    r"|could not create a (primitive|memory)|unable to find an engine to execute",
 )
-_GPU = re.compile(r"CUDA|Cuda|CU\w+_STATUS")
+_GPU = re.compile(r"CUDA|Cuda|CU\w+_STATUS|find an engine")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

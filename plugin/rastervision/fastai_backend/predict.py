@@ -71,10 +71,14 @@ class Scores:
     hits: np.ndarray
 
     def add(self, window: Window, crop: int, values: np.ndarray) -> None:
-        """Add the probabilities (classes, height, width) of a window, without `crop` pixels."""
+        """Add a window's probabilities, without `crop` pixels.
+
+        Args:
+            values: (classes, height, width) float16.
+        """
         inner, source = _overlap(window, crop, self.hits.shape)
         sums = self.sums[:, inner[0], inner[1]]
-        sums += values[:, source[0], source[1]].astype(np.float16)
+        sums += values[:, source[0], source[1]]
         self.hits[inner] += 1
 
 
@@ -148,14 +152,15 @@ class ScenePredictor:
         progress.report(scene=scene.id, pixelsDone=0, pixelsTotal=total, flush=True)
         done = 0
         for start, images in _read_ahead(_batches(scene, windows, batch_sz)):
-            values = self.predict_batch(images, smooth)
-            for window, value in zip(windows[start:], values, strict=False):
+            values = self._predict(images, smooth)
+            if smooth:
+                values = values.half()  # as Scores holds them, and half as much to copy from a GPU
+            for window, value in zip(windows[start:], values.cpu().numpy(), strict=False):
                 out.add(window, crop_sz or 0, value)
             done += len(images)
             progress.report(scene=scene.id, pixelsDone=total * done // len(windows))
         progress.report(scene=scene.id, pixelsDone=total, flush=True)
 
-    @torch.inference_mode()
     def predict_batch(self, images: np.ndarray, smooth: bool) -> np.ndarray:
         """Predict a batch of windows.
 
@@ -166,6 +171,11 @@ class ScenePredictor:
         Returns:
             Class ids (N, H, W) uint8, or probabilities (N, classes, H, W) float32.
         """
+        return self._predict(images, smooth).cpu().numpy()
+
+    @torch.inference_mode()
+    def _predict(self, images: np.ndarray, smooth: bool) -> torch.Tensor:
+        """As predict_batch(), on the device."""
         x = normalize(self.spec, as_tensor(images).to(self.device))
         if self.img_sz is not None and x.shape[-2:] != (self.img_sz, self.img_sz):
             x = F.interpolate(x, size=(self.img_sz,) * 2, mode="bilinear", antialias=True)
@@ -174,10 +184,10 @@ class ScenePredictor:
         if p.shape[-2:] != images.shape[1:3]:
             p = F.interpolate(p, size=images.shape[1:3], mode="bilinear", align_corners=False)
         if smooth:
-            return p.cpu().numpy()
+            return p
         # Of probabilities and not of logits: where two classes round to the same probability Raster
         # Vision takes the first. So does max(), in a tenth of the time of argmax().
-        return p.max(1).indices.to(torch.uint8).cpu().numpy()
+        return p.max(1).indices.to(torch.uint8)
 
     def _probabilities(self, x: torch.Tensor) -> torch.Tensor:
         """(N, classes, H, W) float32; with test-time augmentation the mean over 8 symmetries."""

@@ -16,6 +16,7 @@ from fastai.learner import Learner
 from rastervision.fastai_backend import progress
 from rastervision.fastai_backend.debug import lr_picture
 from rastervision.fastai_backend.options import SolverOptions
+from rastervision.fastai_backend.precision import Precision
 
 from rvk8s.errors import InputError
 
@@ -88,6 +89,8 @@ def find_lr(learn: Learner, phase: Phase, folder: Path, writes: bool = True) -> 
         )
     finally:
         shutil.rmtree(folder / learn.model_dir, ignore_errors=True)
+    for callback in learn._grab_cbs(Precision):
+        callback.state = None  # the scale has shrunk: at the greatest rates gradients overflow
     lr = float(suggested[0])
     if not np.isfinite(lr) or lr <= 0:
         raise _no_lr(f"it suggests {lr}")

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranked import Hook, Ranked, torchrun
-from rastervision.fastai_backend import checks, distributed
+from rastervision.fastai_backend import checks, distributed, learner
 from rastervision.fastai_backend.callbacks import EpochLog
-from rastervision.fastai_backend.chip_learner import batch_of_rank
+from rastervision.fastai_backend.chip_learner import ChipLearner, batch_of_rank
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.ranks import Ranks
@@ -121,6 +122,33 @@ class TestOneOutput:
         whole, stopped = ranked.weights("whole"), ranked.weights("stopped")
         assert all(torch.equal(whole[key], stopped[key]) for key in whole)
 
+    def test_all_begin_with_the_statistics_of_rank_0(
+        self, ranked: Ranked, settings: Settings, make_chips: MakeChips
+    ) -> None:
+        """They are of pretrained weights, which rank 0 alone loads."""
+
+        def hook(rank: int) -> None:
+            def other_statistics(learn: ChipLearner) -> None:
+                for buffer in learn.model.buffers():
+                    buffer.fill_(rank + 1)
+
+            def look(model: nn.Module, _: object) -> None:
+                assert {float(b.max()) for b in model.buffers()} == {1.0}, f"rank {rank}"
+
+            make = learner.make_learner
+
+            def made(*args: Any) -> ChipLearner:
+                learn = make(*args)
+                other_statistics(learn)
+                seen = learn.model.register_forward_pre_hook(look)
+                seen_once = learn.model.register_forward_hook(lambda *_: seen.remove())
+                learn.model.register_forward_hook(lambda *_: seen_once.remove())
+                return learn
+
+            learner.make_learner = made
+
+        assert ranked(several(settings), make_chips(8), make_chips(2), hook=hook) == ["ok", "ok"]
+
     def test_rank_0_alone_speaks_and_writes(
         self,
         ranked: Ranked,
@@ -216,8 +244,26 @@ class TestFailures:
 
     def test_memory_that_nccl_lacks_is_no_lost_rank(self) -> None:
         text = "NCCL error in: NCCLUtils.cpp:77, unhandled cuda error\nCuda failure 2 '{}'"
-        assert distributed.lost(RuntimeError(text.format("unspecified launch failure")))
-        assert distributed.lost(RuntimeError(text.format("out of memory"))) is None
+        for own in ("unspecified launch failure", "out of memory"):
+            assert distributed.lost(RuntimeError(text.format(own))) is None
+
+    @pytest.mark.parametrize(
+        ("said", "is_lost"),
+        [
+            (
+                "ncclInvalidUsage: ...\nLast error:\nDuplicate GPU detected : rank 0 and rank 1",
+                False,
+            ),
+            ("ncclSystemError: ...\nError while creating shared memory /dev/shm/nccl-x", False),
+            ("ncclSystemError: ...\nsocketProgress: Connection closed by remote peer", True),
+            ("ncclRemoteError: A call failed possibly due to a network error", True),
+        ],
+    )
+    def test_what_nccl_says(
+        self, caplog: pytest.LogCaptureFixture, said: str, is_lost: bool
+    ) -> None:
+        assert (distributed.lost(dist.DistBackendError(said)) is not None) == is_lost
+        assert (said in caplog.text) == is_lost, "what is no RanksLost is logged with its traceback"
 
     def test_a_timeout_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for text in ("soon", "0"):

@@ -15,8 +15,10 @@ from rastervision.fastai_backend.models import (
     ModelSpec,
     backbone_names,
     build,
+    classifier_names,
     normalize,
     parameter_groups,
+    without_weights,
 )
 from rastervision.fastai_backend.options import TrainSettings
 from torch import nn
@@ -77,6 +79,17 @@ def test_backbones_of_many_kinds(arch: str, backbone: str, channels: int) -> Non
     assert body
     assert head
     assert len(body) + len(head) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "regnet_y_400mf"])
+def test_without_weights(backbone: str) -> None:
+    """A regnet computes while it is built."""
+    shape = spec("unet", backbone)
+    model = without_weights(lambda: build(shape))
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in build(shape).state_dict().items()
+    }
+    assert any(name.startswith(("layer1.", "trunk_output.")) for name in classifier_names(shape))
 
 
 @pytest.mark.parametrize("backbone", ["vit_b_32", "swin_t", "inception_v3"])

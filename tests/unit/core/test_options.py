@@ -20,7 +20,7 @@ from rastervision.fastai_backend.callbacks import Course, Saver
 from rastervision.fastai_backend.chips import ArrayChips
 from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import TrainSettings
-from rastervision.fastai_backend.precision import choose, has_native_bf16
+from rastervision.fastai_backend.precision import Precision, choose, has_native_bf16
 
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, Preempted, Rvk8sError
@@ -159,6 +159,28 @@ def test_lr_find_where_no_rate_is_given(
     assert (folder / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     assert not list(folder.glob("*/_tmp.pth"))
     assert not (folder / ".lr_find").exists()
+
+
+def test_the_scale_of_gradients_is_not_that_of_lr_find(
+    train: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shrinks at the greatest rates. From phase to phase it is kept."""
+    before_fit, after_fit, found = Precision.before_fit, Precision.after_fit, []
+
+    def before(self: Precision) -> None:
+        found.append(self.state)
+        self.state = None  # nothing is scaled on a CPU
+        before_fit(self)
+
+    def after(self: Precision) -> None:
+        after_fit(self)
+        self.state = {"scale": 32.0}
+
+    monkeypatch.setattr(schedule, "LR_FIND_BATCHES", 30)
+    monkeypatch.setattr(Precision, "before_fit", before)
+    monkeypatch.setattr(Precision, "after_fit", after)
+    train(settings(solver={"lr": None, "precision": "bf16", "freeze_epochs": 1}))
+    assert found == [None, None, {"scale": 32.0}]
 
 
 def test_a_fault_while_a_rate_is_looked_for_is_no_bad_rate(
