@@ -48,15 +48,12 @@ class BadValue(InputError):
 
     Attributes:
         path: its keys from the top of the values.
-        flag: the option that gives this value, too; None where there is none.
     """
 
     def __init__(self, what: str, path: Sequence[str], fix: str | None, below: str | None = None):
         """`below`: the key in the value that is wrong, where `what` names it."""
-        key = ".".join(path)
-        super().__init__(what, where=_where(key), fix=fix)
+        super().__init__(what, where=_where(".".join(path)), fix=fix)
         self.path = (*path, below) if below else tuple(path)
-        self.flag = _FLAGS.get(key)
 
 
 @dataclass(frozen=True)

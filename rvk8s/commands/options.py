@@ -303,10 +303,12 @@ def make_submissions(
 ) -> list[Submission]:
     """What would be sent for each experiment that plan_options() and cluster_options() select."""
     from rvk8s import submit
-    from rvk8s.errors import InputError
-    from rvk8s.project.values_files import read_files
+    from rvk8s.commands.value_places import given_by, located
+    from rvk8s.errors import InputError, InputErrors
+    from rvk8s.project.values_files import combined, read_layers
     from rvk8s.run_options import ClusterOptions, RunOptions, parse_splits
 
+    files = read_layers(value_files)
     given = {"--nodes": nodes, "--gpus-per-node": gpus_per_node, "--pool": pool, "--image": image}
     given |= {"--launcher": launcher, "-n": namespace, "--context": context}
     words = [word for flag, value in given.items() if value for word in (flag, str(value))]
@@ -317,7 +319,7 @@ def make_submissions(
         gpus_per_node=gpus_per_node,
         pool=pool,
         launcher=launcher,
-        values=read_files(value_files),
+        values=combined(files),
         words=tuple(words),
     )
     run_options = RunOptions(
@@ -329,7 +331,13 @@ def make_submissions(
         names = ", ".join(e.name for e in experiments)
         raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
     where = namespace or project.namespace or submit.kubeconfig_namespace(context)
-    return [submit.prepare(e, run_options, where) for e in experiments]
+    submissions = []
+    for one in experiments:
+        try:
+            submissions.append(submit.prepare(one, run_options, where))
+        except InputErrors as errors:
+            raise located(errors, project, one, files, given_by(run_options)) from errors
+    return submissions
 
 
 def print_json(value: Any) -> None:

@@ -105,6 +105,103 @@ def test_what_is_sent(
     assert {key: values[key] for key in ("pools", "storage")} == json.loads(json.dumps(expected))
 
 
+LINES = """\
+apiVersion: rvk8s/v1
+rootUri: s3://b/runs
+image: r.io/x:1
+preset: own.yaml
+values:
+  storage:
+    endpoint: minio:9000
+  pools:
+    gpu: {gpusPerNode: 2, tolerations: [{effect: never}]}
+experiments:
+  one:
+    module: exp.py
+    splits:
+      chip: 5000
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        (
+            ["one"],
+            [
+                "own.yaml:2: queue: ",
+                "rvk8s.yaml:7: values.storage.endpoint: 'minio:9000' does not match",
+                "rvk8s.yaml:9: values.pools.gpu.tolerations.0.effect: value must be one of",
+                "rvk8s.yaml:14: experiments.one.splits.chip: ",
+                "more.yaml:1: stoage: no such key; did you mean storage?",
+            ],
+        ),
+        (
+            ["one", "--splits", "2000"],
+            [
+                "own.yaml:2: queue: ",
+                "rvk8s.yaml:7: values.storage.endpoint: 'minio:9000' does not match",
+                "rvk8s.yaml:9: values.pools.gpu.tolerations.0.effect: value must be one of",
+                "values.stages.chip.splits (--splits): ",
+                "values.stages.predict.splits (--splits): ",
+                "more.yaml:1: stoage: no such key; did you mean storage?",
+            ],
+        ),
+    ],
+)
+def test_what_the_chart_refuses_has_its_line(
+    words: list[str],
+    starts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp.py").write_text("def get_config(runner): ...\n")
+    (tmp_path / "rvk8s.yaml").write_text(LINES)
+    (tmp_path / "own.yaml").write_text("# a preset\nqueue: Bad Name\n")
+    (tmp_path / "more.yaml").write_text("stoage: {}\n")
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["submit", *words, "--values", "more.yaml", "--dry-run"])
+    assert exited.value.code == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == len(starts)
+    for start in starts:
+        assert any(line.startswith(f"error: {start}") for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (["one"], "rvk8s.yaml:7: experiments.one.gpus: 3 GPUs do not fill whole nodes of 2"),
+        (["one-v"], "rvk8s.yaml:8: experiments.one.variants.v.gpus: 5 GPUs do not fill"),
+        (["one", "--gpus", "7"], "values.stages.train.gpus (--gpus): 7 GPUs do not fill"),
+        (["one", "--gpus", "2", "--pool", "x"], "values.stages.train.pool (--pool): there is no"),
+        (["one", "--gpus", "2", "--image", "a b"], "values.image.stage (--image): 'a b' does"),
+    ],
+)
+def test_an_experiment_s_own_line(
+    words: list[str],
+    start: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp.py").write_text("def get_config(runner): ...\n")
+    experiments = (
+        "experiments:\n  one: {module: exp.py,\n    gpus: 3,\n    variants: {v: {gpus: 5}}}\n"
+    )
+    values = "values: {pools: {gpu: {gpusPerNode: 2}}}\n"
+    (tmp_path / "rvk8s.yaml").write_text(HEAD.replace("image", values + "image") + experiments)
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["plan", *words, "-o", "values"])
+    assert exited.value.code == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"error: {start}")
+
+
 def test_the_layers_know_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path, f"preset: eks\n{VALUES}")
