@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rvk8s import chart
+from rvk8s import chart, storage
 from rvk8s.cluster import Cluster, Object, preconditions
 from rvk8s.cluster.conditions import has_ended
 from rvk8s.cluster.kinds import NotFound
@@ -20,8 +21,12 @@ from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
 from rvk8s.project.sources import sources
 from rvk8s.run_options import RunOptions
+from rvk8s.storage.parallel import Abandoned, abandonable
 
 log = logging.getLogger(__name__)
+
+#: Seconds that storage may take to say whether it has a run.
+_PATIENCE = 8.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ def send(cluster: Cluster, submission: Submission) -> list[Object]:
         InputErrors, InputError: the cluster lacks something or refuses; the run is running.
         ClusterUnavailable: no answer.
     """
+    check_is_run(submission)
     manifests = submission.rendered.manifests
     if not submission.replaces:
         preconditions.check(cluster, manifests)
@@ -109,6 +115,7 @@ def send(cluster: Cluster, submission: Submission) -> list[Object]:
                 cluster.apply(manifest)
         return made
     preconditions.check(cluster, manifests, skip_kinds=["Job"])
+    _check_goes_on(cluster, submission.plan)
     _make_room(cluster, submission.plan)
     return [cluster.apply(manifest) for manifest in manifests]
 
@@ -118,9 +125,15 @@ def try_out(cluster: Cluster, submission: Submission) -> list[Object]:
 
     Returns:
         The objects as it would have them.
+
+    Raises:
+        InputErrors, InputError, ClusterUnavailable: as of send().
     """
+    check_is_run(submission)
     skip = ["Job"] if submission.replaces else []
     preconditions.check(cluster, submission.rendered.manifests, skip_kinds=skip)
+    if submission.replaces:
+        _check_goes_on(cluster, submission.plan)
     return [
         manifest if manifest["kind"] in skip else cluster.apply(manifest, dry_run=True)
         for manifest in submission.rendered.manifests
@@ -150,20 +163,74 @@ def _all_or_none(cluster: Cluster) -> Iterator[list[Object]]:
         raise
 
 
+def check_is_run(submission: Submission) -> None:
+    """See that values make no schedule of what is asked for, one run now.
+
+    Raises:
+        InputError: they do.
+    """
+    if submission.rendered.find("CronJob") is None:
+        return
+    name = submission.plan.experiment
+    how = f"rvk8s plan {name} -o values > run.yaml && helm install NAME helm/rvk8s -f run.yaml"
+    fix = f"leave it out, or install the schedule: `{how} --set run.id=NAME`"
+    what = "is of a schedule, and submit starts one run now"
+    raise InputError(what, where="values.schedule.cron", fix=fix)
+
+
+def _check_goes_on(cluster: Cluster, plan: Plan) -> None:
+    """See that there is a run to go on with.
+
+    Raises:
+        InputError: neither the namespace nor storage has it; it is running; it is a run of another
+            experiment.
+    """
+    drivers = f"{Label.RUN}={plan.run_id},{Label.COMPONENT}=driver"
+    jobs = list(cluster.list_all("Job", drivers))
+    for job in jobs:
+        if not has_ended(job):
+            fix = f"wait, or `rvk8s cancel {plan.run_id}` first"
+            raise InputError(f"{plan.run_id} is running", where="--run-id", fix=fix)
+    names = [job["metadata"]["labels"].get(Label.EXPERIMENT) for job in jobs]
+    for experiment in names or [_stored_experiment(cluster, plan)]:
+        if experiment != plan.experiment:
+            what = f"{plan.run_id} is a run of {experiment}, not of {plan.experiment}"
+            raise InputError(what, where="--run-id", fix=f"submit {experiment}")
+
+
+def _stored_experiment(cluster: Cluster, plan: Plan) -> str:
+    """Whose run storage has. Where it is out of reach from here, its driver will see.
+
+    Raises:
+        InputError: it has no such run.
+    """
+    uri, end = plan.layout.run_json, time.monotonic() + _PATIENCE
+
+    def look() -> tuple[dict[str, Any] | None, bool]:
+        value = storage.read_json(uri)
+        return value, value is not None or storage.exists(uri)
+
+    try:
+        value, is_there = abandonable(look, lambda: time.monotonic() > end)
+    except (Abandoned, Rvk8sError) as error:
+        why = str(error) or "it does not answer"
+        log.warning("%s cannot be read from here (%s): it is taken to be there", uri, why)
+        return plan.experiment
+    if not is_there:
+        what = f"no run {plan.run_id} in namespace {cluster.namespace} or {plan.root_uri}"
+        fix = "`rvk8s list` shows the runs; without --run-id a new one begins"
+        raise InputError(what, where="--run-id", fix=fix)
+    stored = (value or {}).get("plan")
+    if not isinstance(stored, dict) or "experiment" not in stored:
+        raise InputError("is damaged", where=uri, fix="start a new run")
+    return str(stored["experiment"])
+
+
 def _make_room(cluster: Cluster, plan: Plan) -> None:
     """Remove the driver's Job and the stages of a run that has ended, and wait for their pods.
 
     Raises:
-        InputError: it is running, it is a run of another experiment; its objects do not go away.
+        InputError: its objects do not go away.
     """
-    selector = f"{Label.RUN}={plan.run_id}"
-    for job in cluster.list_all("Job", f"{selector},{Label.COMPONENT}=driver"):
-        if not has_ended(job):
-            fix = f"wait, or `rvk8s cancel {plan.run_id}` first"
-            raise InputError(f"{plan.run_id} is running", where="--run-id", fix=fix)
-        experiment = job["metadata"]["labels"].get(Label.EXPERIMENT)
-        if experiment != plan.experiment:
-            what = f"{plan.run_id} is a run of {experiment}, not of {plan.experiment}"
-            raise InputError(what, where="--run-id", fix=f"submit {experiment}")
-    delete_all(cluster, selector, ["Job", "PyTorchJob", "Service"])
+    delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["Job", "PyTorchJob", "Service"])
     wait_until_gone(cluster, plan.run_id)

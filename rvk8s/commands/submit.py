@@ -69,13 +69,16 @@ def submit_command(
     The cluster and namespace are those that kubectl would use. `--gpus 4` becomes nodes x GPUs by
     the GPUs per node of the pool (values.pools); `rvk8s plan` shows the shape.
     """
+    from rvk8s import submit
+
     submissions = make_submissions(**options)
+    for submission in submissions:
+        submit.check_is_run(submission)
     context = options["context"]
     if dry_run == "client":
         for submission in submissions:
             _print_objects(submission, list(submission.rendered.manifests), output or "yaml", "")
         return
-    from rvk8s import submit
     from rvk8s.cluster import Cluster
 
     cluster = Cluster.connect(context=context, namespace=submissions[0].namespace)

@@ -69,6 +69,7 @@ class Client:
             [sys.executable, "-m", "rvk8s.cli", *args],
             cwd=self.folder,
             env={**os.environ, **self.environ},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -43,6 +43,57 @@ def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace:
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
 
 
+def test_an_id_that_no_run_has_is_not_gone_on_with(
+    client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
+) -> None:
+    client.environ |= s3.environ
+    root = f"{s3.bucket('known')}/runs"
+    file = client.folder / "rvk8s.yaml"
+    file.write_text(file.read_text().replace("s3://bucket/runs", root))
+    kept = "one-20261123-101010-aaaa"
+    stored(root, kept)
+    run = submit(client)
+    end_run(apiserver, namespace, run, code=2)
+    before = objects(apiserver, namespace)
+    for name in (f"{run}x", run[:-2], kept[:-2], "typo"):
+        for dry in ((), ("--dry-run=server",)):
+            error = client.error("submit", "one", "--run-id", name, *dry)
+            said = f"error: --run-id: no run {name} in namespace {namespace} or {root}; "
+            assert error.startswith(f"{said}`rvk8s list` shows the runs")
+            assert len(error.splitlines()) == 1
+    error = client.error("submit", "one-deep", "--run-id", kept)
+    assert f"{kept} is a run of one, not of one-deep" in error
+    assert objects(apiserver, namespace) == before
+    client.ok("delete", run)
+    client.ok("submit", "one", "--run-id", kept)  # its objects were deleted, its folder is there
+    assert f"job.batch/{kept}" in objects(apiserver, namespace)
+
+
+def test_storage_out_of_reach_keeps_nobody_from_going_on(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    code, _, err = client("submit", "one", "--run-id", "one-20261123-101010-aaaa")
+    assert code == 0, err
+    uri = "s3://bucket/runs/one-20261123-101010-aaaa/run.json"
+    assert f"{uri} cannot be read from here" in err.splitlines()[0]
+    assert "it is taken to be there" in err.splitlines()[0]
+    assert "job.batch/one-20261123-101010-aaaa" in objects(apiserver, namespace)
+
+
+def test_submit_makes_no_schedule(client: Client, apiserver: ControlPlane, namespace: str) -> None:
+    file = client.folder / "rvk8s.yaml"
+    cron = '  schedule: {cron: "0 3 * * *"}\n'
+    file.write_text(file.read_text().replace("values:\n", f"values:\n{cron}"))
+    for option in ("--follow", "--wait", "--dry-run", "--dry-run=server", "-oname"):
+        error = client.error("submit", "one", option)
+        assert error.startswith("error: values.schedule.cron: is of a schedule, and submit starts")
+        assert "helm install NAME helm/rvk8s -f run.yaml --set run.id=NAME" in error
+        assert len(error.splitlines()) == 1
+    assert objects(apiserver, namespace) == []
+    assert "kind: CronJob" in client.ok("render", "one")
+    assert "cron: '0 3 * * *'" in client.ok("plan", "one", "-o", "values")
+
+
 def test_where_no_namespace_is_named_the_kubeconfig_s_is_asked(
     client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
 ) -> None:
@@ -201,10 +252,10 @@ def test_the_beginning_of_an_id_is_asked_about(
     client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:
     run = submit(client)
-    code, _, err = client("cancel", run[:-2])
-    assert (code, f"Stop {run}?" in err) == (130, True)
-    code, _, err = client("delete", run[:-2])
-    assert (code, f"Delete the objects of {run}?" in err) == (130, True)
+    for command, question in (("cancel", f"Stop {run}?"), ("delete", f"the objects of {run}?")):
+        error = client.error(command, run[:-2])
+        assert question in error
+        assert "nothing was done: stdin has no answer; give --yes" in error
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
     assert client.ok("cancel", run[:-2], "--yes") == f"{run} cancelled\n"
     client.ok("delete", run[:-2], "--yes")
@@ -215,8 +266,7 @@ def test_results_are_deleted_only_when_that_is_meant(
     client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:
     run = submit(client)
-    code, _, err = client("delete", run, "--results")
-    assert code == 130, err
+    assert "nothing was done: stdin has no answer" in client.error("delete", run, "--results")
     assert f"job.batch/{run}" in objects(apiserver, namespace)
 
 
