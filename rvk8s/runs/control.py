@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from rvk8s import storage
-from rvk8s.cluster import Cluster
+from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.objects import delete_all, list_kinds
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, InputError
@@ -24,9 +25,9 @@ _ALL = ("Job", "PyTorchJob", "Service", "ConfigMap", "NetworkPolicy", "Lease")
 def cancel(places: Places, cluster: Cluster, run: ClusterRun) -> None:
     """Stop a run for good; what its finished stages have made stays.
 
-    The driver does it. Where none runs, it is done from here: the driver's Job is suspended, so
-    that no other one starts, and the stages are deleted. A driver that was killed too often has
-    ended and left its stages running.
+    The driver does it. Where none runs, it is done from here: the driver's Job is suspended, or
+    ended where a schedule made it, so that no other one starts, and the stages are deleted. A
+    driver that was killed too often has ended and left its stages running.
 
     Raises:
         InputError: it has ended, its stages too.
@@ -81,10 +82,22 @@ def _stop_from_here(places: Places, cluster: Cluster, run: ClusterRun) -> None:
     selector = f"{Label.RUN}={run.run_id},{Label.COMPONENT}=stage"
     list(list_kinds(cluster, selector, _STAGES))  # a refusal has to come before any change
     if not run.has_ended:
-        cluster.patch("Job", run.driver["metadata"]["name"], {"spec": {"suspend": True}})
+        cluster.patch("Job", run.driver["metadata"]["name"], {"spec": _no_more(run.driver)})
     delete_all(cluster, selector, _STAGES)
     uri = RunLayout(f"{run.root_uri}/{run.run_id}").run_json
     places.stored(run.root_uri, lambda: _write_cancelled(uri))
+
+
+def _no_more(driver: Object) -> Mapping[str, object]:
+    """What keeps a driver's Job from starting another pod.
+
+    A suspended one never ends, and a CronJob that forbids two runs at once would wait for it for
+    ever: one of a CronJob has to fail.
+    """
+    owners = driver["metadata"].get("ownerReferences") or ()
+    if any(owner["kind"] == "CronJob" for owner in owners):
+        return {"suspend": False, "activeDeadlineSeconds": 1}
+    return {"suspend": True}
 
 
 def _write_cancelled(uri: str) -> None:

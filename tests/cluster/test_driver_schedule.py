@@ -6,16 +6,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cluster.clientrun import end_run
+from cluster.clientrun import Client, client, end_run, set_status
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
 from s3server import S3Server
 
 from rvk8s import storage
+
+__all__ = ["client"]
 
 _SOURCE = {"lib/one.py": "# rvk8s-run-id stands here as it is\n"}
 _VALUES: Mapping[str, Any] = {
@@ -161,6 +165,42 @@ def test_an_upgrade_leaves_a_running_run_as_it_is(
         mounts = pods[0]["spec"]["containers"][0]["volumeMounts"]
         keys = [one["subPath"] for one in mounts if one["name"] == "source"]
         assert [copy["data"][key] for key in keys] == list(_SOURCE.values())
+
+
+def test_a_run_that_is_cancelled_before_its_driver_runs_holds_the_schedule_up_no_more(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """A CronJob starts no run while one has not ended, and one that is suspended never does."""
+    (client.folder / "cron.yaml").write_text('schedule: {cron: "* * * * *"}\n')
+    rendered = client.ok("render", "one", "--values", "cron.yaml")
+    apiserver.kubectl("apply", "-n", namespace, "-f", "-", stdin=rendered)
+    (name,) = apiserver.kubectl("get", "cronjobs", "-n", namespace, "-o", "name").split()
+    status = {"lastScheduleTime": (datetime.now(UTC) - timedelta(minutes=5)).isoformat()}
+    set_status(apiserver, namespace, name, status)  # then it is late, and starts one at once
+
+    def seen(*query: str) -> str:
+        return apiserver.kubectl("get", *query, "-n", namespace)
+
+    def until(what: Callable[[], bool]) -> None:
+        end = time.monotonic() + 90
+        while not what():
+            assert time.monotonic() < end, seen("jobs,pods,cronjobs", "-o", "yaml")
+            time.sleep(0.2)
+
+    until(lambda: "job-name=" in seen("pods", "--show-labels"))
+    active = (name, "-o", "jsonpath={.status.active}")
+    assert seen(*active)
+    apiserver.kubectl(
+        "patch", name, "-n", namespace, "--type=merge", "-p", '{"spec": {"suspend": true}}'
+    )
+    (line,) = client.ok("list").splitlines()[1:]
+    run = line.split()[0]
+    assert client.ok("cancel", run) == f"{run} cancelled\n"
+    until(lambda: not seen(*active))
+    assert "Cancelled" in client.ok("status", run)
+    (line,) = client.ok("list").splitlines()[1:]
+    assert line.split()[:2] == [run, "Cancelled"]
+    assert "there is nothing to cancel" in client.error("cancel", run)
 
 
 def test_a_name_that_is_too_long(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
