@@ -117,9 +117,10 @@ class Driver:
 
     def _begin(self) -> bool:
         """Store the record of a run that begins or goes on; False where it is over already."""
-        previous = self._patiently(lambda: storage.read_json(self.layout.run_json))
+        value = self._patiently(lambda: storage.read_json(self.layout.run_json))
+        previous = RunRecord.from_dict(value, self.layout.run_json) if value else None
         if previous and self._is_ours(previous):
-            self.record = RunRecord.from_dict(previous)
+            self.record = previous
             if self.record.is_over:
                 return False
         else:
@@ -127,7 +128,7 @@ class Driver:
             self._patiently(lambda: self._forget(previous))
             self.record.started = now()
             if previous:
-                self._took = {stage["name"]: stage["seconds"] for stage in previous["stages"]}
+                self._took = {stage.name: stage.seconds for stage in previous.stages}
         self.record.state = State.RUNNING
         self._save()
         if self._manners.session is not None:
@@ -348,22 +349,19 @@ class Driver:
                 raise StorageUnavailable(f"{self.layout.run_json}: storage does not answer")
             time.sleep(0.05)
 
-    def _is_ours(self, previous: Mapping[str, Any]) -> bool:
+    def _is_ours(self, previous: RunRecord) -> bool:
         """Whether an earlier driver of this session wrote it."""
         session = self._manners.session
-        if session is None or previous.get("driver") != session:
-            return False
-        return Plan.from_dict(previous["plan"]) == self.plan
+        return session is not None and previous.driver == session and previous.plan == self.plan
 
-    def _forget(self, previous: Mapping[str, Any] | None) -> None:
+    def _forget(self, previous: RunRecord | None) -> None:
         """Delete markers and outputs of the stages to do again, and of those split otherwise."""
         stages = set(self.plan.rerun)
         if previous:
-            before = Plan.from_dict(previous["plan"])
             stages |= {
                 stage.name
                 for stage in self.plan.stages
-                if stage.splits != before.stage(stage.name).splits
+                if stage.splits != previous.plan.stage(stage.name).splits
             }
         folders = storage.list_dirs(self.layout.at(".rvk8s")) if stages else []
         for name in stages:

@@ -57,6 +57,16 @@ def test_another_session_begins_anew(tmp_path: Path) -> None:
     assert ("configure", 0) in launcher.started
 
 
+def test_a_run_json_of_something_else(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    for session in ("job-1", "job-2"):
+        storage.write_json(plan.layout.run_json, {"driver": "job-1", "stages": []})
+        error, launcher = drive_plan(plan, manners=replace(SESSION, session=session))
+        assert "run.json: is not what this version of rvk8s writes (it has no plan)" in str(error)
+        assert launcher.started == []
+        assert (stored_record(plan).state, stored_record(plan).exit_code) == (State.FAILED, 2)
+
+
 def test_lost_nodes_are_not_counted_as_retries(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, stages={"train": {"retries": 0}})
 
