@@ -155,7 +155,7 @@ def become_submitter(client: Client, apiserver: ControlPlane, namespace: str) ->
     for account in ("rvk8s-driver", "rvk8s-stage"):  # the chart makes them
         apiserver.kubectl("delete", "serviceaccount", account, "-n", namespace)
     apiserver.kubectl("create", "serviceaccount", "alice", "-n", namespace)
-    subject = {"kind": "ServiceAccount", "name": "alice", "namespace": namespace}
+    subject = {"kind": "ServiceAccount", "name": "alice"}
     values = client.folder.parent / "platform.yaml"
     values.write_text(yaml.safe_dump({"submitters": [subject], "priorityClasses": []}))
     chart = Path(__file__).parents[2] / "helm" / "rvk8s-platform"
