@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,17 +185,20 @@ def _check_goes_on(cluster: Cluster, plan: Plan) -> None:
         InputError: neither the namespace nor storage has it; it is running; it is a run of another
             experiment.
     """
-    drivers = f"{Label.RUN}={plan.run_id},{Label.COMPONENT}=driver"
-    jobs = list(cluster.list_all("Job", drivers))
-    for job in jobs:
-        if not has_ended(job):
-            fix = f"wait, or `rvk8s cancel {plan.run_id}` first"
-            raise InputError(f"{plan.run_id} is running", where="--run-id", fix=fix)
-    names = [job["metadata"]["labels"].get(Label.EXPERIMENT) for job in jobs]
-    for experiment in names or [_stored_experiment(cluster, plan)]:
-        if experiment != plan.experiment:
-            what = f"{plan.run_id} is a run of {experiment}, not of {plan.experiment}"
-            raise InputError(what, where="--run-id", fix=f"submit {experiment}")
+    drivers = cluster.list_all("Job", f"{Label.COMPONENT}=driver")
+    # By name: that of a schedule's run has no label of the run.
+    job = next((one for one in drivers if one["metadata"]["name"] == plan.run_id), None)
+    if job is not None and not has_ended(job):
+        fix = f"wait, or `rvk8s cancel {plan.run_id}` first"
+        raise InputError(f"{plan.run_id} is running", where="--run-id", fix=fix)
+    experiment = (
+        job["metadata"]["labels"].get(Label.EXPERIMENT)
+        if job is not None
+        else _stored_experiment(cluster, plan)
+    )
+    if experiment != plan.experiment:
+        what = f"{plan.run_id} is a run of {experiment}, not of {plan.experiment}"
+        raise InputError(what, where="--run-id", fix=f"submit {experiment}")
 
 
 def _stored_experiment(cluster: Cluster, plan: Plan) -> str:
@@ -232,5 +235,7 @@ def _make_room(cluster: Cluster, plan: Plan) -> None:
     Raises:
         InputError: its objects do not go away.
     """
+    with suppress(NotFound):
+        cluster.delete("Job", plan.run_id)  # a schedule's has no label of the run
     delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["Job", "PyTorchJob", "Service"])
     wait_until_gone(cluster, plan.run_id)

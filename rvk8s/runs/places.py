@@ -67,6 +67,7 @@ class Places:
             stored = self.stored(root, lambda: status.list_runs(root, self.unreadable)) or []
             found = {run.run_id: run for run in stored}
         for run in in_cluster:
+            self.unreadable.pop(run.run_id, None)  # the cluster's answer is shown
             found[run.run_id] = replace(merged(run, found.get(run.run_id)), stages=())
         return sorted(found.values(), key=lambda r: (r.record.plan.created, r.run_id), reverse=True)
 

@@ -2,7 +2,7 @@
 
 A URI is a local path or s3://bucket/key. Whatever is written appears whole or not at all: local
 files get a temporary name beside the target and are renamed, S3 objects are put in one request.
-boto3 is imported when the first s3:// URI is used; s3_objects.py reads the environment, AWS_* and
+boto3 is imported when the first s3:// URI is used; s3_settings.py reads the environment, AWS_* and
 Env.S3_PATH_STYLE, and s3_transfer.py moves files in parts and checks them.
 
 Every function raises:

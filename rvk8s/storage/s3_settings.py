@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,41 +17,61 @@ def endpoint() -> str | None:
     given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if given:
         return given
-    file = os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
-    return _endpoint_of_profile(Path(file).expanduser(), os.environ.get("AWS_PROFILE"))
-
-
-@lru_cache
-def _endpoint_of_profile(file: Path, profile: str | None) -> str | None:
-    """The endpoint_url that AWS's configuration file has for a profile; None without one.
-
-    boto3 finds it by itself; what depends on the kind of server, and GDAL, must know it, too.
-    """
-    try:
-        if "endpoint_url" not in file.read_text():
-            return None
-    except (OSError, UnicodeDecodeError):
-        return None
-    try:
-        import boto3
-        from botocore.exceptions import BotoCoreError
-    except ImportError:
-        return None  # s3_objects.client() says it
-    try:
-        client = boto3.Session(profile_name=profile).client("s3", region_name="us-east-1")
-    except (BotoCoreError, ValueError):
-        return None  # as here
-    url: str = client.meta.endpoint_url
-    return None if f"{urlsplit(url).hostname}".endswith(".amazonaws.com") else url
+    return _of_profile(*_files()).endpoint
 
 
 def region() -> str | None:
     """The region; None where boto3 has to look for it in its files.
 
-    Requests have to name some region; other servers than Amazon's ignore it.
+    Requests have to name some region; most other servers than Amazon's ignore it.
     """
     named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return named or ("us-east-1" if endpoint() else None)
+    if named or endpoint() is None:
+        return named or None
+    return _of_profile(*_files()).region or "us-east-1"
+
+
+@dataclass(frozen=True)
+class _Profile:
+    endpoint: str | None = None
+    region: str | None = None
+
+
+def _files() -> tuple[str, str, str | None]:
+    """AWS's two files and the profile."""
+    config = os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
+    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    return config, credentials, os.environ.get("AWS_PROFILE")
+
+
+@lru_cache
+def _of_profile(config: str, credentials: str, profile: str | None) -> _Profile:
+    """What AWS's files say of a server that is not Amazon's.
+
+    boto3 finds it by itself; what depends on the kind of server, and GDAL, must know it, too.
+    """
+    if not any(_mentions(file, ("endpoint_url", "region")) for file in (config, credentials)):
+        return _Profile()
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        return _Profile()  # s3_objects.client() says it
+    try:
+        session = boto3.Session(profile_name=profile)
+        url: str = session.client("s3", region_name="us-east-1").meta.endpoint_url
+    except (BotoCoreError, ValueError):
+        return _Profile()  # as here
+    amazons = f"{urlsplit(url).hostname}".endswith(".amazonaws.com")
+    return _Profile(None if amazons else url, session.region_name)
+
+
+def _mentions(file: str, keys: Sequence[str]) -> bool:
+    try:
+        text = Path(file).expanduser().read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(key in text for key in keys)
 
 
 def is_path_style() -> bool:

@@ -301,8 +301,8 @@ def test_settings(
 @pytest.mark.parametrize(
     "config",
     [
-        "[profile lab]\nendpoint_url = {}\n",
-        "[profile lab]\nservices = ours\n[services ours]\ns3 =\n  endpoint_url = {}\n",
+        "[profile lab]\nregion = fr-par\nendpoint_url = {}\n",
+        "[profile lab]\nregion = fr-par\nservices = a\n[services a]\ns3 =\n  endpoint_url = {}\n",
     ],
     ids=["of all services", "of S3"],
 )
@@ -313,13 +313,17 @@ def test_a_server_that_a_profile_names(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "lab")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_REGION")
     # Where a profile is named, the environment's keys are not looked for.
     credentials = tmp_path / "credentials"
     key, secret = s3.environ["AWS_ACCESS_KEY_ID"], s3.environ["AWS_SECRET_ACCESS_KEY"]
     credentials.write_text(f"[lab]\naws_access_key_id={key}\naws_secret_access_key={secret}\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
-    prepare(monkeypatch)
     s3_objects._clients.clear()
+    assert gdal.settings()["AWS_REGION"] == s3_objects.client().meta.region_name == "fr-par"
+    monkeypatch.setenv("AWS_REGION", "us-east-1")  # the only one that this server accepts
+    s3_objects._clients.clear()
+    prepare(monkeypatch)
     assert storage.exists(f"{bucket}/tiles.tif")
     assert read(f"{bucket}/tiles.tif", Box(0, 0, 20, 20), tmp_path).any()
 
