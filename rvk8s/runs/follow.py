@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from rvk8s.cluster import Cluster
@@ -92,7 +93,7 @@ def each_change(places: Places, run: str, write: Callable[[RunStatus], None]) ->
     """
     written: dict[str, Any] | None = None
     try:
-        for found in changes(places, run):
+        for found in changes(places, run, noted=True):
             first, value = written is None, found.to_dict()
             if value != written:
                 write(found)
@@ -132,8 +133,11 @@ def until(places: Places, run: str, target: str, timeout: float | None) -> RunSt
     raise AssertionError("changes() never ends")
 
 
-def changes(places: Places, run: str) -> Iterator[RunStatus]:
+def changes(places: Places, run: str, noted: bool = False) -> Iterator[RunStatus]:
     """A run as it is, again and again, with a pause between two looks; never ends by itself.
+
+    Args:
+        noted: look again and again, too, why its pods don't run; else only the first has notes.
 
     Raises:
         InputError: there is no such run, or it is gone.
@@ -141,7 +145,7 @@ def changes(places: Places, run: str) -> Iterator[RunStatus]:
     found, there = places.find(run)
     yield found
     if there is not None and places.cluster is not None:
-        yield from _cluster_changes(places, places.cluster, there)
+        yield from _cluster_changes(places, places.cluster, there, noted)
         return
     root = found.uri.rpartition("/")[0]
     pause = _REMOTE if found.uri.startswith("s3://") else _FOLDER
@@ -150,12 +154,15 @@ def changes(places: Places, run: str) -> Iterator[RunStatus]:
         yield status.run_status(root, found.run_id)
 
 
-def _cluster_changes(places: Places, cluster: Cluster, there: ClusterRun) -> Iterator[RunStatus]:
+def _cluster_changes(
+    places: Places, cluster: Cluster, there: ClusterRun, noted: bool
+) -> Iterator[RunStatus]:
     labels = f"{Label.RUN}={there.run_id}"
     scheduled = Label.RUN not in there.driver["metadata"]["labels"]
     driver = f"batch.kubernetes.io/job-name={there.run_id}" if scheduled else ""
-    root, read_at = there.root_uri, float("-inf")
+    root, read_at, noted_at = there.root_uri, float("-inf"), float("-inf")
     stored: RunStatus | None = None
+    notes: tuple[str, ...] = ()
     with ExitStack() as stack:
         jobs = stack.enter_context(Watcher(cluster, "Job", labels))
         training = stack.enter_context(Watcher(cluster, "PyTorchJob", labels))
@@ -179,7 +186,12 @@ def _cluster_changes(places: Places, cluster: Cluster, there: ClusterRun) -> Ite
                 if root not in places.faults:
                     read_at = time.monotonic()
                 stored = places.stored(root, lambda: places.run_in(root, there.run_id))
-            yield merged(now, stored)
+            if noted and (time.monotonic() - noted_at >= _REMOTE or now.state in ENDED):
+                noted_at = time.monotonic()
+                with_pods = cluster_runs.find(cluster, there.run_id) or now
+                notes = places.noted(cluster, merged(now, stored), with_pods).notes
+            found = merged(now, stored)
+            yield replace(found, notes=notes) if noted else found
             time.sleep(_TICK)
 
 

@@ -88,8 +88,7 @@ class Places:
             return self._only_stored(run), None
         root, run_id = there.root_uri, there.run_id
         stored_run = self.stored(root, lambda: self.run_in(root, run_id))
-        found = self._noted(merged(there, stored_run), root)
-        return replace(found, notes=(*found.notes, *troubles(self.cluster, there))), there
+        return self.noted(self.cluster, merged(there, stored_run), there), there
 
     @staticmethod
     def run_in(root_uri: str, run_id: str) -> RunStatus | None:
@@ -134,8 +133,14 @@ class Places:
             notes.append(f"{what}: this is what the storage says")
         return notes
 
-    def _noted(self, run: RunStatus, root: str) -> RunStatus:
-        return replace(run, notes=(*run.notes, *self.notes())) if root in self.faults else run
+    def noted(self, cluster: Cluster, run: RunStatus, there: ClusterRun) -> RunStatus:
+        """A run with what keeps it from being seen whole, and its pods from running.
+
+        Args:
+            there: the same with its pods.
+        """
+        faults = self.notes() if there.root_uri in self.faults else ()
+        return replace(run, notes=(*run.notes, *faults, *troubles(cluster, there)))
 
     def _only_stored(self, run: str) -> RunStatus:
         assert self.cluster is not None

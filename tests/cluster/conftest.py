@@ -118,6 +118,8 @@ def testbed() -> Testbed:
         with beds.lock("start"):
             return beds.up(session=os.environ[_SESSION])
     except (beds.Unusable, CannotBuild, CannotClear, NoRoom, NotReady) as error:
+        if _is_ours():
+            beds.down()  # half of it may run
         pytest.fail(f"NOT TESTED: on a cluster, because {error}", pytrace=False)
 
 

@@ -220,6 +220,34 @@ def test_waiting(client: Client, apiserver: ControlPlane, namespace: str) -> Non
     assert f"{run} has succeeded" in error
 
 
+def test_a_watch_in_json_says_why_a_pod_does_not_run(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """From when it is so until it is so no more."""
+    run = submit(client)
+    watching = client.start("status", run, "-w", "-o", "json")
+    assert watching.stdout is not None
+    text = ""
+    while not text.endswith("}\n"):
+        text += watching.stdout.readline()
+    assert "cannot be pulled" not in text
+    pod = apiserver.kubectl("get", "pods", "-n", namespace, "-o", "name").split()[0]
+    container = {"name": "driver", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    status = {"phase": "Pending", "containerStatuses": [{**container, "state": waiting}]}
+    set_status(apiserver, namespace, pod, status)
+    line = ""
+    while "cannot be pulled" not in line:
+        line = watching.stdout.readline()
+        assert watching.poll() is None
+    threading.Event().wait(6)  # it looks again: there is nothing new to say
+    end_run(apiserver, namespace, run)
+    rest, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    assert "cannot be pulled" not in rest, "it is said once"
+    assert '"state": "Succeeded"' in rest
+
+
 def test_submit_and_wait_has_the_run_s_exit_code(
     client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:

@@ -195,12 +195,17 @@ def test_a_run_that_is_cancelled_before_its_driver_runs_holds_the_schedule_up_no
     )
     (line,) = client.ok("list").splitlines()[1:]
     run = line.split()[0]
+    said = client.error("submit", "one", "--run-id", run)
+    assert said == f"error: --run-id: {run} is running; wait, or `rvk8s cancel {run}` first\n"
     assert client.ok("cancel", run) == f"{run} cancelled\n"
     until(lambda: not seen(*active))
     assert "Cancelled" in client.ok("status", run)
     (line,) = client.ok("list").splitlines()[1:]
     assert line.split()[:2] == [run, "Cancelled"]
     assert "there is nothing to cancel" in client.error("cancel", run)
+    client.ok("submit", "one", "--run-id", run)
+    (line,) = client.ok("list").splitlines()[1:]
+    assert line.split()[:2] == [run, "Pending"]
 
 
 def test_a_name_that_is_too_long(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class ScenePredictor:
         progress.report(scene=scene.id, pixelsDone=total, flush=True)
 
     def predict_batch(self, images: np.ndarray, smooth: bool) -> np.ndarray:
-        """Predict a batch of windows.
+        """Predict a batch of windows, as predict() does with each of its own.
 
         Args:
             images: (N, H, W, channels) in the scene's pixel type.
