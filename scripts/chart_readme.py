@@ -47,7 +47,8 @@ FOOT = """
 
 This table is made from `values.yaml` by `make manifests`; edit that. `values.schema.json` refuses
 keys that are not in it. A key that is left empty (null) loses its default, as always with Helm; a
-key that the chart needs is then refused by its name.
+key that the chart needs is then refused by its name. Of `resources`, a limit goes so:
+`limits: {memory: null}`.
 
 | value | default | |
 |---|---|---|

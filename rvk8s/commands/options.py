@@ -172,8 +172,11 @@ def _check_argument(ctx: click.Context, flag: str, following: list[str], options
         fix = f"write {flag} {name} {text or 'VALUE'}"
         raise click.UsageError(f"{flag} {key}: the value is a word of its own; {fix}", ctx)
     if len(following) < 2 or value.partition("=")[0] in options:
-        what = f"{flag} {key} has no value" + (f": {value} is an option" if value else "")
-        raise click.UsageError(f"{what}; write {flag} {key} VALUE", ctx)
+        what, fix = f"{flag} {key} has no value", f"write {flag} {key} VALUE"
+        if value:
+            what += f": {value} is an option"
+            fix += ", or a text like an option under args in rvk8s.yaml"
+        raise click.UsageError(f"{what}; {fix}", ctx)
 
 
 #: The argument and the options that make a plan; for make_plans().
