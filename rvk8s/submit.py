@@ -129,7 +129,6 @@ def try_out(cluster: Cluster, submission: Submission) -> list[Object]:
     Raises:
         InputErrors, InputError, ClusterUnavailable: as of send().
     """
-    check_is_run(submission)
     skip = ["Job"] if submission.replaces else []
     preconditions.check(cluster, submission.rendered.manifests, skip_kinds=skip)
     if submission.replaces:

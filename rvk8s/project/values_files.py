@@ -56,11 +56,6 @@ def read_layers(paths: Sequence[str]) -> tuple[Layer, ...]:
     return tuple(_layer(Path(path), path) for path in reversed(paths))
 
 
-def read_files(paths: Sequence[str]) -> dict[str, Any]:
-    """The values of several files; see read_layers()."""
-    return combined(read_layers(paths))
-
-
 def read_preset(document: Document, folder: Path) -> Layer | None:
     """The values that rvk8s.yaml names by `preset`; None where it names none.
 

@@ -145,7 +145,8 @@ def changes(places: Places, run: str, noted: bool = False) -> Iterator[RunStatus
     found, there = places.find(run)
     yield found
     if there is not None and places.cluster is not None:
-        yield from _cluster_changes(places, places.cluster, there, noted)
+        notes = found.notes if noted else None
+        yield from _cluster_changes(places, places.cluster, there, notes)
         return
     root = found.uri.rpartition("/")[0]
     pause = _REMOTE if found.uri.startswith("s3://") else _FOLDER
@@ -155,14 +156,14 @@ def changes(places: Places, run: str, noted: bool = False) -> Iterator[RunStatus
 
 
 def _cluster_changes(
-    places: Places, cluster: Cluster, there: ClusterRun, noted: bool
+    places: Places, cluster: Cluster, there: ClusterRun, notes: tuple[str, ...] | None
 ) -> Iterator[RunStatus]:
+    """`notes`: those of the first look, to be looked for again and again; None: of no interest."""
     labels = f"{Label.RUN}={there.run_id}"
     scheduled = Label.RUN not in there.driver["metadata"]["labels"]
     driver = f"batch.kubernetes.io/job-name={there.run_id}" if scheduled else ""
-    root, read_at, noted_at = there.root_uri, float("-inf"), float("-inf")
+    root, read_at, noted_at = there.root_uri, float("-inf"), time.monotonic()
     stored: RunStatus | None = None
-    notes: tuple[str, ...] = ()
     with ExitStack() as stack:
         jobs = stack.enter_context(Watcher(cluster, "Job", labels))
         training = stack.enter_context(Watcher(cluster, "PyTorchJob", labels))
@@ -186,12 +187,14 @@ def _cluster_changes(
                 if root not in places.faults:
                     read_at = time.monotonic()
                 stored = places.stored(root, lambda: places.run_in(root, there.run_id))
-            if noted and (time.monotonic() - noted_at >= _REMOTE or now.state in ENDED):
-                noted_at = time.monotonic()
-                with_pods = cluster_runs.find(cluster, there.run_id) or now
-                notes = places.noted(cluster, merged(now, stored), with_pods).notes
             found = merged(now, stored)
-            yield replace(found, notes=notes) if noted else found
+            if notes is not None:
+                if time.monotonic() - noted_at >= _REMOTE or now.state in ENDED:
+                    noted_at = time.monotonic()
+                    with_pods = cluster_runs.find(cluster, there.run_id) or now
+                    notes = places.noted(cluster, found, with_pods).notes
+                found = replace(found, notes=notes)
+            yield found
             time.sleep(_TICK)
 
 

@@ -89,18 +89,16 @@ def _new_client() -> Any:
     except ImportError:
         fix = "pip install 'rvk8s[s3]'"
         raise InputError("an s3:// URI needs boto3, which is not installed", fix=fix) from None
+    checksums = "when_required" if s3_settings.endpoint() else "when_supported"
+    style = {"1": "path", "0": "virtual"}.get(s3_settings.path_style(), "auto")
     config = Config(
         signature_version=UNSIGNED if s3_settings.is_unsigned() else None,
-        s3={
-            "addressing_style": {"1": "path", "0": "virtual"}.get(s3_settings.path_style(), "auto")
-        },
+        s3={"addressing_style": style},
         max_pool_connections=2 * THREADS,
         # Other servers than Amazon's do not all know the newer checksums: s3_transfer sends the old
         # one, and who is asked for those of an answer may refuse or give the wrong one.
         request_checksum_calculation="when_required",
-        response_checksum_validation="when_required"
-        if s3_settings.endpoint()
-        else "when_supported",
+        response_checksum_validation=checksums,
         **_LIMITS,
     )
     try:

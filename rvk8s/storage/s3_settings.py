@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +14,7 @@ from rvk8s.contract import Env
 def endpoint() -> str | None:
     """The URL of the server; None for Amazon's."""
     given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if given:
-        return given
-    return _of_profile(*_files()).endpoint
+    return given or _of_profile(*_files()).endpoint
 
 
 def region() -> str | None:
@@ -46,11 +43,12 @@ def _files() -> tuple[str, str, str | None]:
 
 @lru_cache
 def _of_profile(config: str, credentials: str, profile: str | None) -> _Profile:
-    """What AWS's files say of a server that is not Amazon's.
+    """What AWS's files say of a server that is not Amazon's; nothing where they name none.
 
-    boto3 finds it by itself; what depends on the kind of server, and GDAL, must know it, too.
+    boto3 finds it by itself; what depends on the kind of server, and GDAL, must know it, too. To
+    have boto3 look costs as much as a client, so files without the key are not looked at.
     """
-    if not any(_mentions(file, ("endpoint_url", "region")) for file in (config, credentials)):
+    if not (_names_endpoint(config) or _names_endpoint(credentials)):
         return _Profile()
     try:
         import boto3
@@ -66,12 +64,11 @@ def _of_profile(config: str, credentials: str, profile: str | None) -> _Profile:
     return _Profile(None if amazons else url, session.region_name)
 
 
-def _mentions(file: str, keys: Sequence[str]) -> bool:
+def _names_endpoint(file: str) -> bool:
     try:
-        text = Path(file).expanduser().read_text()
+        return "endpoint_url" in Path(file).expanduser().read_text()
     except (OSError, UnicodeDecodeError):
         return False
-    return any(key in text for key in keys)
 
 
 def is_path_style() -> bool:

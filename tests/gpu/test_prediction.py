@@ -35,7 +35,7 @@ def predict(
         chosen = torch.device(device) if device else None
         predictor = ScenePredictor(model, spec, PredictSettings(**options), device=chosen)
         assert predictor.device.type == (device or DEVICE)
-        return predictor.predict_batch(images, smooth)
+        return predictor.predict_batch(images, smooth).cpu().numpy()
 
     return run
 

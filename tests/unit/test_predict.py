@@ -178,7 +178,8 @@ def test_tta_is_the_mean_over_8_symmetries(
             p = np.rot90(p, -turns, axes=(1, 2))
             total += p[:, :, ::-1] if flip else p
     predictor = ScenePredictor(model, spec, PredictSettings(tta=True))
-    np.testing.assert_allclose(predictor.predict_batch(image[None], True)[0], total / 8, atol=1e-5)
+    p = predictor.predict_batch(image[None], True)[0].numpy()
+    np.testing.assert_allclose(p, total / 8, atol=1e-5)
 
 
 def test_img_sz_is_the_size_that_the_network_sees(model: nn.Module, spec: ModelSpec) -> None:

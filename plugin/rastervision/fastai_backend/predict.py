@@ -152,7 +152,7 @@ class ScenePredictor:
         progress.report(scene=scene.id, pixelsDone=0, pixelsTotal=total, flush=True)
         done = 0
         for start, images in _read_ahead(_batches(scene, windows, batch_sz)):
-            values = self._predict(images, smooth)
+            values = self.predict_batch(images, smooth)
             if smooth:
                 values = values.half()  # as Scores holds them, and half as much to copy from a GPU
             for window, value in zip(windows[start:], values.cpu().numpy(), strict=False):
@@ -161,21 +161,17 @@ class ScenePredictor:
             progress.report(scene=scene.id, pixelsDone=total * done // len(windows))
         progress.report(scene=scene.id, pixelsDone=total, flush=True)
 
-    def predict_batch(self, images: np.ndarray, smooth: bool) -> np.ndarray:
-        """Predict a batch of windows, as predict() does with each of its own.
+    @torch.inference_mode()
+    def predict_batch(self, images: np.ndarray, smooth: bool) -> torch.Tensor:
+        """Predict a batch of windows.
 
         Args:
             images: (N, H, W, channels) in the scene's pixel type.
             smooth: give probabilities.
 
         Returns:
-            Class ids (N, H, W) uint8, or probabilities (N, classes, H, W) float32.
+            Class ids (N, H, W) uint8, or probabilities (N, classes, H, W) float32; on the device.
         """
-        return self._predict(images, smooth).cpu().numpy()
-
-    @torch.inference_mode()
-    def _predict(self, images: np.ndarray, smooth: bool) -> torch.Tensor:
-        """As predict_batch(), on the device."""
         x = normalize(self.spec, as_tensor(images).to(self.device))
         if self.img_sz is not None and x.shape[-2:] != (self.img_sz, self.img_sz):
             x = F.interpolate(x, size=(self.img_sz,) * 2, mode="bilinear", antialias=True)

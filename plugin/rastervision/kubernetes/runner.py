@@ -144,7 +144,7 @@ def prepare(
     from rvk8s.plan import make_plan
     from rvk8s.project import Experiment
     from rvk8s.project.signature import Signature
-    from rvk8s.project.values_files import read_files
+    from rvk8s.project.values_files import combined, read_layers
     from rvk8s.run_options import ClusterOptions, RunOptions
 
     if not cfg_json_uri.startswith("s3://"):
@@ -169,7 +169,7 @@ def prepare(
         gpus_per_node=settings.gpus_per_node,
         pool=settings.pool,
         launcher=settings.launcher,
-        values=read_files(settings.values),
+        values=combined(read_layers(settings.values)),
     )
     options = RunOptions(
         splits=dict.fromkeys(SPLITTABLE, num_splits),
