@@ -7,7 +7,7 @@ import platform
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,10 @@ class Training:
     ):
         self.settings, self.classes, self.folder, self.sync = settings, classes, folder, sync
         self.group = Group.join()
+        self._own: AbstractContextManager[str] = nullcontext(str(folder))
         if not self.group.writes:
             # fastai wants a folder where it looks for a learning rate.
             self._own = tempfile.TemporaryDirectory(prefix="rank-")
-            self.folder = Path(self._own.name)
         self.device = device_of(self.group.ranks)
         self.precision = precision.of_all(settings.solver.precision, self.device, self.group)
         if self.device.type == "cuda":
@@ -152,11 +152,12 @@ class Training:
 
     def run(self) -> Path:
         """See train()."""
-        path, first = self.folder / bundle.NAME, self.group.from_first
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*.partial"):
-            left.unlink()  # of a process that was killed while it wrote
-        with hidden_from_fastai(), self._errors() as guard:
+        with self._own as folder, hidden_from_fastai(), self._errors() as guard:
+            self.folder = Path(folder)
+            path, first = self.folder / bundle.NAME, self.group.from_first
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.partial"):
+                left.unlink()  # of a process that was killed while it wrote
             if first(self._is_finished):
                 log.info("the training in %s is finished", self.folder)
                 return path
