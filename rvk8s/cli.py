@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import NoReturn
@@ -94,6 +95,8 @@ def rvk8s(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """The program: every error is one line on stderr, and its exit code."""
+    # As Ctrl-C: temporary files go, and the Kubernetes client has the user's key in one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = rvk8s.main(args=args, prog_name="rvk8s", standalone_mode=False)
         if sys.stdout:

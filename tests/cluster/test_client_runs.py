@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
 from cluster.apiproxy import api_proxy
 from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
@@ -259,20 +262,26 @@ def test_submit_and_wait_has_the_run_s_exit_code(
     assert submitting.returncode == 12, err
 
 
-def test_ctrl_c_ends_the_looking_and_not_the_run(
-    client: Client, apiserver: ControlPlane, namespace: str
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_looking_and_not_the_run(
+    client: Client, apiserver: ControlPlane, namespace: str, tmp_path: Path, number: signal.Signals
 ) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    client.environ["TMPDIR"] = str(temporary)
     submitting = client.start("submit", "one", "--follow", "-o", "name")
     assert submitting.stdout is not None
     run = submitting.stdout.readline().strip().removeprefix("job.batch/")
     assert submitting.stderr is not None
     while f"run {run} in" not in submitting.stderr.readline():
         assert submitting.poll() is None
-    submitting.send_signal(signal.SIGINT)
+    assert os.listdir(temporary)  # the user's key among others
+    submitting.send_signal(number)
     _, err = submitting.communicate(timeout=10)
     assert submitting.returncode == 130, err
     again = f"rvk8s status {run} -w -n {namespace}"
     assert f"error: the run goes on; see it again with: {again}" in err
+    assert os.listdir(temporary) == []
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
 
 
