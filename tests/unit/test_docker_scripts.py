@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,15 @@ def docker(tmp_path: Path) -> Path:
     return program
 
 
-def _run(docker: Path, script: str, *args: str) -> subprocess.CompletedProcess[str]:
-    environ = {"PATH": f"{docker.parent}:/usr/bin:/bin", "TMPDIR": str(docker.parent)}
+def _run(
+    docker: Path, script: str, *args: str, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    environ |= {"PATH": f"{docker.parent}:/usr/bin:/bin", "TMPDIR": str(docker.parent)}
     return subprocess.run(
         [ROOT / "docker" / script, *args],
         capture_output=True,
         text=True,
-        env={**environ, "HOME": os.environ["HOME"]},
+        env={"HOME": os.environ["HOME"], **environ},
         timeout=30,
         check=False,
     )
@@ -67,3 +70,28 @@ def test_publish_prints_the_digests_of_its_own_registry(docker: Path) -> None:
     done = _run(docker, "publish", "-t", f"{names[0]}:1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"docker/publish: {names[0]}:1 has no digest after the push\n"
+
+
+def test_run_hands_on_settings_and_the_files_that_they_name(docker: Path) -> None:
+    home = docker.parent / "home"
+    (home / ".aws").mkdir(parents=True)
+    authorities = home / "ca.pem"
+    authorities.touch()
+    settings = {
+        "AWS_SECRET_ACCESS_KEY": "hidden",
+        "AWS_CA_BUNDLE": str(authorities),
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere/token",
+        "RVK8S_STREAM": "0",
+    }
+    done = _run(docker, "run", "rvk8s", "list", HOME=str(home), **settings)
+    assert done.returncode == 0, done.stderr
+    (call,) = docker.with_name("docker.log").read_text().splitlines()
+    words = call.split()
+    assert {b for a, b in pairwise(words) if a == "--env"} == set(settings)
+    assert {b for a, b in pairwise(words) if a == "--volume"} == {
+        f"{os.getcwd()}:/workspace/project",
+        f"{home}/.aws:/tmp/.aws:ro",
+        f"{authorities}:{authorities}:ro",
+    }
+    assert "hidden" not in call
+    assert words[-2:] == ["rvk8s", "list"]
