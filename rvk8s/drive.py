@@ -22,9 +22,11 @@ from rvk8s.errors import (
     Rvk8sError,
     StorageUnavailable,
 )
+from rvk8s.heartbeat import Beat, OtherDriver, check_is_ours, other_driver, wait_until_free
 from rvk8s.launcher import Launcher, Manners, Running
 from rvk8s.plan import Plan, Stage
 from rvk8s.progress import seconds_since
+from rvk8s.runs.forget import forget
 from rvk8s.runs.record import RunRecord, StageRecord, code_text
 from rvk8s.storage.parallel import Abandoned, abandonable, in_threads
 
@@ -70,6 +72,7 @@ class Driver:
         self.record.driver = self._manners.session
         self._observe, self._cancelled, self._tick = observe, cancelled, tick
         self._configured: Mapping[str, Any] = {}
+        self._is_others = False  # another driver may have the run's folder
         #: By stage, the seconds that it took when an earlier start of this run did it.
         self._took: dict[str, float | None] = {}
 
@@ -83,6 +86,7 @@ class Driver:
         Raises:
             Interrupted: it was cancelled; run.json says so, and finished stages stay finished.
             InputError: --from names a stage before which one is not done.
+            OtherDriver: the run is another driver's; nothing of it was changed.
             StorageUnavailable, DiskFull: run.json or a marker cannot be written or read.
             HandedOver, ClusterUnavailable: this driver cannot go on, the stages do; the next driver
                 of the same session goes on from run.json and from what the launcher finds.
@@ -95,9 +99,11 @@ class Driver:
                 else:
                     self._end(State.SUCCEEDED, ExitCode.OK, None)
                 self._flush()
-        except (HandedOver, ClusterUnavailable):
+        except (HandedOver, ClusterUnavailable, OtherDriver):
             raise
         except Interrupted as error:
+            if self._is_others:
+                raise
             try:
                 self._end(State.CANCELLED, error.exit_code, str(error))
                 self._flush_last_words()
@@ -117,6 +123,8 @@ class Driver:
 
     def _begin(self) -> bool:
         """Store the record of a run that begins or goes on; False where it is over already."""
+        wait_until_free(self._other, self._sleep)
+        self._manners.begun()
         value = self._patiently(lambda: storage.read_json(self.layout.run_json))
         previous = RunRecord.from_dict(value, self.layout.run_json) if value else None
         if previous and self._is_ours(previous):
@@ -125,7 +133,7 @@ class Driver:
                 return False
         else:
             # Before run.json is written anew: killed in between, the next start forgets once more.
-            self._patiently(lambda: self._forget(previous))
+            self._patiently(lambda: forget(self.plan, previous))
             self.record.started = now()
             if previous:
                 self._took = {stage.name: stage.seconds for stage in previous.stages}
@@ -135,6 +143,11 @@ class Driver:
             self._check()  # cancelled while no driver was there: nothing is started
         self._flush()  # the stages read the plan
         return True
+
+    def _other(self) -> Beat | None:
+        found = self._patiently(lambda: other_driver(self.layout, self._manners.session))
+        self._is_others = found is not None
+        return found
 
     def _stage(self, stage: Stage, record: StageRecord) -> bool:
         """Do one stage; whether the next one may start."""
@@ -179,6 +192,8 @@ class Driver:
             record.state, record.message = State.SKIPPED, "found done"
             record.seconds = self._took.get(record.name) or record.seconds
         if stage.name == CONFIGURE:
+            self._flush()  # what we wrote is not to come after what another driver did
+            self._patiently(lambda: check_is_ours(self.layout, self._manners.session))
             self._configured = after[0] or {}
             if warnings := self._configured.get("warnings"):
                 record.message = "\n".join(f"warning: {warning}" for warning in warnings)
@@ -353,23 +368,6 @@ class Driver:
         """Whether an earlier driver of this session wrote it."""
         session = self._manners.session
         return session is not None and previous.driver == session and previous.plan == self.plan
-
-    def _forget(self, previous: RunRecord | None) -> None:
-        """Delete markers and outputs of the stages to do again, and of those split otherwise."""
-        stages = set(self.plan.rerun)
-        if previous:
-            stages |= {
-                stage.name
-                for stage in self.plan.stages
-                if stage.splits != previous.plan.stage(stage.name).splits
-            }
-        folders = storage.list_dirs(self.layout.at(".rvk8s")) if stages else []
-        for name in stages:
-            for folder in folders:
-                if folder == name or folder.rpartition("-")[0] == name:
-                    storage.delete_tree(self.layout.at(".rvk8s", folder))
-            if name != CONFIGURE:
-                storage.delete_tree(self.layout.at(name))
 
     def _is_before_from(self, stage: str) -> bool:
         first = self.plan.from_stage

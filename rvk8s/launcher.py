@@ -82,6 +82,7 @@ class Manners:
         session: who drives; the next driver of the same session goes on with this one's record
             where the plan is the same.
         saver: stores run.json.
+        begun: called once no other driver has the run: from then on its folder is written to.
         patience: seconds for which reading is tried again while storage does not answer.
         wait: sleeps so many seconds, less where something happened.
         leave: gives an error once this driver must not act any more.
@@ -96,6 +97,7 @@ class Manners:
     keeps_deadlines: bool = False
     session: str | None = None
     saver: Saver = field(default_factory=DirectSaver)
+    begun: Callable[[], object] = lambda: None
     patience: float = 0.0
     wait: Callable[[float], object] = time.sleep
     leave: Callable[[], HandedOver | None] = lambda: None

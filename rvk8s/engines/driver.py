@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +39,12 @@ from rvk8s.engines.scheduled import copied, labelled, owner_of, read_files
 from rvk8s.engines.stage_objects import StageObjects, annotation
 from rvk8s.engines.stage_run import Patience
 from rvk8s.errors import HandedOver, InputError, Interrupted, Rvk8sError
+from rvk8s.heartbeat import OtherDriver
 from rvk8s.launcher import Manners
 from rvk8s.plan import Plan
 from rvk8s.runs.record import RunRecord
+from rvk8s.storage import write_json
+from rvk8s.storage.parallel import Abandoned, abandonable
 
 log = logging.getLogger("rvk8s.driver")
 
@@ -51,6 +54,8 @@ DISRUPTIONS = 20
 _HEARTBEAT, _TICK = 10.0, 1.0
 #: Seconds that logs get at the end to arrive in storage; of the stages, and the driver's own.
 _LAST_LOGS, _LAST_LINES = 30.0, 5.0
+#: Seconds that the last heartbeat of a driver that leaves its run gets to arrive in storage.
+_LAST_BEAT = 2.0
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _FOR_EVER = 10.0 * 365 * 86400
 
@@ -183,19 +188,31 @@ class _Session:
         """
         with ExitStack() as stack:
             stack.enter_context(self._lease)
-            self._lines.start(self._plan.layout.log(DRIVER))
             stack.enter_context(self._launcher)
             saver = stack.enter_context(BackgroundSaver(self._settings.storage))
             beats = stack.enter_context(BackgroundSaver(_FOR_EVER))
-            stack.enter_context(_Heartbeat(self._plan, self._settings.pod, beats))
+            who = {"host": self._settings.pod, "namespace": self._cluster.namespace}
+            heartbeat = stack.enter_context(_Heartbeat(self._plan, who, beats))
+
+            def begun() -> None:
+                self._lines.start(self._plan.layout.log(DRIVER))
+                heartbeat.start()
+
             try:
-                return self._drive(saver)
+                record = self._drive(saver, begun)
+                heartbeat.stop()
+                return record
+            except OtherDriver:
+                heartbeat.stop()
+                self._lines.abandon()
+                raise
             finally:
                 self._launcher.logs.settle(0.0 if self._leave() else _LAST_LOGS)
                 if self._lease.lost():
+                    heartbeat.stop()
                     self._lines.abandon()
 
-    def _drive(self, saver: BackgroundSaver) -> RunRecord:
+    def _drive(self, saver: BackgroundSaver, begun: Callable[[], None]) -> RunRecord:
         patience = self._settings.patience
         manners = Manners(
             retries_splits=frozenset(STAGES) - {"train"},
@@ -204,6 +221,7 @@ class _Session:
             keeps_deadlines=True,
             session=self._job["metadata"]["uid"],
             saver=saver,
+            begun=begun,
             patience=self._settings.storage,
             wait=self._wait,
             leave=self._leave,
@@ -249,23 +267,43 @@ class _Session:
 
 
 class _Heartbeat:
-    """Says in the run's folder that a driver is alive. A context manager."""
+    """Says in the run's folder that a driver lives, and when it leaves: for rvk8s/heartbeat.py.
 
-    def __init__(self, plan: Plan, pod: str, saver: BackgroundSaver):
-        self._uri, self._pod, self._saver = plan.layout.heartbeat(DRIVER), pod, saver
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+    A context manager: leaving its block is leaving the run, unless it was stopped.
+
+    Args:
+        who: the pod and its namespace.
+    """
+
+    def __init__(self, plan: Plan, who: Mapping[str, str], saver: BackgroundSaver):
+        self._uri, self._who, self._saver = plan.layout.heartbeat(DRIVER), who, saver
+        self._stopped, self._started = threading.Event(), False
 
     def __enter__(self) -> _Heartbeat:
-        self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def start(self) -> None:
+        self._started = True
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Say nothing more: the run is over, or another driver speaks."""
         self._stopped.set()
+
+    def __exit__(self, *_: object) -> None:
+        if not self._started or self._stopped.is_set():
+            return
+        self.stop()
+        last = {**self._beat(), "left": True}
+        with suppress(Abandoned, Rvk8sError, OSError):
+            abandonable(lambda: write_json(self._uri, last), lambda: True, grace=_LAST_BEAT)
+
+    def _beat(self) -> dict[str, object]:
+        return {"at": now(), "pid": os.getpid(), **self._who}
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._saver.save(self._uri, {"at": now(), "pid": os.getpid(), "host": self._pod})
+            self._saver.save(self._uri, self._beat())
             self._stopped.wait(_HEARTBEAT)
 
 

@@ -12,12 +12,11 @@ from rich.text import Text
 from rvk8s import storage
 from rvk8s.contract import DRIVER, RunLayout, State, split_of
 from rvk8s.errors import InputError
+from rvk8s.heartbeat import LOST_AFTER
 from rvk8s.progress import Progress, duration, seconds_since
 from rvk8s.runs.record import RunRecord, StageRecord
 from rvk8s.storage.parallel import in_threads
 
-#: A running stage is lost when its heartbeat, written every ten seconds, is older than this.
-LOST_AFTER = 60.0
 #: Shown instead of Running for a stage whose process is gone without saying so.
 LOST = "Lost"
 
