@@ -37,7 +37,7 @@ def device_of(ranks: Ranks | None = None, dev: Path = Path("/dev")) -> torch.dev
     if usable < (wanted := asked()) and (usable or _given(dev)):
         raise InputError(
             f"{wanted} GPUs were asked for, and torch can use {usable or 'none'} of this node's: "
-            f"{_why(usable)}",
+            f"{_why(usable, dev)}",
             fix="look at the node's driver, or give --gpus 0 to compute on the CPU",
         )
     if not usable:
@@ -60,15 +60,26 @@ def asked() -> int:
 
 
 def _given(dev: Path) -> bool:
-    """Whether an NVIDIA GPU was given to this process, be it of use or not."""
+    """Whether a GPU was given to this process, be it of use or not."""
     named = os.environ.get("NVIDIA_VISIBLE_DEVICES", "") not in _NAMES_NONE
-    return named or any(re.fullmatch(r"nvidia\d+", path.name) for path in dev.glob("nvidia*"))
+    return (
+        named
+        or _amd(dev)
+        or any(re.fullmatch(r"nvidia\d+", path.name) for path in dev.glob("nvidia*"))
+    )
 
 
-def _why(usable: int) -> str:
+def _amd(dev: Path) -> bool:
+    """Whether an AMD GPU was given: amd.com/gpu comes with this file, whichever GPU it is."""
+    return (dev / "kfd").exists()
+
+
+def _why(usable: int, dev: Path) -> str:
     """Why torch can't use a GPU, as it says itself."""
     if usable:
         return "it has no more, or hides them"
+    if _amd(dev) and torch.version.hip is None:
+        return "the GPU is AMD's, and this image's torch is not built for ROCm"
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as e:

@@ -66,6 +66,19 @@ def test_a_gpu_of_no_use(
     assert device_of(dev=tmp_path) == torch.device("cuda")
 
 
+def test_a_gpu_of_another_maker(
+    tmp_path: Path, gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of amd.com/gpu: torch as our image has it is built for NVIDIA's."""
+    (tmp_path / "kfd").touch()
+    assert device_of(dev=tmp_path) == CPU, "nobody has asked for it"
+    monkeypatch.setenv(Env.GPUS, "1")
+    with pytest.raises(InputError, match=r"^1 GPUs .* is AMD's, .* torch is not built for ROCm;"):
+        device_of(dev=tmp_path)
+    gpus(1)  # a torch that is built for ROCm
+    assert device_of(dev=tmp_path) == torch.device("cuda")
+
+
 def test_prediction_does_not_take_the_cpu_instead(
     gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
