@@ -85,6 +85,8 @@ def _what_and_fix(value: Any, rule: str, limit: Any) -> tuple[str, str | None]:
         return f"is {value}", f"give at least {limit}"
     if rule in ("minLength", "minProperties"):
         return "is empty", "add one" if rule == "minProperties" else "give a value"
+    if rule == "maxLength":
+        return f"has {len(value)} letters", f"shorten it to {limit}"
     if rule == "pattern":
         return f"is {_shown(value)}", f"it has to match {limit}"
     raise AssertionError(f"no words for the schema's rule {rule}")

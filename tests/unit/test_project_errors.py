@@ -1,11 +1,16 @@
 """Every mistake in an rvk8s.yaml is one line: file, line, key, what, fix; all of them at once."""
 
+import json
+from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rvk8s import project
 from rvk8s.errors import InputError, InputErrors
+from rvk8s.project import schema
 
 HEAD = "apiVersion: rvk8s/v1\nexperiments:\n"
 EXP = HEAD + "  one:\n    module: exp.py\n"
@@ -117,6 +122,11 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         CODE,
         [":5: image: is the string 'a b'; it has to match ^\\S+$"],
     ),
+    "a namespace that is too long": (
+        EXP + f"namespace: {'n' * 64}\n",
+        CODE,
+        [":5: namespace: has 64 letters; shorten it to 63"],
+    ),
     "missing file": (
         EXP.replace("exp.py", "exq.py"),
         CODE,
@@ -213,6 +223,29 @@ def test_mistakes(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
     assert str(caught.value).splitlines() == expected
     assert caught.value.exit_code == 2
+
+
+def rules_in(part: Any) -> Iterator[tuple[str, Any]]:
+    """The rules of a schema and of those below it: (keyword, its value)."""
+    for keyword, value in part.items():
+        if keyword in ("properties", "$defs"):
+            for below in value.values():
+                yield from rules_in(below)
+        elif keyword in ("additionalProperties", "propertyNames") and isinstance(value, dict):
+            yield from rules_in(value)
+        elif keyword not in ("$schema", "$ref", "title", "description"):
+            yield keyword, value
+
+
+def test_every_rule_of_the_schema_has_words() -> None:
+    text = resources.files("rvk8s.project").joinpath("project.schema.json").read_text()
+    rules = dict(rules_in(json.loads(text)))
+    assert {"minimum", "maxLength", "pattern", "const", "type", "minProperties"} <= set(rules)
+    elsewhere = {"additionalProperties", "required"}  # the cases above
+    for rule in set(rules) - elsewhere:
+        what, fix = schema._what_and_fix("value", rule, rules[rule])
+        assert what
+        assert fix
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
