@@ -47,6 +47,7 @@ def cluster_values(
     train = {"nodes": cluster.nodes, "gpusPerNode": cluster.gpus_per_node, "pool": cluster.pool}
     train["ranks"] = options.ranks
     given: dict[str, Any] = {"stages": {"train": {k: v for k, v in train.items() if v is not None}}}
+    given = deep_merged({"stages": _asked(experiment, options)}, given)
     if cluster.launcher is not None:
         given["launcher"] = cluster.launcher
     values = deep_merged(deep_merged(experiment.values, cluster.values), given)
@@ -61,6 +62,20 @@ def cluster_values(
         fix = "pods see no folder of this machine: give s3://bucket/prefix"
         errors.append(InputError(f"{root_uri} is a folder", where=where, fix=fix))
     return values, image
+
+
+def _asked(experiment: Experiment, options: RunOptions) -> dict[str, dict[str, int]]:
+    """Splits and GPUs by stage as the experiment or an option names them.
+
+    A plan leaves 1 and 0 of them to the chart; asked for, they are stronger than other values.
+    """
+    splits = {**experiment.splits, **options.splits}
+    asked = {stage: {"splits": number} for stage, number in splits.items()}
+    gpus = experiment.gpus if options.gpus is None else options.gpus
+    for stage, number in (("train", gpus), ("predict", gpus and min(gpus, 1))):
+        if number is not None:
+            asked.setdefault(stage, {})["gpus"] = number
+    return asked
 
 
 def arguments(args: Mapping[str, Any]) -> dict[str, Any]:

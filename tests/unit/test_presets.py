@@ -105,6 +105,39 @@ def test_what_is_sent(
     assert {key: values[key] for key in ("pools", "storage")} == json.loads(json.dumps(expected))
 
 
+@pytest.mark.parametrize(
+    ("middle", "words", "shape"),
+    [
+        ("", [], (8, 1, 6, 1)),  # train's GPUs, predict's, its splits, chip's
+        ("", ["--gpus", "0"], (0, 0, 6, 1)),
+        ("", ["--gpus", "4"], (4, 1, 6, 1)),
+        ("", ["--splits", "1"], (8, 1, 1, 1)),
+        ("gpus: 0, splits: {predict: 1}, ", [], (0, 0, 1, 1)),
+        ("gpus: 0, splits: 3, ", ["--gpus", "8", "--splits", "chip=1"], (8, 1, 3, 1)),
+    ],
+)
+def test_none_and_one_are_stronger_than_values_where_they_are_asked_for(
+    middle: str,
+    words: list[str],
+    shape: tuple[int, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, "namespace: n\n")
+    path.write_text(path.read_text().replace("{module", f"{{{middle}module"))
+    values = "stages: {train: {gpus: 8}, predict: {gpus: 1, splits: 6}}\n"
+    (tmp_path / "more.yaml").write_text(values)
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["plan", "one", "--values", "more.yaml", *words, "-o", "json"])
+    assert exited.value.code == 0
+    stages = {one["name"]: one for one in json.loads(capfd.readouterr().out)["stages"]}
+    train, predict = stages["train"], stages["predict"]
+    found = (train["gpus"], predict["gpus"], predict["splits"], stages["chip"]["splits"])
+    assert found == shape
+
+
 LINES = """\
 apiVersion: rvk8s/v1
 rootUri: s3://b/runs
