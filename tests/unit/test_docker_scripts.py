@@ -1,8 +1,12 @@
-"""The names that docker/build and docker/publish give to images; `docker` only writes down."""
+"""What docker/build and docker/publish have done, and what the stage's image sets for GPUs.
+
+The programs here only write down what they are given.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +29,7 @@ def docker(tmp_path: Path) -> Path:
     return program
 
 
-def _run(
-    docker: Path, script: str, *args: str, **environ: str
-) -> subprocess.CompletedProcess[str]:
+def _run(docker: Path, script: str, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
     environ |= {"PATH": f"{docker.parent}:/usr/bin:/bin", "TMPDIR": str(docker.parent)}
     return subprocess.run(
         [ROOT / "docker" / script, *args],
@@ -46,6 +48,38 @@ def test_build_names_two_images(registry: str, docker: Path) -> None:
     calls = docker.with_name("docker.log").read_text().splitlines()
     assert f"--target stage --tag {registry}/rvk8s:1 " in calls[0]
     assert f"--target driver --tag {registry}/rvk8s-driver:1 " in calls[1]
+
+
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        ("docker", "--platform linux/amd64 "),
+        ("podman", "--platform linux/amd64 "),
+        ("buildctl", "--opt platform=linux/amd64 "),
+    ],
+)
+def test_build_for_another_platform(program: str, option: str, docker: Path) -> None:
+    builder = docker.rename(docker.with_name(program))
+    for options, count in (((), 0), (("-p", "linux/amd64"), 2)):
+        log = builder.with_name(f"{program}.log")
+        log.unlink(missing_ok=True)
+        done = _run(builder, "build", *options, BUILDER=program)
+        assert done.returncode == 0, done.stderr
+        calls = log.read_text().splitlines()
+        assert len(calls) == 2
+        assert sum(option in call for call in calls) == count
+        assert sum("platform" in call for call in calls) == count
+
+
+def test_the_stage_s_image_and_gpus() -> None:
+    """GKE mounts the driver at /usr/local/nvidia. With NVIDIA's runtime NVIDIA_VISIBLE_DEVICES
+    would give every pod of the image, also one that asks for no GPU, all of its node."""
+    text = (ROOT / "docker/Dockerfile").read_text()
+    stage = text.partition("FROM base AS stage\n")[2]
+    set_by = dict(re.findall(r"^(?:ENV|   ) *(\w+)=(\S+)", stage, re.MULTILINE))
+    paths = set_by["LD_LIBRARY_PATH"]
+    assert paths == "/usr/local/nvidia/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    assert not re.search(r"^[^#]*NVIDIA_VISIBLE_DEVICES", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["rvk8s", "localhost:5000/rvk8s", "team/rvk8s:"])
