@@ -38,7 +38,7 @@ from rvk8s.engines.saver import BackgroundSaver
 from rvk8s.engines.scheduled import copied, labelled, owner_of, read_files
 from rvk8s.engines.stage_objects import StageObjects, annotation
 from rvk8s.engines.stage_run import Patience
-from rvk8s.errors import HandedOver, InputError, Interrupted, Rvk8sError
+from rvk8s.errors import ClusterUnavailable, HandedOver, InputError, Interrupted, Rvk8sError
 from rvk8s.heartbeat import OtherDriver
 from rvk8s.launcher import Manners
 from rvk8s.plan import Plan
@@ -199,17 +199,18 @@ class _Session:
                 heartbeat.start()
 
             try:
-                record = self._drive(saver, begun)
-                heartbeat.stop()
-                return record
+                return self._drive(saver, begun)
             except OtherDriver:
-                heartbeat.stop()
                 self._lines.abandon()
+                raise
+            except HandedOver:
+                with suppress(ClusterUnavailable, InputError):  # who cannot know says nothing
+                    if self._is_deleted() and not self._lease.lost():
+                        heartbeat.leave()
                 raise
             finally:
                 self._launcher.logs.settle(0.0 if self._leave() else _LAST_LOGS)
                 if self._lease.lost():
-                    heartbeat.stop()
                     self._lines.abandon()
 
     def _drive(self, saver: BackgroundSaver, begun: Callable[[], None]) -> RunRecord:
@@ -252,6 +253,12 @@ class _Session:
             return False
         return bool(annotation(job, Annotation.CANCEL))
 
+    def _is_deleted(self) -> bool:
+        """Whether the driver's Job was deleted: no other driver of it will come."""
+        job = self._launcher.watcher("Job").objects(0.0).get(self._settings.run_id)
+        metadata = job["metadata"] if job else {}
+        return metadata.get("uid") != self._owner["uid"] or "deletionTimestamp" in metadata
+
     def _leave(self) -> HandedOver | None:
         return self._leaving.asked() or self._lease.lost()
 
@@ -267,9 +274,7 @@ class _Session:
 
 
 class _Heartbeat:
-    """Says in the run's folder that a driver lives, and when it leaves: for rvk8s/heartbeat.py.
-
-    A context manager: leaving its block is leaving the run, unless it was stopped.
+    """Says in the run's folder that a driver lives: for rvk8s/heartbeat.py. A context manager.
 
     Args:
         who: the pod and its namespace.
@@ -277,23 +282,23 @@ class _Heartbeat:
 
     def __init__(self, plan: Plan, who: Mapping[str, str], saver: BackgroundSaver):
         self._uri, self._who, self._saver = plan.layout.heartbeat(DRIVER), who, saver
-        self._stopped, self._started = threading.Event(), False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> _Heartbeat:
         return self
 
     def start(self) -> None:
-        self._started = True
-        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
-
-    def stop(self) -> None:
-        """Say nothing more: the run is over, or another driver speaks."""
-        self._stopped.set()
+        self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        if not self._started or self._stopped.is_set():
+        self._stopped.set()
+
+    def leave(self) -> None:
+        """Say that nobody drives the run any more."""
+        self._stopped.set()
+        if not self._thread.ident:
             return
-        self.stop()
         last = {**self._beat(), "left": True}
         with suppress(Abandoned, Rvk8sError, OSError):
             abandonable(lambda: write_json(self._uri, last), lambda: True, grace=_LAST_BEAT)
