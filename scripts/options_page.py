@@ -37,7 +37,13 @@ Vision's own `chip_options` and `predict_options`. [options-2019.md](options-201
 options of the 2019 plugin to these.
 """
 
-_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "items ≥"}
+_BOUNDS = {
+    "ge": "≥ {:g}",
+    "gt": "> {:g}",
+    "le": "≤ {:g}",
+    "lt": "< {:g}",
+    "min_length": "at least {:g} of them",
+}
 
 
 def page() -> str:
@@ -69,9 +75,9 @@ def _values(field: FieldInfo) -> str:
     """`int, ≥ 1`: the types or words that an option takes, and its bounds."""
     kinds = list(_kinds(field.annotation))
     bounds = [
-        f"{sign} {getattr(rule, name):g}"
+        words.format(getattr(rule, name))
         for rule in [*field.metadata, *_rules(field.annotation)]
-        for name, sign in _BOUNDS.items()
+        for name, words in _BOUNDS.items()
         if getattr(rule, name, None) is not None
     ]
     return ", ".join([" or ".join(kinds), *bounds])

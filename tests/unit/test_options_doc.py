@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from rastervision.fastai_backend.options import TrainSettings
+from rastervision.fastai_backend.options import Oversample, TrainSettings
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/guide/options-2019.md"
@@ -26,6 +26,12 @@ def test_the_page_of_options_is_current() -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.PAGE.read_text() == script.page(), "`make docs` writes it anew"
+
+
+def test_ids_of_rare_classes_are_not_said_to_begin_at_one() -> None:
+    text = (ROOT / "docs/guide/options.md").read_text()
+    assert "| `rare_class_ids` | must be given | list of int, at least 1 of them |" in text
+    assert Oversample(rare_class_ids=[0], rare_target_prop=0.5).rare_class_ids == [0]
 
 
 def test_every_option_of_2019_has_its_line() -> None:
