@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rvk8s import explain
@@ -80,8 +80,9 @@ class ClusterRun:
             args={},
             root_uri=self.root_uri,
             stages=tuple(Stage(name) for name in STAGES),
-            created=created_in(self.run_id) or self.created,
         )
+        if self.plan is None or not plan.created:  # a schedule's says nothing of one run
+            plan = replace(plan, created=created_in(self.run_id) or self.created)
         record = RunRecord.of_plan(plan, "kubernetes")
         record.state, record.message = run_state(self.driver)
         if record.state in (State.RUNNING, State.SUCCEEDED):

@@ -105,6 +105,15 @@ def test_storage_and_cluster_together() -> None:
     assert alone.uri == "s3://b/r/one-1"
 
 
+def test_when_a_schedule_s_run_was_made_is_what_the_cluster_says() -> None:
+    """Its plan does not say it before its driver has begun; another one's does."""
+    stages = tuple(Stage(name) for name in STAGES)
+    for created, shown in (("", "2026-11-24T10:00:00Z"), ("2026-11-23T09:00:00Z",) * 2):
+        plan = Plan("one-1", "one", "m.py", "/p", {}, "s3://b/r", stages, created=created)
+        assert ClusterRun("one-1", job(), plan=plan).record().plan.created == shown
+    assert ClusterRun("one-1", job()).record().plan.created == "2026-11-24T10:00:00Z"
+
+
 def test_without_storage_stages_are_read_off_their_objects() -> None:
     train = job("Created", "Failed", kind="PyTorchJob", startTime="2026-11-24T10:00:10Z")
     train["metadata"]["labels"]["rvk8s.io/stage"] = "train"
