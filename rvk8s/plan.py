@@ -338,6 +338,7 @@ def _gpus(experiment: Experiment, options: RunOptions, errors: list[InputError])
     if options.gpus is not None:
         if here is not None and options.gpus > here:
             fix = f"give at most {here}" if here else "leave --gpus out to train on the CPU"
+            fix += "; on a cluster: `rvk8s submit`, or `rvk8s plan -n NAMESPACE`"
             what = f"{options.gpus} asked for, this machine has {here or 'none'}"
             errors.append(InputError(what, where="--gpus", fix=fix))
         return options.gpus

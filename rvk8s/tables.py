@@ -11,6 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rvk8s.contract import RUN_ID_TOKEN
+
 if TYPE_CHECKING:
     from rvk8s.plan import Plan, Stage
     from rvk8s.project import Experiment
@@ -47,17 +49,18 @@ def plan_table(plan: Plan) -> RenderableType:
     for name, value in _head(plan):
         head.add_row(name, Text(value))
     stages = Table(box=None, pad_edge=False, header_style="bold")
-    several = any(stage.nodes > 1 for stage in plan.stages)
-    nodes = ("NODES",) if several else ()
-    for column in ("STAGE", "SPLITS", *nodes, "GPUS", "RETRIES", "DEADLINE", ""):
+    # What one process on one machine has one of is not worth a column.
+    shown = [name for name in ("nodes", "ranks") if any(getattr(s, name) > 1 for s in plan.stages)]
+    shape = (name.upper() for name in shown)
+    for column in ("STAGE", "SPLITS", *shape, "GPUS", "RETRIES", "DEADLINE", ""):
         stages.add_column(column, justify="left" if column in ("STAGE", "") else "right")
     names = [stage.name for stage in plan.stages]
     start = names.index(plan.from_stage) if plan.from_stage else 0
     for index, stage in enumerate(plan.stages):
         deadline = "-" if stage.deadline_seconds is None else f"{stage.deadline_seconds} s"
         note = "has to be done" if index < start else "again" if stage.name in plan.rerun else ""
-        shape = (stage.nodes,) if several else ()
-        numbers = (stage.splits, *shape, _gpus(stage), stage.retries or 0)
+        counts = (getattr(stage, name) for name in shown)
+        numbers = (stage.splits, *counts, _gpus(stage), stage.retries or 0)
         stages.add_row(stage.name, *(str(number) for number in numbers), deadline, note)
     return Group(head, Text(), stages, Text())
 
@@ -78,9 +81,10 @@ def arguments(args: Mapping[str, Any]) -> str:
 
 
 def _head(plan: Plan) -> list[tuple[str, str]]:
+    scheduled = plan.run_id == RUN_ID_TOKEN
     rows = [
-        ("Run", plan.run_id),
-        ("Folder", plan.run_uri),
+        ("Run", "a new one each time that the schedule is due" if scheduled else plan.run_id),
+        ("Folder", plan.run_uri.replace(RUN_ID_TOKEN, "RUN") if scheduled else plan.run_uri),
         ("Experiment", plan.experiment),
         ("Module", plan.module),
         ("Arguments", arguments(plan.args) or "-"),

@@ -96,6 +96,20 @@ def test_plan(run: Run, tmp_path: Path) -> None:
     assert rows["bundle"] == ["1", "0", "0", "-", "again"]
 
 
+def test_plan_of_a_cluster(run: Run) -> None:
+    cluster = ["plan", "potsdam", "--root-uri", "s3://b/r", "--image", "x:1", "-n", "team"]
+    shown = run(*cluster, "--nodes", "2", "--ranks", "4")
+    rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line.split()}
+    assert rows["STAGE"][:4] == ["SPLITS", "NODES", "RANKS", "GPUS"]
+    assert rows["train"][:4] == ["1", "2", "4", "0"]
+    assert rows["chip"][:4] == ["1", "1", "1", "0"]
+    Path("cron.yaml").write_text("schedule: {cron: '0 3 * * *'}\n")
+    shown = run(*cluster, "--values", "cron.yaml")
+    assert "Run         a new one each time that the schedule is due" in shown.out
+    assert "Folder      s3://b/r/RUN" in shown.out
+    assert "rvk8s-run-id" not in shown.out
+
+
 def test_dry_run_creates_nothing_and_is_the_plan(run: Run, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     options = ["-m", "*", "-a", "backbone", "x", "--test", "--splits", "chip=3"]

@@ -128,7 +128,8 @@ def test_all_mistakes_at_once() -> None:
         "rvk8s.yaml:3: experiments.potsdam: get_config needs the argument raw_uri;"
         " add it to args, or give -a raw_uri VALUE",
         "--root-uri: ftp:// is not supported; give a folder or s3://bucket/prefix",
-        "--gpus: 2 asked for, this machine has none; leave --gpus out to train on the CPU",
+        "--gpus: 2 asked for, this machine has none; leave --gpus out to train on the CPU;"
+        " on a cluster: `rvk8s submit`, or `rvk8s plan -n NAMESPACE`",
         "--from: is for a run that exists; name it with --run-id; `rvk8s list` shows them",
         "--rerun: is for a run that exists; name it with --run-id; `rvk8s list` shows them",
     ]
@@ -144,7 +145,10 @@ def test_what_else_is_refused() -> None:
         (line,) = refused(RunOptions(run_id=run_id))
         assert line.startswith(f"--run-id: {run_id!r} is not the name of a run")
     (line,) = refused(RunOptions(gpus=3, machine_gpus=2))
-    assert line == "--gpus: 3 asked for, this machine has 2; give at most 2"
+    assert line == (
+        "--gpus: 3 asked for, this machine has 2; give at most 2; on a cluster: `rvk8s submit`, or"
+        " `rvk8s plan -n NAMESPACE`"
+    )
 
 
 @pytest.mark.parametrize(
