@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from rvk8s.project.schema import schema_errors
 from rvk8s.project.signature import Signature, find_module, nearest, read_signature
 from rvk8s.project.values_files import Layer, combined, read_preset
 from rvk8s.project.yamldoc import Document, KeyPath, read
+from rvk8s.values import chart_dir
 
 FILE_NAME = "rvk8s.yaml"
 #: A run id is the name and 22 more characters, and has to stay below the 63 of a DNS label.
@@ -105,7 +107,7 @@ def load(path: Path) -> Project:
         InputErrors: everything else that is wrong with it, in the order of its lines.
     """
     document = read(path, _label(path))
-    errors = [*document.errors, *schema_errors(document, "project.schema.json")]
+    errors = [*document.errors, *schema_errors(document, "project.schema.json", _place_of)]
     experiments: list[Experiment] = []
     root_uri = None
     layers = [Layer(document, ("values",))]
@@ -159,6 +161,13 @@ def namespace_of(path: Path) -> str | None:
     if value is not None and not isinstance(value, str):
         raise document.error(("namespace",), "is not a string", "give a namespace's name")
     return value
+
+
+def _place_of(key: str) -> str | None:
+    """Where a key belongs that is none of the file's: the chart's stand below values."""
+    schema = json.loads((chart_dir() / "values.schema.json").read_text(encoding="utf-8"))
+    known = set(schema["properties"]) - {"experiment", "run"}  # those a plan fills in
+    return f"write it below values: `values: {{{key}: ...}}`" if key in known else None
 
 
 def _label(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -27,14 +27,17 @@ _NOUNS = {
 }
 
 
-def schema_errors(document: Document, schema: str) -> Iterator[InputError]:
+def schema_errors(
+    document: Document, schema: str, place_of: Callable[[str], str | None] = lambda key: None
+) -> Iterator[InputError]:
     """Where a document breaks a schema.
 
     Args:
         schema: the schema's file in this package; draft 2020-12.
+        place_of: the fix for a key that is unknown at the top but known elsewhere.
     """
     for error in _validator(schema).iter_errors(document.value):
-        yield from _translated(document, error)
+        yield from _translated(document, error, place_of)
 
 
 @cache
@@ -45,7 +48,9 @@ def _validator(schema: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(text))
 
 
-def _translated(document: Document, error: ValidationError) -> Iterator[InputError]:
+def _translated(
+    document: Document, error: ValidationError, place_of: Callable[[str], str | None]
+) -> Iterator[InputError]:
     path: KeyPath = tuple(error.absolute_path)
     value: Any = error.instance
     schema: Any = error.schema  # the part with the rule
@@ -54,7 +59,8 @@ def _translated(document: Document, error: ValidationError) -> Iterator[InputErr
         known = list(schema["properties"])
         for key in value:
             if key not in known:
-                fix = nearest(key, known, "known keys are")
+                place = None if path else place_of(key)
+                fix = place or nearest(key, known, "known keys are")
                 yield document.error((*path, key), f"unknown key {key}", fix)
     elif rule == "required":
         # jsonschema gives one error for each missing key, which only its message names.

@@ -37,6 +37,15 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         CODE,
         [":5: rootURI: unknown key rootURI; did you mean rootUri?"],
     ),
+    "keys of the chart": (
+        EXP + "launcher: job\npools: {}\nexperiment: {}\n",
+        CODE,
+        [
+            ":5: launcher: unknown key launcher; write it below values: `values: {launcher: ...}`",
+            ":6: pools: unknown key pools; write it below values: `values: {pools: ...}`",
+            ":7: experiment: unknown key experiment; did you mean experiments?",
+        ],
+    ),
     "unknown key like none": (
         EXP + "    zebra: 1\n",
         CODE,
