@@ -14,11 +14,11 @@ from pathlib import Path
 
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.log_lines import stamped
+from rvk8s.cluster.pod_state import container_of, has_ended, has_started
 from rvk8s.contract import Env, Label, RunLayout, split_of
 from rvk8s.engines import log_file
 from rvk8s.engines.log_file import LogFile
 from rvk8s.errors import ClusterUnavailable, Rvk8sError
-from rvk8s.explain import container_of, has_ended, has_started
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,9 @@ def split_index(pod: Object) -> int:
 
 def _splits(pod: Object) -> int:
     """How many splits the stage of a pod has."""
-    for one in pod["spec"]["containers"][0].get("env") or ():
-        if one["name"] == Env.SPLITS:
-            return int(one["value"])
-    return 1
+    # A cluster may put containers of its own first.
+    ours = next(one for one in pod["spec"]["containers"] if one["name"] == container_of(pod))
+    return next((int(v["value"]) for v in ours.get("env") or () if v["name"] == Env.SPLITS), 1)
 
 
 class PodLogs:

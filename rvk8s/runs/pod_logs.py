@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.log_lines import stamped
+from rvk8s.cluster.pod_state import container_of, has_ended, has_started
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import STAGES, Label
 from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
@@ -70,8 +71,8 @@ class Printer:
 def print_now(cluster: Cluster, pods: Iterable[Object], wanted: Wanted, printer: Printer) -> None:
     """Print what pods have written so far."""
     for pod in sorted(filter(wanted.has, pods), key=_order):
-        if _has_begun(pod):
-            name, container = pod["metadata"]["name"], _container(pod)
+        if has_started(pod):
+            name, container = pod["metadata"]["name"], container_of(pod)
             for line in cluster.log_lines(name, container):
                 printer.put(_title(pod), line)
     sys.stdout.flush()
@@ -101,7 +102,7 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
             ended = driver is None or ClusterRun(run.run_id, driver).has_ended
             for pod in sorted(filter(wanted.has, pods.objects().values()), key=_order):
                 uid = pod["metadata"]["uid"]
-                if uid not in readers and _has_begun(pod):
+                if uid not in readers and has_started(pod):
                     reader = threading.Thread(
                         target=_read, args=(cluster, pod, lines), name="log", daemon=True
                     )
@@ -117,7 +118,7 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
 
 def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) -> None:
     """Put the lines of a pod's container into a queue until it has ended."""
-    name, container, title = pod["metadata"]["name"], _container(pod), _title(pod)
+    name, container, title = pod["metadata"]["name"], container_of(pod), _title(pod)
     last = ""
     while True:
         try:
@@ -137,7 +138,7 @@ def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) 
         except Rvk8sError as error:
             lines.put((title, f"({error})".encode()))
             return
-        if now is None or now["metadata"]["uid"] != pod["metadata"]["uid"] or _has_ended(now):
+        if now is None or now["metadata"]["uid"] != pod["metadata"]["uid"] or has_ended(now):
             return
         time.sleep(_TICK)
 
@@ -182,21 +183,3 @@ def _title(pod: Object) -> str:
     if stage == DRIVER:
         return stage
     return f"{stage}, {'node' if stage == 'train' else 'split'} {_number(pod)}"
-
-
-def _container(pod: Object) -> str:
-    return str(pod["spec"]["containers"][0]["name"])
-
-
-def _statuses(pod: Object) -> list[Object]:
-    return list((pod.get("status") or {}).get("containerStatuses") or ())
-
-
-def _has_begun(pod: Object) -> bool:
-    """Whether its container has run, so that there may be lines."""
-    states = [one.get("state") or {} for one in _statuses(pod)]
-    return any("running" in state or "terminated" in state for state in states)
-
-
-def _has_ended(pod: Object) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

@@ -46,7 +46,12 @@ class Pods:
                 "labels": {"rvk8s.io/stage": stage},
                 "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
             },
-            "spec": {"containers": [{"name": "stage", "env": [_env("RVK8S_SPLITS", splits)]}]},
+            "spec": {
+                "containers": [
+                    {"name": "istio-proxy", "env": []},  # a cluster may put its own first
+                    {"name": "stage", "env": [_env("RVK8S_SPLITS", splits)]},
+                ]
+            },
             "status": {"phase": "Running", "containerStatuses": [state]},
         }
         self.lines[name], self.ended[name] = [], threading.Event()

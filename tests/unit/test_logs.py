@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -12,8 +14,9 @@ from rvk8s import storage
 from rvk8s.cli import rvk8s
 from rvk8s.contract import State, attempt_line, now
 from rvk8s.errors import InputError
-from rvk8s.runs import logs
+from rvk8s.runs import logs, pod_logs
 from rvk8s.runs.places import Places
+from rvk8s.runs.pod_logs import Printer, Wanted
 from rvk8s.runs.record import RunRecord
 
 
@@ -68,3 +71,32 @@ def test_previous_says_where_it_could_not_look(
     with pytest.raises(InputError, match="nothing was tried"):
         logs.print_run_logs(places, "run-1", previous=True)
     assert "cannot be read" in capsys.readouterr().err
+
+
+class OfPods:
+    """Answers for the logs of pods; a container that has not begun has none."""
+
+    def log_lines(self, pod: str, container: str, **_: object) -> Iterator[bytes]:
+        assert (pod, container) == ("a", "stage"), "not the container that the cluster put in"
+        yield b"one"
+
+
+def test_a_container_that_the_cluster_put_in_is_not_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def pod(name: str, ours: dict[str, Any]) -> dict[str, Any]:
+        states = [
+            {"name": "istio-proxy", "state": {"running": {}}},
+            {"name": "stage", "state": ours},
+        ]
+        labels = {"rvk8s.io/stage": "chip"}
+        return {
+            "metadata": {"name": name, "labels": labels, "creationTimestamp": "2026-11-25"},
+            "spec": {"containers": [{"name": "istio-proxy"}, {"name": "stage"}]},
+            "status": {"phase": "Running", "containerStatuses": states},
+        }
+
+    waiting = {"waiting": {"reason": "ContainerCreating"}}
+    pods = [pod("a", {"running": {}}), pod("b", waiting)]
+    pod_logs.print_now(OfPods(), pods, Wanted(), Printer())  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "==> chip, split 0 <==\none\n"

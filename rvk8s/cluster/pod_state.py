@@ -1,0 +1,61 @@
+"""What a pod says of itself, as the API server sends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+Object = Mapping[str, Any]
+
+#: Containers that run rvk8s-stage; the training operator wants the second name.
+CONTAINERS = ("stage", "pytorch", "driver")
+
+
+def container_of(pod: Object) -> str:
+    """The name of the container that runs our program."""
+    names = [container["name"] for container in pod.get("spec", {}).get("containers", ())]
+    return next((name for name in names if name in CONTAINERS), names[0] if names else "stage")
+
+
+def has_started(pod: Object) -> bool:
+    """Whether our program's container has begun, and with it its log."""
+    for status in pod.get("status", {}).get("containerStatuses") or ():
+        if status.get("name") in CONTAINERS:
+            state = status.get("state", {})
+            return "running" in state or "terminated" in state
+    return False
+
+
+def is_running(pod: Object) -> bool:
+    """Whether our program runs in a pod that nobody has told to end."""
+    running = pod.get("status", {}).get("phase") == "Running" and has_started(pod)
+    return running and not pod["metadata"].get("deletionTimestamp")
+
+
+def has_ended(pod: Object) -> bool:
+    """Whether a pod runs no more and never will."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def terminated(pod: Object) -> Object | None:
+    """How our program's container ended; None while it has not."""
+    for container in pod.get("status", {}).get("containerStatuses") or ():
+        if container.get("name") in CONTAINERS:
+            ended: Object | None = container.get("state", {}).get("terminated")
+            return ended
+    return None
+
+
+def condition_of(item: Object, kind: str) -> Object | None:
+    """A condition, be it true or not; None where it is not said."""
+    conditions = item.get("status", {}).get("conditions") or ()
+    return next((one for one in conditions if one.get("type") == kind), None)
+
+
+def age(time: str | None) -> float | None:
+    """Seconds since a time as Kubernetes writes it; None for none."""
+    if not time:
+        return None
+    then = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    return max((datetime.now(timezone.utc) - then).total_seconds(), 0.0)
