@@ -5,6 +5,7 @@
     |   `-- InputErrors       exit 2    several of them, reported together
     |-- OutOfMemory           exit 12   host or GPU memory
     |-- DiskFull              exit 28   disk, quota or bucket
+    |-- WaitedTooLong         exit 124  nobody did what was waited for
     |-- StorageUnavailable    exit 138  storage did not answer; the same call may work later
     |-- RanksLost             exit 138  another process of the training is gone or does not answer
     |-- ClusterUnavailable    exit 138  nor did the cluster's API server
@@ -61,6 +62,10 @@ class OutOfMemory(Rvk8sError):
 
 class DiskFull(Rvk8sError):
     exit_code = ExitCode.DISK_FULL
+
+
+class WaitedTooLong(Rvk8sError):
+    exit_code = ExitCode.DEADLINE
 
 
 class StorageUnavailable(Rvk8sError):

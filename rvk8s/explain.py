@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from rvk8s.cluster import quota
+from rvk8s.cluster.pod_state import CONTAINERS, age, condition_of, has_ended, terminated
 from rvk8s.cluster.queues import is_suspended, queue_of
 from rvk8s.contract import ExitCode
 
 Object = Mapping[str, Any]
-
-#: Containers that run rvk8s-stage; the training operator wants the second name.
-CONTAINERS = ("stage", "pytorch", "driver")
 
 _IMAGE = {
     "ErrImagePull",
@@ -44,6 +44,11 @@ _NODE_REASONS = {
     "DeletionByTaintManager",
     "DeletionByPodGC",
 }
+#: How a message begins where a node ran short, not a pod: of what all of its pods use together.
+_NODE_SHORT = "The node was low on resource"
+_LESS_DISK = "give the pool more ephemeralStorage or shm, or use fewer chips"
+#: Seconds after a pod should be gone from which its node is taken not to answer.
+_OVERDUE = 30.0
 #: Kueue's words for what others have at the moment, and for what a queue never has.
 _LACKING = re.compile(r"insufficient unused quota for \S+ in flavor [^\s,]+, \S+ more needed")
 _TOO_MUCH = "> maximum capacity"
@@ -62,6 +67,10 @@ class Verdict:
     code: int
     message: str | None = None
     disrupted: bool = False
+
+    def as_full_disk(self) -> Verdict:
+        """The same of a pod that fills the disk of each node that it gets."""
+        return Verdict(ExitCode.DISK_FULL, f"{self.message}; {_LESS_DISK}")
 
 
 @dataclass(frozen=True)
@@ -85,21 +94,33 @@ def verdict(pod: Object) -> Verdict | None:
     phase = status.get("phase")
     if phase == "Succeeded":
         return Verdict(0)
-    ended = _terminated(status)
+    ended = terminated(pod)
     if phase != "Failed":
         # The kubelet takes a moment to bring the phase after the container's end.
         return Verdict(0) if ended and ended.get("exitCode") == 0 else None
     reason, text = status.get("reason") or "", _line(status.get("message"))
-    if reason == "Evicted" and ("ephemeral" in text or "EmptyDir" in text or "emptyDir" in text):
-        fix = "give the pool more ephemeralStorage or shm, or use fewer chips"
-        return Verdict(ExitCode.DISK_FULL, f"its node ended it: {text}; {fix}")
-    why_not = _condition(pod, "DisruptionTarget")
+    over = "ephemeral" in text or "EmptyDir" in text or "emptyDir" in text
+    if reason == "Evicted" and over and not text.startswith(_NODE_SHORT):
+        return Verdict(ExitCode.DISK_FULL, f"its node ended it: {text}; {_LESS_DISK}")
+    why_not = condition_of(pod, "DisruptionTarget")
     if why_not and why_not.get("status") == "True":
-        text = _line(why_not.get("message")) or why_not.get("reason", "")
-        return Verdict(ExitCode.PREEMPTED, f"lost its node: {text}", disrupted=True)
+        return _lost_node(why_not)
     if ended is None or reason in _NODE_REASONS or reason.startswith("OutOf"):
         return Verdict(ExitCode.PREEMPTED, f"lost its node: {reason} {text}".strip(), True)
     return _of_container(pod, ended)
+
+
+def _lost_node(condition: Object) -> Verdict:
+    text = _line(condition.get("message")) or condition.get("reason", "")
+    return Verdict(ExitCode.PREEMPTED, f"lost its node: {text}", disrupted=True)
+
+
+def disk_was_full(pod: Object) -> bool:
+    """Whether a pod had to go because its node's disk was full, of its own data or of others'."""
+    status = pod.get("status", {})
+    text = _line(status.get("message"))
+    full = tuple(f"{_NODE_SHORT}: {what}" for what in ("ephemeral-storage", "inodes"))
+    return status.get("reason") == "Evicted" and text.startswith(full)
 
 
 def _of_container(pod: Object, ended: Object) -> Verdict:
@@ -124,13 +145,13 @@ def first_cause(pods: Sequence[Object]) -> tuple[Object, Verdict] | None:
     """Of pods that fail together: the one that the others failed of.
 
     A final code says why. After it come a lost node and whatever was killed; 138 of a training
-    often means that another rank is gone.
+    often means that another rank is gone. A pod whose node does not answer never ends by itself.
     """
-    found = [(pod, said) for pod in pods if (said := verdict(pod)) and said.code]
+    found = [(pod, said) for pod in pods if (said := verdict(pod) or _leaving(pod)) and said.code]
 
     def order(item: tuple[Object, Verdict]) -> tuple[int, str]:
         pod, said = item
-        ended = _terminated(pod.get("status", {})) or {}
+        ended = terminated(pod) or {}
         rank = 0 if said.code < 128 else 1 if said.disrupted else 2
         if said.code in (ExitCode.RETRYABLE, ExitCode.PREEMPTED) and not said.disrupted:
             rank = 3
@@ -139,15 +160,45 @@ def first_cause(pods: Sequence[Object]) -> tuple[Object, Verdict] | None:
     return min(found, key=order) if found else None
 
 
+def _leaving(pod: Object) -> Verdict | None:
+    """What becomes of a pod that Kubernetes takes off its node; None where it does not."""
+    why = condition_of(pod, "DisruptionTarget")
+    if has_ended(pod) or not pod["metadata"].get("deletionTimestamp") or why is None:
+        return None
+    return _lost_node(why) if why.get("status") == "True" else None
+
+
+def overdue(pod: Object) -> Trouble | None:
+    """Why a pod that was told to end has not long ended; None where that is not so.
+
+    Kubernetes does not know whether it still runs, and its Job gets no other one until somebody
+    says that it does not: kubernetes.io/docs/concepts/cluster-administration/node-shutdown. To
+    delete the pod by force is of no use: it keeps the Job's finalizer.
+    """
+    # The time to end that a pod gets is counted in.
+    late, node = age(pod["metadata"].get("deletionTimestamp")), pod.get("spec", {}).get("nodeName")
+    if late is None or late < _OVERDUE or not node or has_ended(pod):
+        return None
+    name = pod["metadata"]["name"]
+    what = f"node {node} does not answer, so nobody knows whether pod {name} still runs"
+    taint = f"`kubectl taint node {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute`"
+    fix = f"once that machine is off, `kubectl delete node {node}` lets the run go on, or {taint}"
+    return Trouble(f"{what}; {fix} where it is to come back", waits=True)
+
+
 def pod_trouble(pod: Object) -> Trouble | None:
     """Why a pod does not run; None where nothing is wrong, or not yet."""
+    if late := overdue(pod):
+        return late
     status = pod.get("status", {})
     if status.get("phase") not in (None, "Pending"):
         return None
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition_of(pod, "PodScheduled")
     if scheduled and scheduled.get("status") == "False":
         return _unscheduled(pod, scheduled)
-    for container in status.get("containerStatuses") or ():
+    # Clusters put init containers of their own into pods.
+    kinds = (status.get("initContainerStatuses") or (), status.get("containerStatuses") or ())
+    for container in chain(*kinds):
         waiting = container.get("state", {}).get("waiting") or {}
         reason, text = waiting.get("reason") or "", _line(waiting.get("message"))
         if reason in _IMAGE:
@@ -163,9 +214,9 @@ def pod_trouble(pod: Object) -> Trouble | None:
     return None
 
 
-def _unscheduled(pod: Object, condition: Object) -> Trouble:
-    text, since = _line(condition.get("message")), condition.get("lastTransitionTime")
-    if condition.get("reason") == "SchedulingGated":
+def _unscheduled(pod: Object, scheduled: Object) -> Trouble:
+    text, since = _line(scheduled.get("message")), scheduled.get("lastTransitionTime")
+    if scheduled.get("reason") == "SchedulingGated":
         return Trouble("waits for admission by the cluster's queue", waits=True, since=since)
     wants = gpus(pod)
     if wants and "Insufficient" in text:
@@ -178,10 +229,11 @@ def _unscheduled(pod: Object, condition: Object) -> Trouble:
 
 
 def gpus(pod: Object) -> str:
-    """The GPUs that a pod asks for: "2 nvidia.com/gpu"; empty for none."""
+    """The GPUs, or parts of them, that a pod asks for: "2 nvidia.com/gpu"; empty for none."""
     for container in pod.get("spec", {}).get("containers", ()):
         for name, count in (container.get("resources", {}).get("limits") or {}).items():
-            if "gpu" in name.rpartition("/")[2]:
+            resource = name.rpartition("/")[2]
+            if "gpu" in resource or resource.startswith("mig-"):
                 return f"{count} {name}"
     return ""
 
@@ -197,9 +249,8 @@ def event_trouble(events: Iterable[Object]) -> Trouble | None:
             return None
         if event.get("type") != "Warning":
             continue
-        if "exceeded quota" in text:
-            fix = "wait until others have ended, ask for less, or have the quota raised"
-            return Trouble(f"the namespace's quota is used up: {text}; {fix}", waits=False)
+        if quota.is_exceeded(text):
+            return refused_by_quota(text)
         if "violates PodSecurity" in text:
             fix = "the namespace's pod security standard forbids what a value asks for"
             return Trouble(f"a pod is refused: {text}; {fix}", waits=False)
@@ -210,8 +261,20 @@ def event_trouble(events: Iterable[Object]) -> Trouble | None:
             fix = "look at the namespace's quotas, limits and admission policies"
             if "serviceaccount" in text and "not found" in text:
                 fix = "install helm/rvk8s-platform, or set serviceAccounts"
-            return Trouble(f"no pod can be made: {text}; {fix}", waits=False)
+            waits = "object is being deleted" in text  # an earlier one of the same name
+            if waits:
+                fix = "wait until that one is gone"
+            return Trouble(f"no pod can be made: {text}; {fix}", waits)
     return None
+
+
+def refused_by_quota(text: str) -> Trouble:
+    """Why a quota lets something not be made, in the words of the refusal."""
+    if quota.never_fits(text):
+        fix = "ask for less, or have the quota raised"
+        return Trouble(f"the namespace's quota never allows that much: {text}; {fix}", waits=False)
+    fix = "wait until others have ended, ask for less, or have the quota raised"
+    return Trouble(f"the namespace's quota is used up: {text}; {fix}", waits=True)
 
 
 def suspended(item: Object, workloads: Iterable[Object] = ()) -> Trouble | None:
@@ -235,7 +298,7 @@ def _not_admitted(workload: Object) -> tuple[str, str | None]:
     """Why Kueue does not let something in, in its words, and since when; empty without a reason."""
     if workload.get("spec", {}).get("active") is False:
         return "its Workload is not active; set spec.active to true to let it go on", None
-    held = _condition(workload, "QuotaReserved")
+    held = condition_of(workload, "QuotaReserved")
     if held is None or held.get("status") != "False":
         return "", None
     text, since = _line(held.get("message")), held.get("lastTransitionTime")
@@ -258,45 +321,12 @@ def images(pods: Iterable[Object]) -> list[str]:
     return sorted(found)
 
 
-def container_of(pod: Object) -> str:
-    """The name of the container that runs our program."""
-    names = [container["name"] for container in pod.get("spec", {}).get("containers", ())]
-    return next((name for name in names if name in CONTAINERS), names[0] if names else "stage")
-
-
-def has_started(pod: Object) -> bool:
-    """Whether our program's container has begun, and with it its log."""
-    for status in pod.get("status", {}).get("containerStatuses") or ():
-        if status.get("name") in CONTAINERS:
-            state = status.get("state", {})
-            return "running" in state or "terminated" in state
-    return False
-
-
-def has_ended(pod: Object) -> bool:
-    """Whether a pod runs no more and never will."""
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-
-
 def last_words(pod: Object) -> str | None:
     """The error that a driver's pod ended with, as the end of its log says it; None without one."""
-    ended = _terminated(pod.get("status", {})) or {}
+    ended = terminated(pod) or {}
     lines = str(ended.get("message") or "").strip().splitlines()
     said = [line.partition(" ERROR ")[2].strip() for line in lines]
     return next((text for text in reversed(said) if text), None)
-
-
-def _terminated(status: Object) -> Object | None:
-    for container in status.get("containerStatuses") or ():
-        if container.get("name") in CONTAINERS:
-            ended: Object | None = container.get("state", {}).get("terminated")
-            return ended
-    return None
-
-
-def _condition(item: Object, kind: str) -> Object | None:
-    conditions = item.get("status", {}).get("conditions") or ()
-    return next((one for one in conditions if one.get("type") == kind), None)
 
 
 def _image(pod: Object) -> str:

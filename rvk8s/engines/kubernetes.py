@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from time import monotonic
 
-from rvk8s.cluster import Cluster, Object
+from rvk8s import explain
+from rvk8s.cluster import Cluster, Object, quota
 from rvk8s.cluster.kinds import NoSuchKind
+from rvk8s.cluster.pod_state import has_ended
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, Label
 from rvk8s.engines.log_collector import PodLogs
@@ -21,14 +23,16 @@ from rvk8s.engines.stage_objects import (
     stamped,
 )
 from rvk8s.engines.stage_run import Patience, StageRun, pods_of, spent_on
-from rvk8s.errors import Conflict, InputError
+from rvk8s.errors import Conflict, InputError, WaitedTooLong
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import StageRecord
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two tries to make an object that a quota forbids, and two looks at a Service.
-_QUOTA_PAUSE, _LOOK = 10.0, 1.0
+#: Seconds between two tries to make an object that a quota forbids.
+_QUOTA_PAUSE = 10.0
+#: Seconds between two looks whether something is gone, and where its node does not answer.
+_LOOK, _LONG_LOOK = 1.0, 10.0
 
 
 class KubernetesLauncher:
@@ -152,7 +156,9 @@ class KubernetesLauncher:
             InputError: the name is taken by something else, or the server refuses the object.
         """
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        end = monotonic() + self.patience.start
+        if kind in MAIN_KINDS:
+            self._wait_for_end(lambda: self._left_behind(manifest), f"{kind} {name} of before")
+        began = monotonic()
         while True:
             self.check()
             self.confirm()
@@ -163,7 +169,11 @@ class KubernetesLauncher:
             except Conflict:
                 found = self.cluster.get(kind, name)
             except InputError as error:
-                if "exceeded quota" not in str(error) or monotonic() > end:
+                if not quota.is_exceeded(str(error)):
+                    raise
+                waits = explain.refused_by_quota(str(error)).waits
+                patience = self.patience.pending if waits else self.patience.start
+                if monotonic() - began > patience:
                     raise
                 log.warning("%s; trying again", error)
                 self.wait(_QUOTA_PAUSE)
@@ -220,22 +230,55 @@ class KubernetesLauncher:
         """Wait until an object that was deleted and its pods are gone.
 
         Raises:
-            InputError: they are still there after patience.stop seconds.
+            InputError, WaitedTooLong: see _wait_for_end().
         """
-        end = monotonic() + self.patience.stop
         item: Object = {"metadata": {"uid": uid}}
-        while True:
+        left = lambda: pods_of(item, self.pods.objects().values())  # noqa: E731
+        self._wait_for_end(left, f"{kind} {name}", lambda: self._is_there(kind, name, uid))
+
+    def _left_behind(self, manifest: Object) -> list[Object]:
+        """Pods of an earlier object of a stage that have not ended.
+
+        They may still write, and those of a training have the names, and the rendezvous, that the
+        next ones would have.
+        """
+        stage = manifest["metadata"]["labels"].get(Label.STAGE)
+        pods = self.pods.objects().values()
+        left = [p for p in pods if p["metadata"]["labels"].get(Label.STAGE) == stage]
+        left = [pod for pod in left if not has_ended(pod)]
+        found = self.cluster.get(manifest["kind"], manifest["metadata"]["name"]) if left else None
+        kept = pods_of(found, left) if found else []
+        return [pod for pod in left if pod not in kept]
+
+    def _wait_for_end(
+        self,
+        left: Callable[[], Sequence[Object]],
+        what: str,
+        is_there: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait until pods, and what made them, are gone.
+
+        Raises:
+            InputError: they are still there after patience.stop seconds.
+            WaitedTooLong: they are on a node that does not answer for patience.pending seconds.
+        """
+        began, said = monotonic(), ""
+        while (pods := left()) or is_there():
             self.logs.look()
-            pods = pods_of(item, self.pods.objects().values())
-            left = [pod["metadata"]["name"] for pod in pods]
-            if not left and not self._is_there(kind, name, uid):
-                return
-            if monotonic() > end:
-                what = f"{kind} {name} was deleted but does not go ({', '.join(left)})"
-                fix = "is the node of its pods gone? kubectl delete pod --force ends them"
-                raise InputError(what, where=f"namespace {self.cluster.namespace}", fix=fix)
+            late = next((one for pod in pods if (one := explain.overdue(pod))), None)
+            passed = monotonic() - began
+            if late is None and passed > self.patience.stop:
+                names = ", ".join(pod["metadata"]["name"] for pod in pods)
+                text = f"{what} was deleted but does not go ({names})"
+                where = f"namespace {self.cluster.namespace}"
+                raise InputError(text, where=where, fix="has it a finalizer?")
+            if late is not None and passed > self.patience.pending:
+                raise WaitedTooLong(late.text)
+            if late is not None and late.text != said:
+                said = late.text
+                log.warning("%s: %s", what, said)
             self.check()
-            self.wait(_LOOK)
+            self.wait(_LOOK if late is None else _LONG_LOOK)
 
     def _is_there(self, kind: str, name: str, uid: str) -> bool:
         if kind in self._watchers:

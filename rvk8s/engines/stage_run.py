@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from time import monotonic
 from typing import Protocol
 
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.pod_state import age, has_ended, has_started, is_running
 from rvk8s.cluster.queues import is_suspended, workloads
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, ExitCode
@@ -29,6 +30,8 @@ _TIDY = 10.0
 _EVENTS_AFTER, _EVENTS_EVERY = 5.0, 30.0
 #: Seconds between two looks at what a queue says.
 _QUEUE_EVERY = 5.0
+#: So often a split finds its node's disk full before it is taken to fill it itself.
+_FULL_DISKS = 3
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Patience:
     """How long what may come right by itself is waited for, in seconds.
 
     Attributes:
-        start: pods that cannot start: an image that is not there, a missing Secret, a quota.
-        pending: a place on a node or in a queue.
+        start: pods that cannot start: an image that is not there, a missing Secret, a quota that
+            never allows as much; not while other splits of the stage run.
+        pending: a place on a node, in a queue or in a quota, and a node that does not answer.
         partial: a place for the rest of a training's pods, while some hold nodes already.
         stop: pods that were told to end.
     """
@@ -90,6 +94,7 @@ class StageRun:
         self._failing_since: float | None = None
         self._pods: dict[str, Object] = {}
         self._trouble_since: dict[str, float] = {}
+        self._went_on = float("-inf")
         self._events: tuple[float, str, explain.Trouble | None] = (float("-inf"), "", None)
         self._queued: tuple[float, explain.Trouble | None] = (float("-inf"), None)
         self._put_out: set[str] = set()
@@ -126,9 +131,14 @@ class StageRun:
         completed = indexes(status.get("completedIndexes"))
         codes = {split: 0 for split in self.splits if split in completed}
         verdicts: dict[int, explain.Verdict] = {}
+        full: Counter[int] = Counter()
         for pod in sorted(self._pods.values(), key=_created):
             if said := explain.verdict(pod):
-                verdicts[split_index(pod)] = said
+                split = split_index(pod)
+                full[split] += explain.disk_was_full(pod)
+                if explain.disk_was_full(pod) and full[split] >= _FULL_DISKS:
+                    said = said.as_full_disk()  # the Job would try it again without an end
+                verdicts[split] = said
         for split, said in verdicts.items():
             if said.code == 0:
                 codes.setdefault(split, 0)
@@ -150,19 +160,20 @@ class StageRun:
 
     def _together(self, main: Object) -> dict[int, int]:
         """Of a training, whose nodes succeed and fail together."""
-        pods = [pod for pod in self._pods.values() if explain.has_ended(pod)]
         if condition(main, "Succeeded", "Complete"):
             return {0: 0}
-        failed = condition(main, "Failed")
+        # A Job has Failed only once its last pod has ended: one whose node hangs never does.
+        failed = condition(main, "Failed", "FailureTarget")
         if failed is None and is_suspended(main):
             # Its queue has taken the place back: these pods are ended, and others come.
             self._put_out |= set(self._pods)
             self._pods.clear()
             self._failing_since = None
             return {}
-        cause = explain.first_cause(pods)
+        ended = [pod for pod in self._pods.values() if has_ended(pod)]
+        cause = explain.first_cause(list(self._pods.values()) if failed else ended)
         if failed is None and cause is None:
-            well = [pod for pod in pods if (said := explain.verdict(pod)) and said.code == 0]
+            well = [pod for pod in ended if (said := explain.verdict(pod)) and said.code == 0]
             return {0: 0} if len(well) >= max(self.stage.nodes, 1) else {}
         if self._failing_since is None:
             self._failing_since = monotonic()
@@ -177,26 +188,37 @@ class StageRun:
 
     def _with_trouble(self, main: Object, codes: dict[int, int]) -> dict[int, int]:
         """Say why it does not run, and end it where that has lasted too long."""
-        trouble = self._trouble(main)
+        trouble, before = self._trouble(main, codes), self.message
         self.message = trouble.text if trouble else None
         if trouble is None:
             self._trouble_since.clear()
             return codes
+        if trouble.text != before:
+            log.warning("stage %s: %s", self.stage.name, trouble.text)
         if trouble.waits and (held := self._holds_in_vain(main)):
             text = f"{held} while the others found none: {trouble.text}"
             self._end(tidy=False)
             self.gave_back = True
             return self._all(ExitCode.PREEMPTED, text)
+        if self._goes_on(main):  # other splits: what they do is not thrown away
+            self._went_on = monotonic()
+            self._trouble_since.clear()
+            return codes
         key = "waits" if trouble.waits else "fails"
         since = self._trouble_since.setdefault(key, monotonic())
         lasted = max(monotonic() - since, age(trouble.since) or 0.0)
+        lasted = min(lasted, monotonic() - self._went_on)
         patience = self._launcher.patience
         if lasted < (patience.pending if trouble.waits else patience.start):
             return codes
-        log.warning("stage %s: %s", self.stage.name, trouble.text)
         self._end(tidy=False)
         code = ExitCode.DEADLINE if trouble.waits else ExitCode.BAD_INPUT
         return self._all(code, trouble.text) | codes
+
+    def _goes_on(self, main: Object) -> bool:
+        """Whether some splits run while others do not; a training does not go on with a part."""
+        pods = pods_of(main, self._launcher.pods.objects().values())
+        return self.stage.name != "train" and any(is_running(pod) for pod in pods)
 
     def _holds_in_vain(self, main: Object) -> str | None:
         """What a training gives back that has a part of its nodes and has waited for the rest.
@@ -213,7 +235,7 @@ class StageRun:
             return None
         return f"gave {len(placed)} of its {nodes} nodes back after {min(placed):.0f} s"
 
-    def _trouble(self, main: Object) -> explain.Trouble | None:
+    def _trouble(self, main: Object, codes: Mapping[int, int]) -> explain.Trouble | None:
         if is_suspended(main):
             return self._queue_trouble(main)
         present = pods_of(main, self._launcher.pods.objects().values())
@@ -222,13 +244,19 @@ class StageRun:
             return min(found, key=lambda one: one.waits)
         if monotonic() - self._made < _EVENTS_AFTER:
             return None
-        wanted = self.stage.nodes if self.stage.name == "train" else len(self.splits)
-        if len(self._pods) < wanted:
+        if self._lacks_pods(present, codes):
             return self._event_trouble(self._uid)
         for pod in present:
-            if not explain.has_started(pod) and not explain.has_ended(pod):
+            if not has_started(pod) and not has_ended(pod):
                 return self._event_trouble(pod["metadata"]["uid"])
         return None
+
+    def _lacks_pods(self, present: Sequence[Object], codes: Mapping[int, int]) -> bool:
+        """Whether a pod is still to be made: the first of a split, or one that replaces it."""
+        if self.stage.name == "train":
+            return len(self._pods) < self.stage.nodes
+        there = {split_index(pod) for pod in present if not has_ended(pod)}
+        return any(split not in there and split not in codes for split in self.splits)
 
     def _queue_trouble(self, main: Object) -> explain.Trouble | None:
         looked, trouble = self._queued
@@ -285,14 +313,15 @@ class StageRun:
             launcher.confirm()
             launcher.cluster.delete(self._kind, self._name, uid=self._uid)
             end = monotonic() + launcher.patience.stop
-            while self._running() and monotonic() < end:
+            # A node that does not answer ends nothing; before the next attempt it is waited for.
+            while any(not explain.overdue(pod) for pod in self._running()) and monotonic() < end:
                 launcher.logs.look()
                 launcher.wait(0.5)
         self._stopped = True
 
-    def _running(self) -> list[str]:
+    def _running(self) -> list[Object]:
         pods = pods_of(self._main, self._launcher.pods.objects().values())
-        return [pod["metadata"]["name"] for pod in pods if not explain.has_ended(pod)]
+        return [pod for pod in pods if not has_ended(pod)]
 
 
 def pods_of(item: Object, pods: Iterable[Object]) -> list[Object]:
@@ -319,14 +348,6 @@ def _since_placed(pod: Object) -> float | None:
     """Seconds since a pod got its node; None without one."""
     placed = condition(pod, "PodScheduled")
     return None if placed is None else age(placed.get("lastTransitionTime")) or 0.0
-
-
-def age(time: str | None) -> float | None:
-    """Seconds since a time as Kubernetes writes it; None for none."""
-    if not time:
-        return None
-    then = datetime.fromisoformat(time.replace("Z", "+00:00"))
-    return max((datetime.now(timezone.utc) - then).total_seconds(), 0.0)
 
 
 def _created(pod: Object) -> str:

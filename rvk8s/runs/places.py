@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -222,17 +222,23 @@ def troubles(cluster: Cluster, run: ClusterRun) -> list[str]:
     for pod in run.pods:
         labels = pod["metadata"]["labels"]
         pods.setdefault(labels.get(Label.STAGE) or "driver", []).append(pod)
-    for name, item in items.items():
-        if state_of(item)[0] != State.PENDING:
-            continue
-        seen = explain.suspended(item, workloads(cluster, item))
-        for pod in pods.get(name, ()):
-            seen = seen or explain.pod_trouble(pod)
-        for unit in (*pods.get(name, ()), item) if seen is None else ():
-            seen = seen or explain.event_trouble(_events(cluster, unit))
+    for name in dict.fromkeys((*items, *pods)):
+        own, item = pods.get(name, ()), items.get(name)
+        seen = next((one for pod in own if (one := explain.overdue(pod))), None)
+        if seen is None and item is not None and state_of(item)[0] == State.PENDING:
+            seen = _why_pending(cluster, item, own)
         if seen is not None:
             found.setdefault(seen.text, name)
     return [f"{name}: {text}" for text, name in found.items()]
+
+
+def _why_pending(cluster: Cluster, item: Object, pods: Sequence[Object]) -> explain.Trouble | None:
+    seen = explain.suspended(item, workloads(cluster, item))
+    for pod in pods:
+        seen = seen or explain.pod_trouble(pod)
+    for unit in (*pods, item) if seen is None else ():
+        seen = seen or explain.event_trouble(_events(cluster, unit))
+    return seen
 
 
 def _events(cluster: Cluster, item: Object) -> list[Object]:

@@ -309,7 +309,7 @@ class Play:
             self.cluster.create({"apiVersion": "v1", "kind": "Pod", **pod})
         while not self._over.wait(0.05):
             pods = [pod for pod in self.pods.objects().values() if _owned(pod, uid)]
-            phases = {pod.get("status", {}).get("phase") for pod in pods}
+            phases = {_phase_to_operator(pod) for pod in pods}
             kind = next((one for one in ("Failed", "Succeeded") if one in phases), None)
             if kind is None:
                 if uid not in {one["metadata"]["uid"] for one in self.trainings.objects().values()}:
@@ -347,6 +347,13 @@ def _index(pod: Object) -> int:
             if key in values:
                 return int(values[key])
     return 0
+
+
+def _phase_to_operator(pod: Object) -> str | None:
+    """One that runs and is told to end has failed, as training-operator 1.9 has it."""
+    phase: str | None = pod.get("status", {}).get("phase")
+    told = pod["metadata"].get("deletionTimestamp")
+    return "Failed" if phase == "Running" and told else phase
 
 
 def _owned(pod: Object, uid: str) -> bool:

@@ -119,6 +119,30 @@ def test_a_split_is_tried_again_by_its_job(
         assert {len(uids) for uids in play.made.values()} == {1}
 
 
+@pytest.mark.parametrize(("times", "code"), [(2, 0), (99, 28)])
+def test_a_node_whose_disk_is_full(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, times: int, code: int
+) -> None:
+    """Others may have filled it; a split that meets it again and again fills it itself."""
+    text = (
+        "The node was low on resource: ephemeral-storage. Threshold quantity: 2Gi, available: 1Gi"
+    )
+    why = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    why |= {"message": text, "lastTransitionTime": now()}
+    full = {"phase": "Failed", "reason": "Evicted", "message": text, "conditions": [why]}
+
+    def act(stage: str, index: int, attempt: int) -> Fate:
+        return full if stage == "chip" and attempt < times else 0
+
+    with Play(apiserver, namespace, tmp_path, act) as play:
+        assert play.finish(play.drive(), 60) == code, play.said()
+        assert (play.stage("chip")["exitCode"] or 0) == code
+        assert play.left() == []
+        if code:
+            assert "ephemeral-storage" in play.record()["message"]
+            assert "give the pool more ephemeralStorage" in play.record()["message"]
+
+
 def test_exhausted_retries_end_the_run(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

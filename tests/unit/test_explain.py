@@ -1,4 +1,4 @@
-"""What the events of a pod or a Job say about why it does not run."""
+"""What a pod, and the events of a pod or a Job, say about why it does not run or has failed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rvk8s.explain import event_trouble
+from rvk8s.contract import ExitCode, now
+from rvk8s.explain import event_trouble, first_cause, gpus, overdue, pod_trouble, verdict
 
 
 def event(reason: str, second: int, message: str = "", kind: str = "") -> dict[str, Any]:
@@ -48,3 +49,129 @@ def test_a_warning_counts_until_things_went_on(
         assert says is not None
         assert says in trouble.text
         assert trouble.since is None, "an event's first time may be of an earlier trouble"
+
+
+REFUSED = (
+    'Error creating: pods "chip-10-x" is forbidden: exceeded quota: team, requested: {}, '
+    "used: {}, limited: {}"
+)
+
+
+@pytest.mark.parametrize(
+    ("requested", "used", "limited", "waits"),
+    [
+        ("requests.cpu=2", "requests.cpu=20", "requests.cpu=20", True),
+        (
+            "requests.nvidia.com/gpu=4",
+            "requests.nvidia.com/gpu=8",
+            "requests.nvidia.com/gpu=8",
+            True,
+        ),
+        ("limits.memory=8Gi,pods=1", "limits.memory=60Gi,pods=9", "limits.memory=64G,pods=9", True),
+        ("pods=1", "pods=0", "pods=0", False),
+        (
+            "requests.nvidia.com/gpu=4",
+            "requests.nvidia.com/gpu=0",
+            "requests.nvidia.com/gpu=2",
+            False,
+        ),
+        ("limits.memory=8Gi,pods=1", "limits.memory=0,pods=9", "limits.memory=8G,pods=9", False),
+        ("limits.cpu=1500m", "limits.cpu=0", "limits.cpu=1", False),
+    ],
+)
+def test_a_quota_is_waited_for_where_others_have_it(
+    requested: str, used: str, limited: str, waits: bool
+) -> None:
+    trouble = event_trouble([event("FailedCreate", 3, REFUSED.format(requested, used, limited))])
+    assert trouble is not None
+    assert trouble.waits == waits
+    assert ("wait until others" in trouble.text) == waits
+    assert "have the quota raised" in trouble.text
+
+
+def test_a_name_that_is_being_deleted_is_waited_for() -> None:
+    text = 'Error creating: object is being deleted: pods "r-train-worker-1" already exists'
+    trouble = event_trouble([event("FailedCreatePod", 3, text, "Warning")])
+    assert trouble is not None
+    assert trouble.waits
+    taken = event_trouble([event("FailedCreatePod", 3, 'pods "x" already exists', "Warning")])
+    assert taken is not None
+    assert not taken.waits, "that one stays"
+
+
+def evicted(message: str) -> dict[str, Any]:
+    """A pod that its node's kubelet ended for its resources."""
+    why = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    status = {"phase": "Failed", "reason": "Evicted", "message": message}
+    return {
+        "metadata": {"name": "p"},
+        "status": {**status, "conditions": [{**why, "message": message}]},
+    }
+
+
+def test_a_node_that_ran_short_is_not_the_fault_of_its_pod() -> None:
+    for what in ("ephemeral-storage", "inodes", "memory"):
+        said = verdict(
+            evicted(f"The node was low on resource: {what}. Container stage was using 3Gi")
+        )
+        assert said is not None
+        assert (said.code, said.disrupted) == (ExitCode.PREEMPTED, True), what
+        assert f"low on resource: {what}" in str(said.message)
+    said = verdict(evicted('Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". '))
+    assert said is not None
+    assert said.code == ExitCode.DISK_FULL
+
+
+def ending(deletion: str, **status: Any) -> dict[str, Any]:
+    """A pod that the taint manager told to end, because its node did not answer."""
+    why = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+    why |= {"message": "Taint manager: deleting due to NoExecute taint"}
+    running = [{"name": "pytorch", "state": {"running": {"startedAt": "2026-11-25T10:00:00Z"}}}]
+    status = {"phase": "Running", "conditions": [why], "containerStatuses": running, **status}
+    metadata = {"name": "r-train-worker-1", "deletionTimestamp": deletion}
+    return {"metadata": metadata, "spec": {"nodeName": "gpu-3"}, "status": status}
+
+
+LONG_AGO = "2026-11-25T10:00:00Z"
+
+
+def test_a_node_that_does_not_answer() -> None:
+    trouble = pod_trouble(ending(LONG_AGO))
+    assert trouble is not None
+    assert trouble.waits
+    assert trouble.text.startswith("node gpu-3 does not answer")
+    assert "pod r-train-worker-1" in trouble.text
+    assert "`kubectl delete node gpu-3`" in trouble.text
+    assert "`kubectl taint node gpu-3 node.kubernetes.io/out-of-service=" in trouble.text
+    assert pod_trouble(ending(LONG_AGO, phase="Pending")) == trouble, "it never began"
+    assert overdue(ending(LONG_AGO, phase="Failed")) is None, "it only waits for its finalizer"
+    assert pod_trouble(ending(now())) is None, "a node ends its pods by itself"
+
+
+def test_a_pod_that_its_hung_node_keeps_is_what_the_others_failed_of() -> None:
+    over = {"terminated": {"exitCode": 138, "finishedAt": "2026-11-25T10:00:01Z"}}
+    lost = [{"name": "pytorch", "state": over}]
+    other = ending(LONG_AGO, phase="Failed", conditions=[], containerStatuses=lost)
+    hung = ending(LONG_AGO)
+    found = first_cause([other, hung])
+    assert found is not None
+    assert found[0] is hung
+    assert (found[1].code, found[1].disrupted) == (ExitCode.PREEMPTED, True)
+    assert verdict(hung) is None
+
+
+def test_an_init_container_of_the_cluster_that_cannot_start() -> None:
+    pull = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
+    init = {"name": "istio-init", "image": "mesh:1", "state": {"waiting": pull}}
+    ours = {"name": "stage", "state": {"waiting": {"reason": "PodInitializing"}}}
+    status = {"initContainerStatuses": [init], "containerStatuses": [ours], "phase": "Pending"}
+    trouble = pod_trouble({"metadata": {"name": "p"}, "status": status})
+    assert trouble is not None
+    assert "the image mesh:1 cannot be pulled" in trouble.text
+
+
+@pytest.mark.parametrize("name", ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.10gb"])
+def test_gpus_by_any_name(name: str) -> None:
+    limits = {"cpu": "4", "vpc.amazonaws.com/efa": "1", name: "2"}
+    pod = {"spec": {"containers": [{"name": "stage", "resources": {"limits": limits}}]}}
+    assert gpus(pod) == f"2 {name}"
