@@ -34,6 +34,9 @@ def test_a_whole_run(apiserver: ControlPlane, namespace: str, tmp_path: Path) ->
         for item in play.jobs.objects().values():
             if item["metadata"]["name"] != "run-1":
                 assert item["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+        watched = [*play.jobs.objects().values(), *play.pods.objects().values()]
+        assert len(watched) > len(STAGES)
+        assert not [one for one in watched if "managedFields" in one["metadata"]], "memory"
         print(re.findall(r".*API requests.*", play.said()))
         lease = play.cluster.get("Lease", "run-1")
         assert lease is not None
