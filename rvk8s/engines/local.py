@@ -19,6 +19,7 @@ from rvk8s.drive import Driver
 from rvk8s.engines.lock import run_lock
 from rvk8s.engines.processes import ProcessLauncher
 from rvk8s.errors import InputError, InputErrors, Interrupted, Rvk8sError
+from rvk8s.going_on import check_same
 from rvk8s.plan import Plan
 from rvk8s.runs import display
 from rvk8s.runs.record import RunRecord
@@ -50,7 +51,8 @@ def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "au
     Raises:
         RunError: a stage failed.
         InputError: the data or configuration is wrong; a new run is then removed again. Or there is
-            no such run, or another process runs it, or the root cannot be written.
+            no such run, it was begun otherwise, another process runs it, or the root cannot be
+            written.
         Interrupted: Ctrl-C or SIGTERM; all processes are gone.
     """
     made_root = not storage.is_s3(plan.root_uri) and not os.path.exists(plan.root_uri)
@@ -99,6 +101,7 @@ def _check_exists(plan: Plan) -> None:
         fix = f"go on with `{before.go_on}`"
         what = f"{plan.run_id} is a run of {before.experiment}, not of {plan.experiment}"
         raise InputError(what, where="--run-id", fix=fix)
+    check_same(plan, before)
 
 
 @contextmanager

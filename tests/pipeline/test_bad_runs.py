@@ -122,6 +122,13 @@ ROWS = {
         "--run-id: {id} is a run of tiny, not of tiny-small; go on with `rvk8s run tiny .*`",
         name="tiny-small",
     ),
+    "other arguments than it was begun with": Row(
+        spoil.nothing,
+        ("-a", "batch_sz", "2", "--splits", "chip=2"),
+        '--run-id: {id} was begun with batch_sz not given [(]now "2"[)], chip split 1 times '
+        "[(]now 2[)]; go on with `rvk8s run tiny .*`, or add --rerun train to do it anew, or start "
+        "a new run",
+    ),
 }
 
 
