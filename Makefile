@@ -54,8 +54,9 @@ manifests: setup ## write manifests/, the charts' README.md and golden files ane
 	$(BIN)/python scripts/manifests.py
 	$(BIN)/python tests/chart/cases.py
 
-docs: setup ## write docs/guide/options.md anew from the options
+docs: setup ## write docs/guide/options.md and rvk8s-yaml.md anew from what they describe
 	$(BIN)/python scripts/options_page.py
+	$(BIN)/python scripts/project_page.py
 
 lock: setup ## resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

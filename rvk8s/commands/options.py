@@ -69,7 +69,11 @@ _PLAN_OPTIONS: tuple[Callable[[Function], Function], ...] = (
         help="Split chip and predict N times, or by stage: chip=4,predict=2. Repeatable.",
     ),
     click.option(
-        "--gpus", type=click.IntRange(min=0), metavar="N", help="GPUs for training, in total."
+        "--gpus",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="GPUs for training, in total; each split of predict gets one, too. Default: gpus of "
+        "rvk8s.yaml, else on this machine 1 where it has one, on a cluster 0: it trains on CPUs.",
     ),
     click.option(
         "--ranks",
