@@ -238,10 +238,12 @@ def gpus(pod: Object) -> str:
     return ""
 
 
-def event_trouble(events: Iterable[Object]) -> Trouble | None:
-    """Why something is not made or mounted, from the events about it, the newest first.
+def event_trouble(events: Iterable[Object], beside: Iterable[Object] = ()) -> Trouble | None:
+    """Why something is not made or mounted; None where it went on after the last warning.
 
-    None where it went on after the last warning.
+    Args:
+        events: about it.
+        beside: the pods of the run's driver, which stay while a stage waits.
     """
     for event in sorted(events, key=_event_order, reverse=True):
         reason, text = event.get("reason") or "", _line(event.get("message"))
@@ -250,7 +252,7 @@ def event_trouble(events: Iterable[Object]) -> Trouble | None:
         if event.get("type") != "Warning":
             continue
         if quota.is_exceeded(text):
-            return refused_by_quota(text)
+            return _refused_by_quota(text, beside)
         if "violates PodSecurity" in text:
             fix = "the namespace's pod security standard forbids what a value asks for"
             return Trouble(f"a pod is refused: {text}; {fix}", waits=False)
@@ -268,9 +270,8 @@ def event_trouble(events: Iterable[Object]) -> Trouble | None:
     return None
 
 
-def refused_by_quota(text: str) -> Trouble:
-    """Why a quota lets something not be made, in the words of the refusal."""
-    if quota.never_fits(text):
+def _refused_by_quota(text: str, beside: Iterable[Object]) -> Trouble:
+    if quota.never_fits(text, [pod for pod in beside if not has_ended(pod)]):
         fix = "ask for less, or have the quota raised"
         return Trouble(f"the namespace's quota never allows that much: {text}; {fix}", waits=False)
     fix = "wait until others have ended, ask for less, or have the quota raised"

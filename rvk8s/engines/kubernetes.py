@@ -158,7 +158,7 @@ class KubernetesLauncher:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind in MAIN_KINDS:
             self._wait_for_end(lambda: self._left_behind(manifest), f"{kind} {name} of before")
-        began = monotonic()
+        end = monotonic() + self.patience.start
         while True:
             self.check()
             self.confirm()
@@ -169,11 +169,8 @@ class KubernetesLauncher:
             except Conflict:
                 found = self.cluster.get(kind, name)
             except InputError as error:
-                if not quota.is_exceeded(str(error)):
-                    raise
-                waits = explain.refused_by_quota(str(error)).waits
-                patience = self.patience.pending if waits else self.patience.start
-                if monotonic() - began > patience:
+                # A quota of Jobs: those that have ended count, the run's own among them.
+                if not quota.is_exceeded(str(error)) or monotonic() > end:
                     raise
                 log.warning("%s; trying again", error)
                 self.wait(_QUOTA_PAUSE)

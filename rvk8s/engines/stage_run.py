@@ -15,7 +15,7 @@ from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.pod_state import age, has_ended, has_started, is_running
 from rvk8s.cluster.queues import is_suspended, workloads
 from rvk8s.cluster.watch import Watcher
-from rvk8s.contract import Annotation, ExitCode
+from rvk8s.contract import Annotation, ExitCode, Label
 from rvk8s.engines.log_collector import PodLogs, split_index
 from rvk8s.engines.stage_objects import annotation, condition, indexes, is_finished
 from rvk8s.plan import Stage
@@ -269,7 +269,9 @@ class StageRun:
         looked, of, trouble = self._events
         if of != uid or monotonic() - looked > _EVENTS_EVERY:
             events = self._launcher.cluster.list_all("Event", fields=f"involvedObject.uid={uid}")
-            trouble = explain.event_trouble(events)
+            pods = self._launcher.pods.objects().values()
+            drivers = [pod for pod in pods if Label.STAGE not in pod["metadata"]["labels"]]
+            trouble = explain.event_trouble(events, drivers)
             self._events = (monotonic(), uid, trouble)
         return trouble
 

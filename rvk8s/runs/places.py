@@ -226,18 +226,20 @@ def troubles(cluster: Cluster, run: ClusterRun) -> list[str]:
         own, item = pods.get(name, ()), items.get(name)
         seen = next((one for pod in own if (one := explain.overdue(pod))), None)
         if seen is None and item is not None and state_of(item)[0] == State.PENDING:
-            seen = _why_pending(cluster, item, own)
+            seen = _why_pending(cluster, item, own, pods.get("driver", ()))
         if seen is not None:
             found.setdefault(seen.text, name)
     return [f"{name}: {text}" for text, name in found.items()]
 
 
-def _why_pending(cluster: Cluster, item: Object, pods: Sequence[Object]) -> explain.Trouble | None:
+def _why_pending(
+    cluster: Cluster, item: Object, pods: Sequence[Object], drivers: Sequence[Object]
+) -> explain.Trouble | None:
     seen = explain.suspended(item, workloads(cluster, item))
     for pod in pods:
         seen = seen or explain.pod_trouble(pod)
     for unit in (*pods, item) if seen is None else ():
-        seen = seen or explain.event_trouble(_events(cluster, unit))
+        seen = seen or explain.event_trouble(_events(cluster, unit), drivers)
     return seen
 
 

@@ -89,6 +89,30 @@ def test_a_quota_is_waited_for_where_others_have_it(
     assert "have the quota raised" in trouble.text
 
 
+def test_a_quota_that_the_driver_has_a_part_of() -> None:
+    """It stays while the stage waits."""
+    resources = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}}
+    driver = {"metadata": {}, "spec": {"containers": [{"name": "driver", "resources": resources}]}}
+    for requested, used, limited, waits in (
+        ("requests.cpu=2", "requests.cpu=100m", "requests.cpu=2", False),
+        ("requests.cpu=2", "requests.cpu=2100m", "requests.cpu=2100m", True),
+        ("cpu=2", "cpu=100m", "cpu=2", False),
+        ("limits.memory=8Gi", "limits.memory=256Mi", "limits.memory=8400Mi", False),
+        ("limits.memory=8Gi", "limits.memory=9Gi", "limits.memory=8448Mi", True),
+        ("pods=1", "pods=1", "pods=1", False),
+        (
+            "requests.nvidia.com/gpu=4",
+            "requests.nvidia.com/gpu=2",
+            "requests.nvidia.com/gpu=4",
+            True,
+        ),
+    ):
+        refused = event("FailedCreate", 3, REFUSED.format(requested, used, limited))
+        trouble = event_trouble([refused], [driver])
+        assert trouble is not None
+        assert trouble.waits == waits, (requested, limited)
+
+
 def test_a_name_that_is_being_deleted_is_waited_for() -> None:
     text = 'Error creating: object is being deleted: pods "r-train-worker-1" already exists'
     trouble = event_trouble([event("FailedCreatePod", 3, text, "Warning")])
