@@ -17,6 +17,7 @@ from rvk8s.cluster.kinds import NotFound
 from rvk8s.cluster.objects import delete_all, object_name, wait_until_gone
 from rvk8s.contract import Label
 from rvk8s.errors import InputError, Rvk8sError
+from rvk8s.heartbeat import Beat, other_driver
 from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
 from rvk8s.project.sources import sources
@@ -25,6 +26,8 @@ from rvk8s.storage.parallel import Abandoned, abandonable
 
 log = logging.getLogger(__name__)
 
+#: What of a run that it goes on with is made anew: it is never changed.
+_REPLACED = ("Job", "ConfigMap")
 #: Seconds that storage may take to say whether it has a run.
 _PATIENCE = 8.0
 
@@ -106,16 +109,14 @@ def send(cluster: Cluster, submission: Submission) -> list[Object]:
         ClusterUnavailable: no answer.
     """
     check_is_run(submission)
+    _check(cluster, submission)
     manifests = submission.rendered.manifests
     if not submission.replaces:
-        preconditions.check(cluster, manifests)
         with _all_or_none(cluster) as made:
             for manifest in manifests:
                 made.append(manifest)  # also where the answer is lost
                 cluster.apply(manifest)
         return made
-    preconditions.check(cluster, manifests, skip_kinds=["Job"])
-    _check_goes_on(cluster, submission.plan)
     _make_room(cluster, submission.plan)
     return [cluster.apply(manifest) for manifest in manifests]
 
@@ -129,14 +130,34 @@ def try_out(cluster: Cluster, submission: Submission) -> list[Object]:
     Raises:
         InputErrors, InputError, ClusterUnavailable: as of send().
     """
-    skip = ["Job"] if submission.replaces else []
-    preconditions.check(cluster, submission.rendered.manifests, skip_kinds=skip)
-    if submission.replaces:
-        _check_goes_on(cluster, submission.plan)
+    _check(cluster, submission)
+    skip = _REPLACED if submission.replaces else ()
     return [
         manifest if manifest["kind"] in skip else cluster.apply(manifest, dry_run=True)
         for manifest in submission.rendered.manifests
     ]
+
+
+def _check(cluster: Cluster, submission: Submission) -> None:
+    """See that the cluster takes a submission, before anything is changed.
+
+    Raises:
+        InputErrors, InputError, ClusterUnavailable: as of send().
+    """
+    manifests = submission.rendered.manifests
+    if not submission.replaces:
+        preconditions.check(cluster, manifests)
+        return
+    preconditions.check(cluster, [_anew(one) for one in manifests], skip_kinds=["Job"])
+    _check_goes_on(cluster, submission.plan)
+
+
+def _anew(manifest: Object) -> Object:
+    """A ConfigMap under a name that is free, for a trial beside the one that it replaces."""
+    if manifest["kind"] != "ConfigMap":
+        return manifest
+    metadata = manifest["metadata"]
+    return {**manifest, "metadata": {**metadata, "name": f"{metadata['name']}-anew"}}
 
 
 @contextmanager
@@ -204,16 +225,17 @@ def _stored_experiment(cluster: Cluster, plan: Plan) -> str:
     """Whose run storage has. Where it is out of reach from here, its driver will see.
 
     Raises:
-        InputError: it has no such run.
+        InputError: it has no such run, or a driver elsewhere runs it.
     """
     uri, end = plan.layout.run_json, time.monotonic() + _PATIENCE
 
-    def look() -> tuple[dict[str, Any] | None, bool]:
+    def look() -> tuple[dict[str, Any] | None, bool, Beat | None]:
         value = storage.read_json(uri)
-        return value, value is not None or storage.exists(uri)
+        there = value is not None or storage.exists(uri)
+        return value, there, other_driver(plan.layout, None)
 
     try:
-        value, is_there = abandonable(look, lambda: time.monotonic() > end)
+        value, is_there, other = abandonable(look, lambda: time.monotonic() > end)
     except (Abandoned, Rvk8sError) as error:
         why = str(error) or "it does not answer"
         log.warning("%s cannot be read from here (%s): it is taken to be there", uri, why)
@@ -225,11 +247,15 @@ def _stored_experiment(cluster: Cluster, plan: Plan) -> str:
     stored = (value or {}).get("plan")
     if not isinstance(stored, dict) or "experiment" not in stored:
         raise InputError("is damaged", where=uri, fix="start a new run")
+    if other is not None:
+        what = f"{plan.run_id} is running: {other.who} had it {other.seconds:.0f} s ago"
+        fix = "wait or cancel it there; where it was killed, try again in a minute"
+        raise InputError(what, where="--run-id", fix=fix)
     return str(stored["experiment"])
 
 
 def _make_room(cluster: Cluster, plan: Plan) -> None:
-    """Remove the driver's Job and the stages of a run that has ended, and wait for their pods.
+    """Remove what is made anew of a run that has ended, and its stages; wait for their pods.
 
     Raises:
         InputError: its objects do not go away.
@@ -238,3 +264,4 @@ def _make_room(cluster: Cluster, plan: Plan) -> None:
         cluster.delete("Job", plan.run_id)  # a schedule's has no label of the run
     delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["Job", "PyTorchJob", "Service"])
     wait_until_gone(cluster, plan.run_id)
+    delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["ConfigMap"])

@@ -1,10 +1,11 @@
-"""What stands on pods: annotations of their pool, requests beside limits."""
+"""What stands on pods: annotations of their pool, requests beside limits, GPUs, the network's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import yaml
 from chart import cases, rendering
 from chart.cases import merged, run, train
 
@@ -18,14 +19,15 @@ _STAY = {
 }
 
 
+def _pods(values: cases.Values) -> dict[str, rendering.Object]:
+    """Stage, or driver -> its pods' template."""
+    templates = rendering.pod_templates(rendering.everything(rendering.objects(values, "r")))
+    return {one["metadata"]["labels"].get(Label.STAGE, "driver"): one for _, one in templates}
+
+
 def _annotations(values: cases.Values) -> dict[str, dict[str, str]]:
     """Stage, or driver -> the annotations of its pods."""
-    applied = rendering.objects(values, "r")
-    found = {}
-    for _, template in rendering.pod_templates(rendering.everything(applied)):
-        labels = template["metadata"]["labels"]
-        found[labels.get(Label.STAGE, "driver")] = template["metadata"]["annotations"]
-    return found
+    return {name: pod["metadata"]["annotations"] for name, pod in _pods(values).items()}
 
 
 @pytest.mark.parametrize("case", ["gpus", "launcher-job", "schedule"])
@@ -70,3 +72,58 @@ def test_a_limit_without_a_request_is_the_request(
         "limits": {**of_pool, **limits},
         "requests": {**of_pool, **requests},
     }
+
+
+def test_a_pod_that_asks_for_no_gpu_gets_none() -> None:
+    """By its image's own NVIDIA_VISIBLE_DEVICES: all, where NVIDIA's runtime is the default."""
+    name = "NVIDIA_VISIBLE_DEVICES"
+    shape = {"train": {"gpus": 2}, "predict": {"gpus": 1, "splits": 2}}
+    found = {stage: rendering.environment(pod) for stage, pod in _pods(run(stages=shape)).items()}
+    with_gpus = {stage for stage, env in found.items() if name not in env}
+    assert with_gpus == {"train", "predict"}, "there the device plugin sets it"
+    assert {env[name] for env in found.values() if name in env} == {"void"}
+    assert name in found["driver"]
+    found = {
+        stage: rendering.environment(pod)
+        for stage, pod in _pods(run(pools={"cpu": {"env": {name: "all"}}})).items()
+    }
+    assert (found["train"][name], found["driver"][name]) == ("all", "void")
+
+
+@pytest.mark.parametrize("launcher", ["pytorchjob", "job"])
+def test_the_network_between_nodes_is_asked_for_by_those_who_use_it(launcher: str) -> None:
+    extra = {"vpc.amazonaws.com/efa": 4, "hugepages-2Mi": "5120Mi"}
+    pools = {"gpu": {"gpusPerNode": 8, "extraResources": extra}}
+    expected = {"vpc.amazonaws.com/efa": "4", "hugepages-2Mi": "5120Mi"}
+
+    def asked(**train: int) -> dict[str, dict[str, str]]:
+        stages = {"train": train, "predict": {"gpus": 1, "splits": 16}}
+        found = {}
+        for stage, pod in _pods(run(pools=pools, stages=stages, launcher=launcher)).items():
+            (container,) = pod["spec"]["containers"]
+            limits, requests = (container["resources"][kind] for kind in ("limits", "requests"))
+            found[stage] = {key: limits[key] for key in extra if key in limits}
+            assert stage == "driver" or limits == requests
+        return {stage: limits for stage, limits in found.items() if limits}
+
+    assert asked(gpus=16) == {"train": expected}
+    assert asked(gpus=8) == asked(gpus=1) == {}, "one node"
+    assert asked(nodes=2) == {}, "no GPUs"
+
+
+@pytest.mark.parametrize("preset", ["eks", "gke", "aks", "nvidia"])
+def test_presets_name_the_image_s_processors_and_null_takes_that_away(preset: str) -> None:
+    """Karpenter brings ARM nodes where nothing else is said."""
+    arch, values = "kubernetes.io/arch", cases.CASES[f"preset-{preset}"][2]
+    for pod in _pods(values).values():
+        assert pod["spec"]["nodeSelector"][arch] == "amd64"
+    null = {"nodeSelector": {arch: None}}
+    given = yaml.safe_load((cases.ROOT / f"helm/rvk8s/presets/{preset}.yaml").read_text())["pools"]
+    found = _pods(merged(values, {"pools": {"cpu": null, "gpu": null}}))
+    assert "nodeSelector" not in found["driver"]["spec"]
+    left = {key: value for key, value in given["gpu"]["nodeSelector"].items() if key != arch}
+    assert left
+    assert found["train"]["spec"]["nodeSelector"] == left
+    arm = {"pools": {"cpu": {"nodeSelector": {arch: "arm64"}}}}
+    assert _pods(merged(values, arm))["driver"]["spec"]["nodeSelector"] == {arch: "arm64"}
+    assert "nodeSelector" not in _pods(run())["driver"]["spec"], "the chart's own pools name none"

@@ -17,7 +17,7 @@ from cluster.controlplane import ControlPlane
 from s3server import S3Server
 
 from rvk8s import storage
-from rvk8s.contract import State
+from rvk8s.contract import DRIVER, State, now
 from rvk8s.plan import Plan
 from rvk8s.runs.record import RunRecord
 
@@ -34,7 +34,17 @@ def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace:
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Failed"]
     error = client.error("submit", "one-deep", "--run-id", run)
     assert f"{run} is a run of one, not of one-deep" in error
+    uid = ("-n", namespace, "-o", "jsonpath={.metadata.uid}")
+    source = apiserver.kubectl("get", "configmap", f"{run}-source", *uid)
+    (client.folder / "lib" / "helper.py").write_text('NAME = "changed"\n')
+    shown = client.ok("submit", "one", "--run-id", run, "--dry-run=server", "-o", "yaml")
+    assert "changed" in shown
+    assert apiserver.kubectl("get", "configmap", f"{run}-source", *uid) == source
     client.ok("submit", "one", "--run-id", run, "--rerun", "train", "--splits", "3")
+    files = apiserver.kubectl("get", "configmap", f"{run}-source", "-n", namespace, "-o", "yaml")
+    assert 'NAME = "changed"' in files
+    assert "immutable: true" in files
+    assert len([name for name in objects(apiserver, namespace) if "configmap" in name]) == 2
     after = apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "jsonpath={.metadata.uid}")
     assert after not in ("", before)
     text = apiserver.kubectl(
@@ -69,6 +79,26 @@ def test_an_id_that_no_run_has_is_not_gone_on_with(
     assert objects(apiserver, namespace) == before
     client.ok("delete", run)
     client.ok("submit", "one", "--run-id", kept)  # its objects were deleted, its folder is there
+    assert f"job.batch/{kept}" in objects(apiserver, namespace)
+
+
+def test_a_run_that_another_namespace_has_is_not_gone_on_with(
+    client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
+) -> None:
+    client.environ |= s3.environ
+    root, kept = f"{s3.bucket('elsewhere')}/runs", "one-20261123-101010-aaaa"
+    file = client.folder / "rvk8s.yaml"
+    file.write_text(file.read_text().replace("s3://bucket/runs", root))
+    layout = stored(root, kept, State.RUNNING).layout
+    beat = {"at": now(), "host": "driver-x", "namespace": "prod"}
+    storage.write_json(layout.heartbeat(DRIVER), beat)
+    for dry in ((), ("--dry-run=server",)):
+        error = client.error("submit", "one", "--run-id", kept, *dry)
+        assert f"--run-id: {kept} is running: driver-x in namespace prod had it " in error
+        assert len(error.splitlines()) == 1
+    assert objects(apiserver, namespace) == []
+    storage.write_json(layout.heartbeat(DRIVER), {**beat, "left": True})
+    client.ok("submit", "one", "--run-id", kept)
     assert f"job.batch/{kept}" in objects(apiserver, namespace)
 
 
@@ -126,12 +156,13 @@ def test_where_no_namespace_is_named_the_kubeconfig_s_is_asked(
             assert "Failed" in client.ok("status", only[0])
 
 
-def stored(root: str, run_id: str) -> None:
-    """A run that failed, as the storage has it."""
+def stored(root: str, run_id: str, state: State = State.FAILED) -> Plan:
+    """A run as the storage has it: it failed, or goes on under another driver."""
     plan = Plan(run_id, "one", "one.py", "/p", {}, root, (), created="2026-11-23T10:10:10Z")
     record = RunRecord.of_plan(plan, "kubernetes")
-    record.state = State.FAILED
+    record.state, record.driver = state, "job-of-another-namespace"
     storage.write_json(plan.layout.run_json, record.to_dict())
+    return plan
 
 
 def test_cancelling_where_no_driver_runs(

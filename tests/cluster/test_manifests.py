@@ -27,15 +27,19 @@ def kubectl(apiserver: ControlPlane, *args: str | Path, stdin: str | None = None
     return done.stdout
 
 
-def helm(apiserver: ControlPlane, *args: str | Path) -> str:
+def _helm(apiserver: ControlPlane, *args: str | Path) -> subprocess.CompletedProcess[str]:
     try:
         command = [str(program("helm")), *map(str, args)]
     except CannotBuild as error:
         pytest.skip(f"NOT TESTED: helm, because {error}")
     environ = {**os.environ, "KUBECONFIG": str(apiserver.kubeconfig)}
-    done = subprocess.run(
+    return subprocess.run(
         command, env=environ, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def helm(apiserver: ControlPlane, *args: str | Path) -> str:
+    done = _helm(apiserver, *args)
     assert done.returncode == 0, done.stderr
     assert "violate" not in done.stderr, done.stderr
     return done.stdout
@@ -104,6 +108,41 @@ def test_helm_alone(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> 
     helm(apiserver, "uninstall", "first", "-n", namespace)
     assert kubectl(apiserver, "get", "configmap,networkpolicy", *ours) == ""
     helm(apiserver, "uninstall", "platform", "-n", namespace)
+
+
+def test_a_run_is_not_changed_while_it_runs(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """Its retried pods would have other code, and its driver other stages than it has begun with.
+
+    The refusal of both is the API server's, in one line; what is the same may be applied again.
+    """
+    values = tmp_path / "run.yaml"
+    values.write_text(json.dumps(cases.RUNS["gpus"]))
+    changed = tmp_path / "changed.yaml"
+    source = {"experiments/potsdam.py": "import common  # changed\n"}
+    changed.write_text(json.dumps({"experiment": {"source": source}}))
+    chart = (cases.ROOT / "helm" / "rvk8s", "-n", namespace, "-f", values)
+    helm(apiserver, "install", "first", *chart)
+    query = ("get", "job,configmap", "-n", namespace, "-l", f"rvk8s.io/run={cases.RUN}", "-o")
+    before = kubectl(apiserver, *query, "jsonpath={..uid} {..data}")
+    helm(apiserver, "upgrade", "first", *chart)
+    refused = _helm(apiserver, "upgrade", "first", *chart, "-f", changed)
+    assert refused.returncode != 0
+    assert "field is immutable when `immutable` is set" in refused.stderr
+    rendered = helm(apiserver, "template", "first", *chart, "-f", changed)
+    command = [str(program("kubectl")), "--kubeconfig", str(apiserver.kubeconfig), "apply"]
+    done = subprocess.run(
+        [*command, "-n", namespace, "-f", "-"],
+        input=rendered,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "field is immutable when `immutable` is set" in done.stderr
+    assert kubectl(apiserver, *query, "jsonpath={..uid} {..data}") == before
+    helm(apiserver, "uninstall", "first", "-n", namespace)
 
 
 def test_the_driver_may_do_just_what_its_role_says(apiserver: ControlPlane, namespace: str) -> None:

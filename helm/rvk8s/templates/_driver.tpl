@@ -54,7 +54,8 @@ template:
           {{- $_ := set $ours "RVK8S_CLUSTER_PATIENCE" ($patience.cluster | int64 | toString) }}
           {{- if include "rvk8s.scheduled" . }}{{ $_ := set $ours "RVK8S_STAGES_COPY" (include "rvk8s.copyName" .) }}{{ end }}
           {{- with include "rvk8s.digest" .Values.image.stage }}{{ $_ := set $ours "RVK8S_IMAGE_DIGEST" . }}{{ end }}
-          {{- include "rvk8s.env" (list .Values.driver.env $ours) | trim | nindent 10 }}
+          {{- $defaults := dict "NVIDIA_VISIBLE_DEVICES" (include "rvk8s.noGpus" .) }}
+          {{- include "rvk8s.env" (list $defaults .Values.driver.env $ours) | trim | nindent 10 }}
         resources:
           {{- toYaml .Values.driver.resources | nindent 10 }}
         securityContext:

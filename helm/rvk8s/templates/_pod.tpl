@@ -81,6 +81,12 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 {{- toJson $env }}
 {{- end }}
 
+{{/*
+NVIDIA_VISIBLE_DEVICES of a pod that asks for no GPU: on a node where NVIDIA's runtime is the default
+one, an image made from CUDA's gives it all of them, those of others too.
+*/}}
+{{- define "rvk8s.noGpus" -}}void{{- end }}
+
 {{/* What every process of ours gets: nothing that it writes may go to the root file system. */}}
 {{- define "rvk8s.commonEnv" -}}
 {{- $env := fromJson (include "rvk8s.storageEnv" .) }}
@@ -142,6 +148,7 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 {{- range $name, $value := $pool.nccl }}{{ $_ := set $nccl (printf "NCCL_%s" $name) $value }}{{ end }}
 {{- end }}
 {{- $defaults := dict "PYTHONHASHSEED" "0" "NO_ALBUMENTATIONS_UPDATE" "1" "RVK8S_STORAGE_PATIENCE" "600" }}
+{{- if not (gt (int64 $shape.gpus) 0) }}{{ $_ := set $defaults "NVIDIA_VISIBLE_DEVICES" (include "rvk8s.noGpus" .) }}{{ end }}
 {{- include "rvk8s.env" (list $defaults $nccl $pool.env $ours) }}
 {{- end }}
 

@@ -149,6 +149,8 @@ stage may ask for less, and a limit of its own is its request, too, where it giv
 {{- with $pool.ephemeralStorage }}{{ $_ := set $all "ephemeral-storage" (include "rvk8s.plain" .) }}{{ end }}
 {{- if gt (int64 .shape.gpus) 0 }}
 {{- $_ := set $all ($pool.gpuResource | default "nvidia.com/gpu") (int64 .shape.gpus | toString) }}
+{{- end }}
+{{- if and (gt (int64 .shape.gpus) 0) (gt (int64 .shape.nodes) 1) }}
 {{- range $name, $count := $pool.extraResources }}{{ $_ := set $all $name (include "rvk8s.plain" $count) }}{{ end }}
 {{- end }}
 {{- $given := (index .root.Values.stages .stage | default dict).resources | default dict }}
@@ -180,6 +182,10 @@ Spot nodes go away 15 to 120 s after they say so; a pod must not plan with more.
 {{- if $pool.spot }}
 {{- $selector = mergeOverwrite $selector (deepCopy ($pool.spotNodeSelector | default dict)) }}
 {{- $tolerations = concat $tolerations ($pool.spotTolerations | default list) }}
+{{- end }}
+{{- /* null takes a label of a preset away; Helm does so itself with its own defaults alone. */}}
+{{- range $key := keys $selector }}
+{{- if kindIs "invalid" (index $selector $key) }}{{ $_ := unset $selector $key }}{{ end }}
 {{- end }}
 terminationGracePeriodSeconds: {{ ternary 15 60 (default false $pool.spot) }}
 {{- with $selector }}
