@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from chart import rendering
 
+from rvk8s.cluster.kinds import KINDS
+
 #: (group, resource) -> verb -> what needs it.
 DRIVER: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("batch", "jobs"): {
@@ -62,6 +64,11 @@ def _verbs(name: str, values: rendering.Object) -> dict[tuple[str, str], set[str
 
 def test_the_driver_may_do_what_it_needs_and_nothing_else() -> None:
     assert _verbs("rvk8s-driver", {}) == {key: set(verbs) for key, verbs in DRIVER.items()}
+
+
+def test_a_submitter_may_do_nothing_with_what_the_client_never_asks_for() -> None:
+    asked = {(kind.api.rpartition("/")[0], kind.plural) for kind in KINDS.values()}
+    assert set(_verbs("rvk8s-submitter", {})) <= asked | {("", "pods/log")}
 
 
 def test_no_role_reads_secrets_or_has_wildcards() -> None:
