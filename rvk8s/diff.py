@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from rvk8s.runs import cluster_runs
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.submit import Submission
 from rvk8s.values import to_yaml
+
+#: The line of a plan that the chart renders.
+_GO_ON = re.compile(r'^ *"goOn": .*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def compare(target: Target, submission: Submission) -> str:
 def _diffs(target: Target, submission: Submission) -> Iterator[Iterator[str]]:
     for manifest in submission.rendered.manifests:
         name = object_name(manifest)
-        live = target.cluster.get(manifest["kind"], manifest["metadata"]["name"])
+        live = _without_command(target.cluster.get(manifest["kind"], manifest["metadata"]["name"]))
+        manifest = _without_command(manifest)
         before = "" if live is None else to_yaml(_common(live, manifest))
         yield difflib.unified_diff(
             before.splitlines(keepends=True),
@@ -79,6 +84,14 @@ def _diffs(target: Target, submission: Submission) -> Iterator[Iterator[str]]:
             f"in the cluster: {name}",
             f"would be sent:  {name}",
         )
+
+
+def _without_command(item: Any) -> Any:
+    """An object without the command that goes on with its run: with -n it reads otherwise."""
+    text = ((item or {}).get("data") or {}).get("plan.json")
+    if text is None:
+        return item
+    return {**item, "data": {**item["data"], "plan.json": _GO_ON.sub("", text)}}
 
 
 def _kept(manifest: Any, live: Any) -> Any:

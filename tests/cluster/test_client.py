@@ -64,6 +64,8 @@ def test_what_a_dry_run_shows_is_what_is_sent(
             assert there["data"] == manifest["data"]
         assert there["metadata"]["labels"] == manifest["metadata"]["labels"]
     assert client.ok("diff", "one", "--gpus", "2") == ""
+    # The command that goes on has -n then, and nothing else is otherwise.
+    assert client.ok("diff", "one", "--gpus", "2", "-n", namespace) == ""
     code, out, _ = client("diff", "one", "--gpus", "4")
     assert code == 1
     assert '-          "gpus": 2' in out
