@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from rvk8s.cluster.json_text import json_text
+from rvk8s.contract import Env
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.values import chart_dir
 
@@ -39,6 +40,8 @@ _FLAGS = {
     "launcher": "--launcher",
     "rootUri": "--root-uri",
 }
+#: Of variables that the chart sets: the value that does it, where it is a user's to give.
+_INSTEAD = {str(Env.S3_PATH_STYLE): "set values.storage.pathStyle"}
 _SECONDS = 60
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -211,14 +214,16 @@ def _named(message: str) -> InputError:
 def _schema_error(pointer: str, what: str) -> InputError:
     parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/") if part]
     if what == "false schema":
-        # The schema forbids names of environment variables only.
+        # The schema forbids only names of environment variables.
         name = parts[-1]
         if parts[-2:-1] == ["nccl"]:
             fix = f"write {name.removeprefix('NCCL_')}"
             return BadValue(f"{name} has the NCCL_ that is put before it", parts[:-1], fix, name)
-        what = f"{name} is rvk8s's own name, or may hold a secret"
+        if name in list(Env) or name.startswith("PET_"):
+            fix = _INSTEAD.get(name, "leave it out")
+            return BadValue(f"{name} is set by rvk8s itself", parts[:-1], fix, name)
         fix = "these variables are no secret: keys of storage come from values.storage.secretName"
-        return BadValue(what, parts[:-1], fix, name)
+        return BadValue(f"{name} may hold a secret", parts[:-1], fix, name)
     if parts[:2] == ["experiment", "args"]:
         what = "Helm's numbers have 53 bits, so this one would lose digits"
         return BadValue(what, parts, f"give {parts[2]} as text in experiment.argsJson")

@@ -92,10 +92,14 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
             ["values.stages.train.gpus (--gpus): ", "values.stages.train.retries: "],
         ),
         (
-            {"pools": {"gpu": {"env": {"AWS_SECRET_ACCESS_KEY": "x", "RVK8S_GPUS": "1"}}}},
+            {
+                "pools": {"gpu": {"env": {"AWS_SECRET_ACCESS_KEY": "x", "RVK8S_GPUS": "1"}}},
+                "driver": {"env": {"RVK8S_S3_PATH_STYLE": "0"}},
+            },
             [
-                "values.pools.gpu.env: AWS_SECRET_ACCESS_KEY is rvk8s's own name, or may",
-                "values.pools.gpu.env: RVK8S_GPUS is rvk8s's own name, or may",
+                "values.pools.gpu.env: AWS_SECRET_ACCESS_KEY may hold a secret; these variables",
+                "values.pools.gpu.env: RVK8S_GPUS is set by rvk8s itself; leave it out",
+                "values.driver.env: RVK8S_S3_PATH_STYLE is set by rvk8s itself; set values.storag",
             ],
         ),
         ({"launcher": "mpi"}, ["values.launcher (--launcher): "]),

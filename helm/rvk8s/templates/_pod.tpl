@@ -67,7 +67,9 @@ of name -> value or valueFrom. Keys of a Secret are referenced, never copied.
 {{- $_ := set $env "AWS_REGION" . }}
 {{- $_ := set $env "AWS_DEFAULT_REGION" . }}
 {{- end }}
-{{- if $storage.pathStyle }}{{ $_ := set $env "RVK8S_S3_PATH_STYLE" "1" }}{{ end }}
+{{- if not (kindIs "invalid" $storage.pathStyle) }}
+{{- $_ := set $env "RVK8S_S3_PATH_STYLE" (ternary "1" "0" $storage.pathStyle) }}
+{{- end }}
 {{- if $storage.requesterPays }}{{ $_ := set $env "AWS_REQUEST_PAYER" "requester" }}{{ end }}
 {{- if $storage.unsigned }}{{ $_ := set $env "AWS_NO_SIGN_REQUEST" "YES" }}{{ end }}
 {{- with $storage.secretName }}
