@@ -268,7 +268,8 @@ class KubernetesLauncher:
                 names = ", ".join(pod["metadata"]["name"] for pod in pods)
                 text = f"{what} was deleted but does not go ({names})"
                 where = f"namespace {self.cluster.namespace}"
-                raise InputError(text, where=where, fix="has it a finalizer?")
+                fix = "delete what is left of it, or the finalizer that keeps it"
+                raise InputError(text, where=where, fix=fix)
             if late is not None and passed > self.patience.pending:
                 raise WaitedTooLong(late.text)
             if late is not None and late.text != said:
