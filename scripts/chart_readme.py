@@ -22,7 +22,8 @@ the stages' manifests and the project's files, and the driver's Job (or a CronJo
 stage after the other. [helm/rvk8s-platform](../rvk8s-platform) has to be in the namespace.
 
 ```sh
-rvk8s plan potsdam -o values > run.yaml
+rvk8s plan potsdam --gpus 4 --image IMAGE --root-uri s3://BUCKET/runs \\
+  -a raw_uri s3://BUCKET/raw/isprs-potsdam -o values > run.yaml
 helm install potsdam helm/rvk8s -f helm/rvk8s/presets/eks.yaml -f run.yaml
 ```
 

@@ -87,7 +87,7 @@ def _new_client() -> Any:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        fix = "pip install 'rvk8s[s3]'"
+        fix = "in rvk8s's checkout: pip install '.[s3]'"
         raise InputError("an s3:// URI needs boto3, which is not installed", fix=fix) from None
     checksums = "when_required" if s3_settings.endpoint() else "when_supported"
     style = {"1": "path", "0": "virtual"}.get(s3_settings.path_style(), "auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import helm_python
@@ -36,6 +37,12 @@ def test_variables_that_are_the_user_s_reach_all_stages() -> None:
     found = environments(pools={"cpu": {"env": USERS}})
     stages = [environ for environ in found.values() if USERS.items() <= environ.items()]
     assert len(stages) == len(found) - 1 == 7  # all but the driver
+
+
+def test_variables_that_the_guide_names_can_be_had_on_a_cluster() -> None:
+    text = (rendering.ROOT / "docs/guide/runs.md").read_text()
+    named = set(re.findall(r"RVK8S_\w+", text))
+    assert named == {*USERS, Env.S3_PATH_STYLE}
 
 
 @pytest.mark.parametrize("name", [*sorted(set(Env) - set(USERS)), "PET_NNODES", "A_TOKEN"])

@@ -1,16 +1,19 @@
 """The README's commands work: each is run, or where it would take minutes, planned."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
-from rvk8s import cli
+from rvk8s import chart, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -18,7 +21,8 @@ BIN = Path(sys.executable).parent
 
 def commands_in(page: str) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    texts = [block.replace("\\\n", " ") for block in blocks]
+    lines = [line.split(" #")[0].strip() for text in texts for line in text.splitlines()]
     return [line for line in lines if line]
 
 
@@ -88,6 +92,44 @@ def test_files_of_the_guide_to_clusters_exist() -> None:
     named = set(re.findall(r"(?:helm|manifests|docker)/[-a-z0-9/]+[a-z0-9]", text))
     assert {"docker/build", "docker/publish", "helm/rvk8s-platform"} <= named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_guide_s_diff_is_with_the_options_of_its_submit() -> None:
+    commands = [command.split() for command in commands_in("docs/guide/cluster.md")]
+    (diff,) = [words[3:] for words in commands if words[:2] == ["rvk8s", "diff"]]
+    (again,) = [words[3:] for words in commands if words[-2:] == ["--run-id", "RUN"]]
+    assert diff == again[:-2] != []
+
+
+def test_what_the_guide_says_of_raster_vision_s_runner() -> None:
+    text = (ROOT / "docs/guide/cluster.md").read_text()
+    settings, file = text.partition("The settings ")[2].split("Of an `rvk8s.yaml`")
+    names = set(re.findall(r"`(\w+)`", settings))
+    source = (ROOT / "plugin/rastervision/kubernetes/runner.py").read_text()
+    known = source.partition("SETTINGS = {")[2].partition("}")[0]
+    assert names == set(re.findall(r'"(\w+)":', known))
+    schema = json.loads((ROOT / "rvk8s/project/project.schema.json").read_text())
+    keys = set(re.findall(r"`(\w+)`", file))
+    assert keys == {"image", "namespace", "preset", "values"}
+    assert keys <= set(schema["properties"])
+
+
+@pytest.mark.parametrize("page", ["docs/guide/helm-and-kubectl.md", "helm/rvk8s/README.md"])
+def test_values_for_helm_are_written_by_the_page_s_command(page: str) -> None:
+    (command,) = [c for c in commands_in(page) if c.endswith(" > run.yaml")]
+    values = yaml.safe_load(run(command.removesuffix(" > run.yaml"), ROOT))
+    assert values["stages"]["train"]["gpus"] == 4
+    rendered = chart.render(values, "potsdam", "rvk8s")
+    assert rendered.manifests[-1]["kind"] == "Job"
+
+
+def test_extras_that_are_installed_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = set(extras["optional-dependencies"])
+    pages = [ROOT / "README.md", *(ROOT / "docs/guide").glob("*.md")]
+    named = {one for page in pages for one in re.findall(r"'\.\[(\w+)\]'", page.read_text())}
+    assert named == {"s3", "stage"}
+    assert named <= known
 
 
 def test_links_of_the_readme_exist() -> None:
