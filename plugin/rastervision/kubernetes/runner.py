@@ -172,7 +172,8 @@ def prepare(
         values=combined(read_layers(settings.values)),
     )
     options = RunOptions(
-        splits=dict.fromkeys(SPLITTABLE, num_splits),
+        # 1 is Raster Vision's default: nobody need have asked for it.
+        splits=dict.fromkeys(SPLITTABLE, num_splits) if num_splits > 1 else {},
         gpus=settings.gpus,
         root_uri=cfg_json_uri.rpartition("/")[0],
         cluster=cluster,

@@ -1,0 +1,24 @@
+"""The plan that `rastervision run kubernetes` makes of a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rastervision.pipeline.pipeline import Pipeline
+from rastervision.pipeline.pipeline_config import PipelineConfig
+
+
+@pytest.mark.parametrize(("given", "splits"), [(1, 4), (2, 2)])
+def test_splits_of_values_hold_where_none_are_given(
+    given: int, splits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rastervision.kubernetes.runner import Settings, prepare  # a plugin: after pipeline
+
+    monkeypatch.chdir(tmp_path)
+    Path("values.yaml").write_text("stages: {chip: {splits: 4}, predict: {splits: 4}}\n")
+    settings = Settings(image="registry.example.com/x:1", namespace="n", values=("values.yaml",))
+    root = "s3://bucket/exp"
+    pipeline = Pipeline(PipelineConfig(root_uri=root), str(tmp_path))
+    submission = prepare(settings, f"{root}/pipeline-config.json", pipeline, (), given, "exp")
+    assert {submission.plan.stage(name).splits for name in ("chip", "predict")} == {splits}
