@@ -116,7 +116,18 @@ PLATFORMS: Mapping[str, Values] = {
         ],
         "networkPolicy": {"egress": {"enabled": True, "ports": [443, 6443, 7070]}},
         "quota": {"hard": {"requests.nvidia.com/gpu": 8, "pods": 100}},
-        "kueue": {"enabled": True},
+        "kueue": {
+            "enabled": True,
+            "flavors": [
+                {"name": "cpu", "quotas": {"cpu": 32, "memory": "128Gi", "nvidia.com/gpu": 0}},
+                {
+                    "name": "gpu",
+                    "nodeLabels": {"cloud.google.com/gke-accelerator": "nvidia-l4"},
+                    "taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
+                    "quotas": {"cpu": 32, "memory": "128Gi", "nvidia.com/gpu": 4},
+                },
+            ],
+        },
         "tensorboard": {
             "enabled": True,
             "image": "registry.example.com/team/rvk8s:1.0.0",
