@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def register_plugin(registry: Registry) -> None:
     """Called by Raster Vision when it loads its plugins."""
+    from rastervision.kubernetes import mosaic
     from rastervision.kubernetes.runner import KUBERNETES, KubernetesRunner
     from rastervision.kubernetes.s3 import StorageFileSystem, correct_request_payer
 
@@ -22,3 +23,4 @@ def register_plugin(registry: Registry) -> None:
     # The first file system that knows a URI is taken, and Raster Vision's own knows s3:// too.
     registry.file_systems.insert(0, StorageFileSystem)
     correct_request_payer()
+    mosaic.install()
