@@ -172,6 +172,33 @@ def test_pixels(bucket: str, proxy: Proxy, image: np.ndarray, tmp_path: Path) ->
     assert all("x-amz-request-payer" not in head.lower() for head in heads)
 
 
+def test_a_scene_of_several_files(
+    bucket: str, proxy: Proxy, s3: S3Server, image: np.ndarray, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """Its files are read where they lie, with the credentials that boto3 finds; or downloaded."""
+    folder = s3.data / "imagery"
+    scenes.write(folder / "left.tif", image[:, :, :1600])
+    scenes.write(folder / "right.tif", image[:, :, 1600:], left=1600)
+    uris = [f"{bucket}/left.tif", f"{bucket}/right.tif"]
+    both = [
+        SceneConfig(id=str(len(files)), raster_source=RasterioSourceConfig(uris=files))
+        for files in (uris, [*uris, f"{bucket}/strips.tif"])
+    ]
+    streaming.stream_tiles(pipeline(both))
+    assert [scene.raster_source.allow_streaming for scene in both] == [True, False]
+    _use_profile(s3, monkeypatch, tmp_path)
+    built = both[0].raster_source.build(str(tmp_path))
+    assert built.session is not None
+    for window in (Box(1400, 1450, 1700, 1750), Box(2900, 2900, 3020, 3010)):
+        want = np.zeros((*window.size, 3), np.uint8)
+        part = image[:, window.ymin : window.ymax, window.xmin : window.xmax].transpose(1, 2, 0)
+        want[: part.shape[0], : part.shape[1]] = part
+        np.testing.assert_array_equal(built[window], want)
+    assert proxy.received < 4_000_000
+    whole = RasterioSourceConfig(uris=uris).build(str(tmp_path))[Box(0, 0, SIZE, SIZE)]
+    np.testing.assert_array_equal(whole, image.transpose(1, 2, 0))
+
+
 def test_the_reader_pays(
     bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -193,17 +220,22 @@ def test_virtual_hosts(
     assert any("host: imagery.localhost" in head.lower() for head in proxy.heads)
 
 
-def test_credentials_of_a_profile(
-    bucket: str, proxy: Proxy, s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def _use_profile(s3: S3Server, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Move the credentials from the environment to a file."""
     keys = s3.environ["AWS_ACCESS_KEY_ID"], s3.environ["AWS_SECRET_ACCESS_KEY"]
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     text = "[team]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
-    (tmp_path / "credentials").write_text(text.format(*keys))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    (folder / "credentials").write_text(text.format(*keys))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "team")
     s3_objects._clients.clear()
+
+
+def test_credentials_of_a_profile(
+    bucket: str, proxy: Proxy, s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _use_profile(s3, monkeypatch, tmp_path)
     assert read(f"{bucket}/tiles.tif", Box(0, 0, 64, 64), tmp_path).any()
     assert storage.exists(f"{bucket}/tiles.tif")
 

@@ -49,9 +49,10 @@ def stream_tiles(config: RVPipelineConfig) -> None:
         return
     streamed = 0
     for source in _candidates(_scenes(config)):
-        if is_geotiff(_uri(source), tiled=True):
+        uris = _uris(source)
+        if all(is_geotiff(uri, tiled=True) for uri in uris):
             source.allow_streaming = True
-            streamed += 1
+            streamed += len(uris)
     if streamed:
         log.info("%d tiled GeoTIFFs are read from S3 without downloading them", streamed)
 
@@ -73,7 +74,7 @@ def streamed_for_check(scene: SceneConfig) -> SceneConfig:
     """A copy of a scene's config whose GeoTIFFs on S3 are not downloaded, tiled or not."""
     copied: SceneConfig = scene.model_copy(deep=True)
     for source in _candidates([copied]):
-        source.allow_streaming = is_geotiff(_uri(source), tiled=False)
+        source.allow_streaming = all(is_geotiff(uri, tiled=False) for uri in _uris(source))
     return copied
 
 
@@ -100,11 +101,13 @@ def raster_sources(config: RasterSourceConfig) -> Iterator[RasterSourceConfig]:
 
 
 def _candidates(scenes: list[SceneConfig]) -> Iterator[RasterioSourceConfig]:
-    """The sources that are one file on S3 and about which the user has said nothing."""
+    """The sources that are files on S3 and about which the user has said nothing."""
     if os.environ.get(Env.STREAM) == "0":
         return
     for source in (source for scene in scenes for source in _sources(scene)):
-        if "allow_streaming" not in source.model_fields_set and storage.is_s3(_uri(source)):
+        if "allow_streaming" not in source.model_fields_set and all(
+            map(storage.is_s3, _uris(source))
+        ):
             yield source
 
 
@@ -121,7 +124,5 @@ def _sources(scene: SceneConfig) -> Iterator[RasterioSourceConfig]:
     yield from (source for source in sources if isinstance(source, RasterioSourceConfig))
 
 
-def _uri(source: RasterioSourceConfig) -> str:
-    """The URI of a source that is one file; empty for one of several."""
-    uris = [source.uris] if isinstance(source.uris, str) else list(source.uris)
-    return uris[0] if len(uris) == 1 else ""
+def _uris(source: RasterioSourceConfig) -> list[str]:
+    return [source.uris] if isinstance(source.uris, str) else list(source.uris)

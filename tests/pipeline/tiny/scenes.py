@@ -21,8 +21,8 @@ def draw(folder: Path) -> None:
         write(folder / f"label_{name}.tif", label[None])
 
 
-def write(path: Path, array: np.ndarray, *, tiled: bool = True) -> None:
-    """Write (bands, height, width) as a GeoTIFF, in tiles or in strips."""
+def write(path: Path, array: np.ndarray, *, tiled: bool = True, left: int = 0) -> None:
+    """Write (bands, height, width) as a GeoTIFF, in tiles or in strips; left: its first column."""
     bands, height, width = array.shape
     profile = {
         "driver": "GTiff",
@@ -31,7 +31,7 @@ def write(path: Path, array: np.ndarray, *, tiled: bool = True) -> None:
         "width": width,
         "dtype": array.dtype,
         "crs": "EPSG:32633",
-        "transform": from_origin(366_000, 5_808_000, 0.5, 0.5),
+        "transform": from_origin(366_000 + left * 0.5, 5_808_000, 0.5, 0.5),
     }
     if tiled:
         profile |= {"tiled": True, "blockxsize": 64, "blockysize": 64}
