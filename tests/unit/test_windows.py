@@ -111,11 +111,15 @@ def test_random_windows_stay_in_the_area_of_interest() -> None:
     def inside(w: Window) -> bool:
         return w.xmin + w.ymin >= 40
 
-    r = random_windows(inside=inside, bounds=Window(10, 10, 40, 50))
-    for i in range(30):
-        w = r.draw(0, i)
+    corners = (Window(0, 40, 10, 50), Window(10, 30, 40, 50))
+    r = random_windows(inside=inside, corners=corners)
+    drawn = [r.draw(0, i) for i in range(30)]
+    assert [random_windows(inside=inside, corners=corners).draw(0, i) for i in range(30)] == drawn
+    for w in drawn:
         assert inside(w)
-        assert w.ymin >= 10
+        assert w.ymin >= 10 or w.xmin >= 40
+        assert w.ymax <= 44
+        assert w.xmax <= 54
     with pytest.raises(InputError, match="no window of scene a was found"):
         random_windows(inside=lambda _: False, attempts=3).draw(0, 0)
 

@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -168,7 +169,8 @@ class RandomWindows:
         padding: pixels by which windows may reach over the edges: (rows, columns).
         count: windows in an epoch.
         inside: whether a window may be taken; None if all may.
-        bounds: the part of the scene to draw from, where that is known to be smaller.
+        corners: boxes, none over another, that hold the upper left corners of all windows that
+            may be taken; None if those may lie anywhere.
         attempts: draws until `inside` must have said yes.
         seed: of the draws.
     """
@@ -182,7 +184,7 @@ class RandomWindows:
     padding: tuple[int, int]
     count: int
     inside: Callable[[Window], bool] | None = None
-    bounds: Window | None = None
+    corners: tuple[Window, ...] | None = None
     attempts: int = 100
     seed: int = 0
 
@@ -196,7 +198,7 @@ class RandomWindows:
         rng = np.random.default_rng([_RANDOM_WINDOWS, self.seed, name, epoch, index, redraw])
         for _ in range(self.attempts):
             window = self._any(rng)
-            if self.inside is None or self.inside(window):
+            if window is not None and (self.inside is None or self.inside(window)):
                 return window
         raise InputError(
             f"no window of scene {self.scene_id} was found in its area of interest "
@@ -204,24 +206,38 @@ class RandomWindows:
             fix="use smaller windows, larger areas, or a larger max_sample_attempts",
         )
 
-    def _any(self, rng: np.random.Generator) -> Window:
+    def _any(self, rng: np.random.Generator) -> Window | None:
+        """A window; None if it would reach too far over the edges."""
         h = int(rng.integers(*self.heights))
         w = h if self.square else int(rng.integers(*self.widths))
-        b = self.bounds or Window(
-            -self.padding[0],
-            -self.padding[1],
-            self.height + self.padding[0],
-            self.width + self.padding[1],
-        )
-        if b.height < h or b.width < w:
+        rows, cols = self.padding
+        if self.corners is not None:
+            y, x = self._corner(rng)
+            fits = y + h <= self.height + rows and x + w <= self.width + cols
+            return Window(y, x, y + h, x + w) if fits else None
+        if self.height + 2 * rows < h or self.width + 2 * cols < w:
             raise InputError(
                 f"windows of {h}x{w} pixels don't fit into scene {self.scene_id} "
                 f"({self.height}x{self.width})",
                 fix="use smaller windows, or set sampling.padding",
             )
-        y = int(rng.integers(b.ymin, b.ymax - h + 1))
-        x = int(rng.integers(b.xmin, b.xmax - w + 1))
+        y = int(rng.integers(-rows, self.height + rows - h + 1))
+        x = int(rng.integers(-cols, self.width + cols - w + 1))
         return Window(y, x, y + h, x + w)
+
+    def _corner(self, rng: np.random.Generator) -> tuple[int, int]:
+        """A pixel of `corners`, each as likely as any other."""
+        assert self.corners is not None
+        k = int(rng.integers(self._ends[-1]))
+        number = int(np.searchsorted(self._ends, k, side="right"))
+        b = self.corners[number]
+        row, column = divmod(int(self._ends[number]) - 1 - k, b.width)
+        return b.ymin + row, b.xmin + column
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Pixels in `corners` up to each box, (boxes,) int64."""
+        return np.cumsum([b.height * b.width for b in self.corners or ()], dtype=np.int64)
 
 
 @dataclass(frozen=True)

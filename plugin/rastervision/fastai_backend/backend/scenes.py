@@ -18,11 +18,9 @@ from rastervision.core.data import (
 )
 from rastervision.core.rv_pipeline.chip_options import WindowSamplingConfig, WindowSamplingMethod
 from rastervision.core.utils.misc import calculate_required_padding, ensure_tuple
+from rastervision.fastai_backend.areas import Area
 from rastervision.fastai_backend.chips import Classes
 from rastervision.fastai_backend.windows import RandomWindows, Window, chip_dtype
-from shapely.geometry import box
-from shapely.ops import unary_union
-from shapely.prepared import prep
 
 from rvk8s.errors import InputError
 
@@ -137,8 +135,20 @@ def windows_of(
     padding = sampling.padding
     if padding is None:  # Raster Vision's default
         padding = (heights[1] // 2, widths[1] // 2)
-    inside, bounds = _aoi_test(scene, within=sampling.within_aoi)
+    rows, cols = ensure_tuple(padding)
     height, width = scene.extent.size
+    inside = corners = None
+    if scene.aoi_polygons_bbox_coords:
+        limits = Window(-rows, -cols, height + rows, width + cols)
+        area = Area(scene.aoi_polygons_bbox_coords, limits, within=sampling.within_aoi)
+        smallest = heights[0], widths[0]
+        inside, corners = area.takes, area.corners(smallest, (heights[1] - 1, widths[1] - 1))
+        if not corners:
+            raise InputError(
+                f"no window of {smallest[0]}x{smallest[1]} pixels fits into the area of interest "
+                f"of scene {scene.id}",
+                fix="use smaller windows or larger areas",
+            )
     return RandomWindows(
         scene.id,
         height,
@@ -146,27 +156,13 @@ def windows_of(
         heights=heights,
         widths=widths,
         square=sampling.size_lims is not None,
-        padding=ensure_tuple(padding),
+        padding=(rows, cols),
         count=sampling.max_windows,
         inside=inside,
-        bounds=bounds,
+        corners=corners,
         attempts=sampling.max_sample_attempts,
         seed=seed,
     )
-
-
-def _aoi_test(
-    scene: Scene, *, within: bool
-) -> tuple[Callable[[Window], bool] | None, Window | None]:
-    """Whether a window may be taken, and the part of the scene where such windows lie."""
-    if not scene.aoi_polygons_bbox_coords:
-        return None, None
-    area = unary_union(scene.aoi_polygons_bbox_coords)
-    prepared = prep(area)
-    test = prepared.contains if within else prepared.intersects
-    left, top, right, bottom = area.bounds
-    bounds = Window(int(top), int(left), int(np.ceil(bottom)), int(np.ceil(right)))
-    return lambda w: bool(test(box(w.xmin, w.ymin, w.xmax, w.ymax))), bounds if within else None
 
 
 def _in_aoi(scene: Scene, boxes: list[Box], *, within: bool) -> list[Window]:
