@@ -17,6 +17,7 @@ from rvk8s.cluster.kinds import NotFound
 from rvk8s.cluster.objects import delete_all, object_name, wait_until_gone
 from rvk8s.contract import Label
 from rvk8s.errors import InputError, Rvk8sError
+from rvk8s.going_on import check_same
 from rvk8s.heartbeat import Beat, other_driver
 from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
@@ -203,7 +204,7 @@ def _check_goes_on(cluster: Cluster, plan: Plan) -> None:
 
     Raises:
         InputError: neither the namespace nor storage has it; it is running; it is a run of another
-            experiment.
+            experiment, or was begun with other arguments.
     """
     drivers = cluster.list_all("Job", f"{Label.COMPONENT}=driver")
     # By name: that of a schedule's run has no label of the run.
@@ -211,18 +212,27 @@ def _check_goes_on(cluster: Cluster, plan: Plan) -> None:
     if job is not None and not has_ended(job):
         fix = f"wait, or `rvk8s cancel {plan.run_id}` first"
         raise InputError(f"{plan.run_id} is running", where="--run-id", fix=fix)
-    experiment = (
-        job["metadata"]["labels"].get(Label.EXPERIMENT)
-        if job is not None
-        else _stored_experiment(cluster, plan)
-    )
+    before = _sent_plan(cluster, plan) if job is not None else _stored_plan(cluster, plan)
+    experiment = plan.experiment if before is None else before.experiment
+    if job is not None:
+        experiment = job["metadata"]["labels"].get(Label.EXPERIMENT)
     if experiment != plan.experiment:
         what = f"{plan.run_id} is a run of {experiment}, not of {plan.experiment}"
         raise InputError(what, where="--run-id", fix=f"submit {experiment}")
+    if before is not None:
+        check_same(plan, before)
 
 
-def _stored_experiment(cluster: Cluster, plan: Plan) -> str:
-    """Whose run storage has. Where it is out of reach from here, its driver will see.
+def _sent_plan(cluster: Cluster, plan: Plan) -> Plan | None:
+    """The plan that the run's driver had; None where it is gone."""
+    maps = cluster.list_all("ConfigMap", f"{Label.RUN}={plan.run_id}")
+    texts = ((item.get("data") or {}).get("plan.json") for item in maps)
+    text = next((text for text in texts if text), None)
+    return None if text is None else Plan.from_dict(json.loads(text))
+
+
+def _stored_plan(cluster: Cluster, plan: Plan) -> Plan | None:
+    """The run's plan as storage has it; None where that is out of reach: its driver will see.
 
     Raises:
         InputError: it has no such run, or a driver elsewhere runs it.
@@ -239,7 +249,7 @@ def _stored_experiment(cluster: Cluster, plan: Plan) -> str:
     except (Abandoned, Rvk8sError) as error:
         why = str(error) or "it does not answer"
         log.warning("%s cannot be read from here (%s): it is taken to be there", uri, why)
-        return plan.experiment
+        return None
     if not is_there:
         what = f"no run {plan.run_id} in namespace {cluster.namespace} or {plan.root_uri}"
         fix = "`rvk8s list` shows the runs; without --run-id a new one begins"
@@ -251,7 +261,7 @@ def _stored_experiment(cluster: Cluster, plan: Plan) -> str:
         what = f"{plan.run_id} is running: {other.who} had it {other.seconds:.0f} s ago"
         fix = "wait or cancel it there; where it was killed, try again in a minute"
         raise InputError(what, where="--run-id", fix=fix)
-    return str(stored["experiment"])
+    return Plan.from_dict(stored)
 
 
 def _make_room(cluster: Cluster, plan: Plan) -> None:

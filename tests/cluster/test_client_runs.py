@@ -34,6 +34,14 @@ def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace:
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Failed"]
     error = client.error("submit", "one-deep", "--run-id", run)
     assert f"{run} is a run of one, not of one-deep" in error
+    for words, what in (
+        (["-a", "depth", "3"], 'depth not given (now "3")'),
+        (["--splits", "3"], "chip split 2 times (now 3), predict split 1 times (now 3)"),
+    ):
+        error = client.error("submit", "one", "--run-id", run, *words)
+        said = f"error: --run-id: {run} was begun with {what}; go on with `rvk8s submit one "
+        assert error.startswith(said)
+        assert f"--run-id {run}`, or add --rerun train to do it anew" in error
     uid = ("-n", namespace, "-o", "jsonpath={.metadata.uid}")
     source = apiserver.kubectl("get", "configmap", f"{run}-source", *uid)
     (client.folder / "lib" / "helper.py").write_text('NAME = "changed"\n')
@@ -76,6 +84,8 @@ def test_an_id_that_no_run_has_is_not_gone_on_with(
             assert len(error.splitlines()) == 1
     error = client.error("submit", "one-deep", "--run-id", kept)
     assert f"{kept} is a run of one, not of one-deep" in error
+    error = client.error("submit", "one", "--run-id", kept, "--test")
+    assert f"--run-id: {kept} was begun with test not given (now true); " in error
     assert objects(apiserver, namespace) == before
     client.ok("delete", run)
     client.ok("submit", "one", "--run-id", kept)  # its objects were deleted, its folder is there
