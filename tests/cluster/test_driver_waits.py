@@ -30,6 +30,16 @@ def message(play: Play, stage: str) -> str:
     return str(play.stage(stage)["message"]) if begun else ""
 
 
+def name_of(pod: Object) -> str:
+    return str(pod["metadata"]["name"])
+
+
+def running(play: Play, stage: str) -> list[Object]:
+    """The pods of a stage of which the player has said that they run."""
+    pods = play.stage_pods(stage)
+    return [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
+
+
 def test_a_quota_for_fewer_pods_than_splits(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -135,8 +145,8 @@ def test_a_split_on_a_node_that_hangs(
     values = {"stages": {"chip": {"splits": 2}}}
     with Play(apiserver, namespace, tmp_path, act, values=values) as play:
         driver = play.drive(RVK8S_START_PATIENCE="1")
-        play.until(lambda: play.running("chip"))
-        (pod,) = [pod for pod in play.stage_pods("chip") if "-chip-1-" in pod["metadata"]["name"]]
+        play.until(lambda: [pod for pod in running(play, "chip") if "-chip-1-" in name_of(pod)])
+        (pod,) = [pod for pod in running(play, "chip") if "-chip-1-" in name_of(pod)]
         hang(apiserver, play, pod, node)
         play.until(lambda: f"node {node} does not answer" in message(play, "chip"), 60)
         assert any(note.startswith(f"chip: node {node} does not answer") for note in notes(play))
@@ -160,9 +170,8 @@ def test_a_training_on_a_node_that_hangs(
     values = {**RANKS, "launcher": launcher}
     with Play(apiserver, namespace, tmp_path, act, values=values) as play:
         driver = play.drive(RVK8S_START_PATIENCE="1")
-        play.until(lambda: len(play.stage_pods("train")) == 2 and play.running("train"))
-        pod = max(play.stage_pods("train"), key=lambda one: str(one["metadata"]["name"]))
-        hang(apiserver, play, pod, node)
+        play.until(lambda: len(running(play, "train")) == 2)
+        hang(apiserver, play, max(running(play, "train"), key=name_of), node)
         play.until(lambda: f"node {node} does not answer" in play.said(), 120)
         assert any(note.startswith(f"train: node {node} does not answer") for note in notes(play))
         assert len(play.made["run-1-train"]) == 1, play.said()
