@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from rvk8s.contract import SPLITTABLE
 from rvk8s.errors import InputError
@@ -41,8 +42,15 @@ def check_same(plan: Plan, before: Plan) -> None:
 
 def _args(plan: Plan, before: Plan) -> Iterator[str]:
     for name in sorted({*plan.args, *before.args}):
-        if (name in plan.args, plan.args.get(name)) != (name in before.args, before.args.get(name)):
+        both = name in plan.args and name in before.args
+        if not both or not _are_same(plan.args[name], before.args[name]):
             yield f"{name} {_shown(before, name)} (now {_shown(plan, name)})"
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    """Whether two values are equal, or one is the text of the other, as -a gives it."""
+    texts = (v if isinstance(v, str) else json.dumps(v) for v in (one, other))
+    return one == other or (str in (type(one), type(other)) and len(set(texts)) == 1)
 
 
 def _shown(plan: Plan, name: str) -> str:

@@ -41,6 +41,14 @@ def test_the_same_goes_on() -> None:
     check_same(replace(before, stages=other_shape, image="x"), before)
 
 
+def test_a_number_from_the_command_line_is_that_of_the_file() -> None:
+    """-a gives text."""
+    check_same(plan(lr="0.1", ids='["a", 1]'), plan(lr=0.1, ids=["a", 1]))
+    check_same(plan(lr=20, x="a"), plan(lr="20", x="a"))
+    for now, before in (("0.2", 0.1), (True, "1"), (1, "true"), ("a", "b"), ("", None)):
+        assert "lr" in refusal(plan(lr=now), plan(lr=before))
+
+
 def test_other_arguments_are_named() -> None:
     before = plan(test=True, lr=0.1, ids=["a"] * 40, z=1)
     now = plan(go_on="rvk8s run one --run-id one-1", lr=0.2, z=1, extra=None)
