@@ -49,7 +49,8 @@ def configure(context: Context, work: Path) -> tuple[list[str], dict[str, Any]]:
 
     if isinstance(config, RVPipelineConfig):
         streaming.stream_tiles(config)
-    errors, warnings = inputs.check(config, plan.stage("train").gpus, plan.stage("train").ranks)
+    train = plan.stage("train")
+    errors, warnings = inputs.check(config, train.gpus, train.ranks, commands["commands"])
     for warning in warnings:
         log.warning("%s", warning)
     if errors:

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
+from rasterio import Affine
 from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.features import rasterize
 from rasterio.windows import Window
 from rastervision.core.box import Box
 from rastervision.core.data import (
     ClassConfig,
+    MinMaxTransformerConfig,
+    MultiRasterSourceConfig,
     RasterioSourceConfig,
     RasterizedSourceConfig,
     RasterSourceConfig,
     Scene,
     SceneConfig,
     SemanticSegmentationLabelSourceConfig,
+    StatsTransformerConfig,
 )
 from rastervision.core.data.utils.rasterio import get_aws_session
 from rastervision.core.rv_pipeline import RVPipelineConfig
@@ -31,9 +36,12 @@ from rastervision.fastai_backend.backend.scenes import windows_of
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 from rastervision.fastai_backend.windows import RandomWindows
 from rastervision.kubernetes.failures import explain, one_line
+from rastervision.kubernetes.option_checks import check_classes, check_commands, sampling_of
+from rastervision.kubernetes.places import compare_places, parts
 from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
 from rastervision.pipeline.file_system import NotReadableError, download_if_needed
+from shapely.ops import unary_union
 
 from rvk8s import storage
 from rvk8s.errors import InputError, Rvk8sError, StorageUnavailable
@@ -41,6 +49,7 @@ from rvk8s.errors import InputError, Rvk8sError, StorageUnavailable
 if TYPE_CHECKING:
     from rastervision.core.rv_pipeline import WindowSamplingConfig
     from rastervision.pipeline.pipeline_config import PipelineConfig
+    from shapely.geometry.base import BaseGeometry
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +59,15 @@ _WHOLE = 2048
 _WINDOWS, _WINDOW = 16, 512
 
 
-def check(config: PipelineConfig, gpus: int, ranks: int = 1) -> tuple[list[InputError], list[str]]:
+def check(
+    config: PipelineConfig, gpus: int, ranks: int = 1, commands: Sequence[str] | None = None
+) -> tuple[list[InputError], list[str]]:
     """What is wrong with the options and data of a pipeline, and what is only strange.
 
     Args:
         gpus: how many the training will have.
         ranks: how many processes train.
+        commands: those that will be run; None: all that the pipeline has.
 
     Raises:
         StorageUnavailable: the storage that holds the data does not answer.
@@ -63,9 +75,12 @@ def check(config: PipelineConfig, gpus: int, ranks: int = 1) -> tuple[list[Input
     if not isinstance(config, RVPipelineConfig):
         return [], []
     dataset = config.dataset
-    options = _check_classes(dataset.class_config)
+    options = check_classes(dataset.class_config)
     if isinstance(config.backend, FastaiSemanticSegmentationConfig) and not options:
         options = config.backend.check(dataset.class_config, gpus, ranks)
+    if commands is None:
+        commands = config.backend.filter_commands(["chip", "predict"])
+    options += check_commands(config, commands)
     if not dataset.train_scenes:
         fix = "give dataset.train_scenes at least one scene"
         return [*options, InputError("there is no training scene", fix=fix)], []
@@ -77,28 +92,13 @@ def check(config: PipelineConfig, gpus: int, ranks: int = 1) -> tuple[list[Input
     checker = _Checker(dataset.class_config)
     checker.errors += [*options, *check_streaming(config)]
     for scene in dataset.train_scenes:
-        checker.check_scene(scene, "train", _sampling(config, scene.id, checker.errors))
+        checker.check_scene(scene, "train", sampling_of(config, scene.id, checker.errors))
     for scene in dataset.validation_scenes:
-        checker.check_scene(scene, "validation", _sampling(config, scene.id, checker.errors))
+        checker.check_scene(scene, "validation", sampling_of(config, scene.id, checker.errors))
     for scene in dataset.test_scenes:
         checker.check_scene(scene, "test", None)
     checker.check_classes()
     return checker.errors, checker.warnings
-
-
-def _check_classes(classes: ClassConfig) -> list[InputError]:
-    where = "class_config.names"
-    null = classes.null_class if classes.null_class in classes.names else None
-    if not [name for name in classes.names if name != null]:
-        fix = "name the classes, in the order of their ids in the labels"
-        return [InputError("there is no class but the null class", where=where, fix=fix)]
-    twice = sorted({name for name in classes.names if classes.names.count(name) > 1})
-    errors = [InputError(f"{n!r} is there twice", where=where, fix="rename one") for n in twice]
-    if not all(name.strip() for name in classes.names):
-        number = next(i for i, name in enumerate(classes.names) if not name.strip())
-        what = f"class {number} has an empty name"
-        errors.append(InputError(what, where=where, fix="give it one: reports name it so"))
-    return errors
 
 
 class _Checker:
@@ -119,25 +119,27 @@ class _Checker:
         where = f"{group} scene {scene.id}"
         before = len(self.errors)
         scene = streamed_for_check(scene)
-        sizes = [self._check_files(s, where) for s in raster_sources(scene.raster_source)]
+        _replace_stats(scene.raster_source)
+        for source in raster_sources(scene.raster_source):
+            self._check_files(source, where)
         label = scene.label_source
         raster_label = isinstance(label, SemanticSegmentationLabelSourceConfig)
-        if raster_label and not isinstance(label.raster_source, RasterizedSourceConfig):
-            label_sizes = [
+        in_files = raster_label and not isinstance(label.raster_source, RasterizedSourceConfig)
+        if in_files:
+            for source in raster_sources(label.raster_source):
                 self._check_files(source, f"label of {where}")
-                for source in raster_sources(label.raster_source)
-            ]
-            if len(self.errors) == before and label.raster_source.bbox is None:
-                self._compare(sizes[0], label_sizes[0], where)
         if len(self.errors) > before:
             return
         try:
-            built = scene.build(self.classes, use_transformers=False)
+            built = scene.build(self.classes)
+            if in_files:
+                compare_places(built, where)
             self._check_pixels(built, where)
             if sampling is not None:
                 self._check_windows(built, sampling, where)
             if raster_label:
-                self._check_labels(built, where, group == "train")
+                within = sampling is None or sampling.within_aoi
+                self._check_labels(built, where, group == "train", within)
         except Exception as error:  # noqa: BLE001 - whatever a scene raises is a line
             self._add(error, where)
 
@@ -159,24 +161,17 @@ class _Checker:
             if not self.seen[i]
         ]
 
-    def _check_files(self, source: RasterSourceConfig, where: str) -> tuple[int, int] | None:
-        """Open every file of a raster source.
-
-        Returns:
-            Height and width; None where the source is not files or is more than one.
-        """
+    def _check_files(self, source: RasterSourceConfig, where: str) -> None:
+        """Open every file of a raster source."""
         if not isinstance(source, RasterioSourceConfig):
-            return None
-        uris = [source.uris] if isinstance(source.uris, str) else list(source.uris)
-        sizes = []
-        for uri in uris:
+            return
+        for uri in [source.uris] if isinstance(source.uris, str) else source.uris:
             try:
-                sizes.append(self._check_file(uri, source, where))
+                self._check_file(uri, source, where)
             except InputError as error:
                 self.errors.append(error)
-        return sizes[0] if len(uris) == 1 and sizes else None
 
-    def _check_file(self, uri: str, source: RasterioSourceConfig, where: str) -> tuple[int, int]:
+    def _check_file(self, uri: str, source: RasterioSourceConfig, where: str) -> None:
         stream = source.allow_streaming and storage.is_s3(uri)
         path = uri if stream else _local(uri, where)
         try:
@@ -184,7 +179,7 @@ class _Checker:
                 rasterio.Env(session=get_aws_session() if stream else None),
                 rasterio.open(path) as image,
             ):
-                count, size = image.count, (image.height, image.width)
+                count = image.count
                 bands = source.channel_order or ()
                 outside = [band for band in bands if not 0 <= band < count]
                 if outside:
@@ -199,23 +194,18 @@ class _Checker:
             text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
             fix = "is it complete, and a GeoTIFF? copy it again"
             raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
-        return size
-
-    def _compare(
-        self, image: tuple[int, int] | None, label: tuple[int, int] | None, where: str
-    ) -> None:
-        if image and label and image != label:
-            what = (
-                f"the image has {image[1]} x {image[0]} pixels, its label {label[1]} x {label[0]}"
-            )
-            fix = "give the label of this image, or crop one to the other"
-            self.errors.append(InputError(what, where=where, fix=fix))
 
     def _check_pixels(self, scene: Scene, where: str) -> None:
-        source = scene.raster_source
-        if any(source[window].any() for window in _spread(scene.extent)):
-            return
-        if not any(source[window].any() for window in _tiles(scene.extent)):
+        """Raises no error for a scene that has pixels in any of its files."""
+        for source in parts(scene.raster_source):
+            source.raster_transformers = []
+            if any(source[window].any() for window in _spread(source.extent)):
+                return
+        if not any(
+            source[window].any()
+            for source in parts(scene.raster_source)
+            for window in _tiles(source.extent)
+        ):
             fix = "leave the scene out, or look at the file and its channel_order"
             self.errors.append(InputError("all its pixels are nodata (0)", where=where, fix=fix))
 
@@ -236,13 +226,20 @@ class _Checker:
             fix = "use smaller chips, or set sampling.padding"
             self.errors.append(InputError(what, where=where, fix=fix))
 
-    def _check_labels(self, scene: Scene, where: str, training: bool) -> None:
+    def _check_labels(self, scene: Scene, where: str, training: bool, within_aoi: bool) -> None:
+        """within_aoi: what lies outside of the areas of interest is never read."""
         known = len(self.classes)
         counts = np.zeros(known, dtype=np.int64)
         others: set[int] = set()
         windows = list(_spread(scene.extent))
+        area = None
+        if scene.aoi_polygons_bbox_coords and within_aoi:
+            # Raster Vision rounds its corners to whole pixels.
+            area = unary_union(scene.aoi_polygons_bbox_coords).buffer(-1)
         for window in windows:
             labels = scene.label_source.get_label_arr(window)
+            if area is not None:
+                labels = labels[_inside(area, window)]
             inside = (labels >= 0) & (labels < known)
             others.update(np.unique(labels[~inside])[:6].tolist())
             counts += np.bincount(labels[inside].astype(np.int64), minlength=known)
@@ -265,19 +262,16 @@ class _Checker:
         self.errors.append(InputError(text, where=where, fix=fix))
 
 
-def _sampling(
-    config: RVPipelineConfig, scene_id: str, errors: list[InputError]
-) -> WindowSamplingConfig | None:
-    """How chips are sampled from a scene; None where the pipeline does not say."""
-    options = config.chip_options
-    sampling = getattr(config.backend, "sampling", None) or (options and options.sampling)
-    if isinstance(sampling, dict):
-        if scene_id not in sampling:
-            fix = f"add {scene_id!r} to the dict"
-            errors.append(InputError(f"sampling has no entry for scene {scene_id}", fix=fix))
-            return None
-        return sampling[scene_id]
-    return sampling
+def _replace_stats(source: RasterSourceConfig) -> None:
+    """Put what gives the same pixel type in the place of what reads statistics: analyze makes
+    those later."""
+    source.transformers = [
+        MinMaxTransformerConfig() if isinstance(t, StatsTransformerConfig) else t
+        for t in source.transformers
+    ]
+    if isinstance(source, MultiRasterSourceConfig):
+        for part in source.raster_sources:
+            _replace_stats(part)
 
 
 def _local(uri: str, where: str) -> str:
@@ -334,6 +328,15 @@ def _spread(extent: Box) -> Iterable[Box]:
 def _starts(length: int, count: int) -> list[int]:
     last = max(length - _WINDOW, 0)
     return sorted({int(start) for start in np.linspace(0, last, count)})
+
+
+def _inside(area: BaseGeometry, window: Box) -> np.ndarray:
+    """(height, width) bool: which pixels of a window lie in an area, given in pixels."""
+    if area.is_empty:
+        return np.zeros(window.size, bool)
+    at = Affine.translation(window.xmin, window.ymin)
+    inside: np.ndarray = rasterize([area], window.size, transform=at) > 0
+    return inside
 
 
 def _tiles(extent: Box) -> Iterator[Box]:

@@ -1,0 +1,79 @@
+"""Looks at a pipeline's options before any of its data is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rastervision.core.rv_pipeline import SemanticSegmentationPredictOptions
+
+from rvk8s.errors import InputError
+
+if TYPE_CHECKING:
+    from rastervision.core.data import ClassConfig
+    from rastervision.core.rv_pipeline import RVPipelineConfig, WindowSamplingConfig
+
+
+def check_classes(classes: ClassConfig) -> list[InputError]:
+    where = "class_config.names"
+    null = classes.null_class if classes.null_class in classes.names else None
+    if not [name for name in classes.names if name != null]:
+        fix = "name the classes, in the order of their ids in the labels"
+        return [InputError("there is no class but the null class", where=where, fix=fix)]
+    twice = sorted({name for name in classes.names if classes.names.count(name) > 1})
+    errors = [InputError(f"{n!r} is there twice", where=where, fix="rename one") for n in twice]
+    if not all(name.strip() for name in classes.names):
+        number = next(i for i, name in enumerate(classes.names) if not name.strip())
+        what = f"class {number} has an empty name"
+        errors.append(InputError(what, where=where, fix="give it one: reports name it so"))
+    return errors
+
+
+def check_commands(config: RVPipelineConfig, commands: Sequence[str]) -> list[InputError]:
+    """What the options lack for the given commands, which end in Raster Vision's own traceback."""
+    errors = []
+    if "chip" in commands and config.chip_options is None:
+        fix = "say there how chips are sampled"
+        errors.append(InputError("is not set", where="chip_options", fix=fix))
+    if "predict" in commands:
+        if config.predict_options is None:
+            fix = "give at least the chip_sz that scenes are predicted with"
+            errors.append(InputError("is not set", where="predict_options", fix=fix))
+        elif isinstance(config.predict_options, SemanticSegmentationPredictOptions):
+            errors += _check_crop(config.predict_options)
+    return errors
+
+
+def _check_crop(options: SemanticSegmentationPredictOptions) -> list[InputError]:
+    """Cropped windows that leave gaps between them."""
+    chip, crop = options.chip_sz, options.crop_sz or 0
+    assert isinstance(crop, int)  # "auto" has become a number
+    stride = options.stride or chip
+    kept = chip - 2 * crop
+    if stride <= kept:
+        return []
+    if not crop:
+        what = f"windows of {chip} pixels with a stride of {stride} leave gaps"
+        fix = f"give a stride of at most {chip}"
+    elif kept < 1:
+        what = f"cropping {crop} pixels on each side leaves nothing of windows of {chip}"
+        fix = "give a larger chip_sz or a smaller crop_sz"
+    else:
+        what = f"{chip} pixels cropped by {crop} on each side leave gaps with a stride of {stride}"
+        fix = f"give a stride of at most {kept}"
+    return [InputError(what, where="predict_options", fix=fix)]
+
+
+def sampling_of(
+    config: RVPipelineConfig, scene_id: str, errors: list[InputError]
+) -> WindowSamplingConfig | None:
+    """How chips are sampled from a scene; None where the pipeline does not say."""
+    options = config.chip_options
+    sampling = getattr(config.backend, "sampling", None) or (options and options.sampling)
+    if isinstance(sampling, dict):
+        if scene_id not in sampling:
+            fix = f"add {scene_id!r} to the dict"
+            errors.append(InputError(f"sampling has no entry for scene {scene_id}", fix=fix))
+            return None
+        return sampling[scene_id]
+    return sampling

@@ -1,0 +1,290 @@
+"""What configure says of images and labels: nothing where Raster Vision reads the right labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from pyproj import Transformer
+from rasterio.transform import from_origin
+from rastervision.core.box import Box
+from rastervision.core.data import (
+    CastTransformerConfig,
+    ClassConfig,
+    DatasetConfig,
+    MultiRasterSourceConfig,
+    RasterioSourceConfig,
+    RasterSourceConfig,
+    SceneConfig,
+    SemanticSegmentationLabelSourceConfig,
+    StatsTransformerConfig,
+)
+from rastervision.core.rv_pipeline import (
+    SemanticSegmentationChipOptions,
+    SemanticSegmentationConfig,
+    SemanticSegmentationPredictOptions,
+    WindowSamplingConfig,
+)
+from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
+from rastervision.kubernetes import inputs
+
+LEFT, TOP, SIDE = 366_000, 5_808_000, 0.5
+HEIGHT, WIDTH = 150, 190
+SHARED = np.random.default_rng(0)
+IMAGE = SHARED.integers(1, 255, (3, HEIGHT, WIDTH), dtype=np.uint8)
+LABEL = SHARED.integers(0, 3, (HEIGHT, WIDTH), dtype=np.uint8)
+CLASSES = ClassConfig(names=["a", "b", "c"], null_class="a")
+
+
+def write(
+    path: Path, pixels: np.ndarray, x: float = 0, y: float = 0, *, side: float = SIDE, **more: Any
+) -> str:
+    """Write pixels (bands, height, width); x and y are in pixels of SIDE."""
+    profile = {
+        "driver": "GTiff",
+        "crs": "EPSG:32633",
+        "transform": from_origin(LEFT + x * SIDE, TOP - y * SIDE, side, side),
+        "count": pixels.shape[0],
+        "height": pixels.shape[1],
+        "width": pixels.shape[2],
+        "dtype": pixels.dtype,
+        **more,
+    }
+    with rasterio.open(path, "w", **profile) as image:
+        image.write(pixels)
+    return str(path)
+
+
+def image_of(folder: Path, **options: Any) -> RasterioSourceConfig:
+    return RasterioSourceConfig(uris=write(folder / "image.tif", IMAGE), **options)
+
+
+def scene(image: RasterSourceConfig, label: str, area: str | None = None) -> SceneConfig:
+    source = SemanticSegmentationLabelSourceConfig(raster_source=RasterioSourceConfig(uris=label))
+    aoi_uris = [area] if area else None
+    return SceneConfig(id="one", raster_source=image, label_source=source, aoi_uris=aoi_uris)
+
+
+def said(one: SceneConfig, sampling: WindowSamplingConfig | None = None) -> list[str]:
+    checker = inputs._Checker(CLASSES)
+    checker.check_scene(one, "train", sampling)
+    return [str(error) for error in checker.errors]
+
+
+def labels_of(one: SceneConfig) -> np.ndarray:
+    built = one.build(CLASSES)
+    found: np.ndarray = built.label_source.get_label_arr(Box(0, 0, *built.extent.size))
+    return found
+
+
+def areas(path: Path, boxes: Sequence[tuple[int, int, int, int]]) -> str:
+    """Write areas of interest: (top, left, bottom, right) in pixels."""
+    to_degrees = Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
+    features = []
+    for top, left, bottom, right in boxes:
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        ring = [to_degrees.transform(LEFT + x * SIDE, TOP - y * SIDE) for x, y in corners]
+        polygon = {"type": "Polygon", "coordinates": [ring]}
+        features.append({"type": "Feature", "properties": {}, "geometry": polygon})
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return str(path)
+
+
+def test_a_label_that_covers_more_than_its_image(tmp_path: Path) -> None:
+    whole = np.zeros((1, 300, 400), np.uint8)
+    whole[0, 70:220, 60:250] = LABEL
+    one = scene(image_of(tmp_path), write(tmp_path / "label.tif", whole, -60, -70))
+    np.testing.assert_array_equal(labels_of(one), LABEL)
+    assert said(one) == []
+
+
+def test_a_label_that_is_the_part_of_its_image_that_is_used(tmp_path: Path) -> None:
+    part = LABEL[None, 10:140, 20:180]
+    image = image_of(tmp_path, bbox=(10, 20, 140, 180))
+    one = scene(image, write(tmp_path / "label.tif", part, 20, 10))
+    np.testing.assert_array_equal(labels_of(one), part[0])
+    assert said(one) == []
+
+
+def test_a_label_of_the_area_of_interest(tmp_path: Path) -> None:
+    part = write(tmp_path / "label.tif", LABEL[None, 20:130, 20:170], 20, 20)
+    area = areas(tmp_path / "area.json", [(20, 20, 130, 170)])
+    assert said(scene(image_of(tmp_path), part, area)) == []
+    assert len(said(scene(image_of(tmp_path), part))) == 1
+
+
+def test_the_label_of_a_compound_image_is_compared_with_its_primary_source(tmp_path: Path) -> None:
+    coarse = RasterioSourceConfig(uris=write(tmp_path / "low.tif", IMAGE[:, ::2, ::2], side=1.0))
+    parts = [coarse, image_of(tmp_path)]
+    image = MultiRasterSourceConfig(raster_sources=parts, primary_source_idx=1)
+    one = scene(image, write(tmp_path / "label.tif", LABEL[None]))
+    np.testing.assert_array_equal(labels_of(one), LABEL)
+    assert said(one) == []
+
+
+def test_sources_that_transformers_give_one_pixel_type(tmp_path: Path) -> None:
+    """8 bits of colour and heights in metres; and 16 bits whose statistics are made later."""
+    heights = write(tmp_path / "dem.tif", IMAGE[:1].astype(np.float32))
+    deep = write(tmp_path / "deep.tif", IMAGE.astype(np.uint16))
+    label = write(tmp_path / "label.tif", LABEL[None])
+    cast = [CastTransformerConfig(to_dtype="float32")]
+    stats = [StatsTransformerConfig(stats_uri=str(tmp_path / "not there yet.json"))]
+    floats = [
+        image_of(tmp_path, transformers=cast),
+        RasterioSourceConfig(uris=heights, transformers=cast),
+    ]
+    bytes_ = [image_of(tmp_path), RasterioSourceConfig(uris=deep, transformers=stats)]
+    for parts in (floats, bytes_):
+        assert said(scene(MultiRasterSourceConfig(raster_sources=parts), label)) == []
+    assert stats[0].stats_uri, "the check changes no config"
+    parts = [image_of(tmp_path), RasterioSourceConfig(uris=heights)]
+    (line,) = said(scene(MultiRasterSourceConfig(raster_sources=parts), label))
+    assert "dtypes of all sub raster sources must be the same" in line
+
+
+def test_a_scene_whose_pixels_are_all_the_same_is_not_without_data(tmp_path: Path) -> None:
+    flat = write(tmp_path / "flat.tif", np.full((3, HEIGHT, WIDTH), 9, np.uint16))
+    image = RasterioSourceConfig(uris=flat, transformers=[StatsTransformerConfig(stats_uri="no")])
+    assert said(scene(image, write(tmp_path / "label.tif", LABEL[None]))) == []
+
+
+def test_ids_outside_of_the_area_of_interest(tmp_path: Path) -> None:
+    known = np.full((1, HEIGHT, WIDTH), 255, np.uint8)
+    known[0, 20:130, 20:170] = LABEL[20:130, 20:170]
+    label = write(tmp_path / "label.tif", known)
+    area = areas(tmp_path / "area.json", [(20, 20, 130, 170)])
+    sampling = WindowSamplingConfig(size=32, stride=32)
+    assert said(scene(image_of(tmp_path), label, area), sampling) == []
+    touching = WindowSamplingConfig(size=32, stride=32, within_aoi=False)
+    larger = areas(tmp_path / "larger.json", [(20, 20, 130, 170), (125, 160, 149, 189)])
+    for one, sampled in (
+        (scene(image_of(tmp_path), label, area), touching),
+        (scene(image_of(tmp_path), label, larger), sampling),
+        (scene(image_of(tmp_path), label), sampling),
+    ):
+        (line,) = said(one, sampled)
+        assert "its label holds the ids 255, the class config has 0 to 2" in line
+
+
+OTHER_SIZE = "the image has 190 x 150 pixels, its label 380 x 300; give the label of this image"
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        ({}, {"x": 50}, "its label lies in another place, or has pixels of another size"),
+        ({}, {"x": 9999}, "its label lies in another place, or has pixels of another size"),
+        ({}, {"side": 1.0}, "its label lies in another place, or has pixels of another size"),
+        ({}, {"side": 0.25, "twice": True}, OTHER_SIZE),
+        (
+            {"crs": None, "transform": None},
+            {"crs": None, "transform": None, "twice": True},
+            OTHER_SIZE,
+        ),
+        (
+            {},
+            {"crs": None, "transform": None},
+            "its image says where on a map it lies, its label does not; give both their place",
+        ),
+        ({}, {"x": 0.5, "y": 0.5}, None),
+        ({"crs": None, "transform": None}, {"crs": None, "transform": None}, None),
+    ],
+)
+def test_labels_of_another_place(
+    image: dict[str, Any], label: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    options, pixels = dict(label), LABEL[None]
+    if options.pop("twice", False):
+        pixels = pixels.repeat(2, 1).repeat(2, 2)
+    source = RasterioSourceConfig(uris=write(tmp_path / "image.tif", IMAGE, **image))
+    found = said(scene(source, write(tmp_path / "label.tif", pixels, **options)))
+    if message is None:
+        assert found == []
+    else:
+        (line,) = found
+        assert f"train scene one: {message}" in line
+
+
+def options_said(
+    tmp_path: Path, commands: Sequence[str] | None = None, **options: Any
+) -> list[str]:
+    one = scene(image_of(tmp_path), write(tmp_path / "label.tif", LABEL[None]))
+    sampling = WindowSamplingConfig(size=48, stride=48)
+    given = {
+        "chip_options": SemanticSegmentationChipOptions(sampling=sampling),
+        "predict_options": SemanticSegmentationPredictOptions(chip_sz=48),
+        "backend": FastaiSemanticSegmentationConfig(model={"pretrained": False}),
+        **options,
+    }
+    config = SemanticSegmentationConfig(
+        root_uri=str(tmp_path),
+        dataset=DatasetConfig(class_config=CLASSES, train_scenes=[one], validation_scenes=[one]),
+        **given,
+    )
+    errors, _ = inputs.check(config, 0, 1, commands)
+    return [str(error) for error in errors]
+
+
+def test_options_that_a_command_needs(tmp_path: Path) -> None:
+    chip = "chip_options: is not set; say there how chips are sampled"
+    predict = (
+        "predict_options: is not set; give at least the chip_sz that scenes are predicted with"
+    )
+    nothing = {"chip_options": None, "predict_options": None}
+    assert options_said(tmp_path) == []
+    assert options_said(tmp_path, **nothing) == [chip, predict]
+    assert options_said(tmp_path, ["train", "eval"], **nothing) == []
+    windows = FastaiSemanticSegmentationConfig(
+        model={"pretrained": False}, sampling=WindowSamplingConfig(size=48, stride=48)
+    )
+    assert options_said(tmp_path, chip_options=None, backend=windows) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"crop_sz": 8},
+            "48 pixels cropped by 8 on each side leave gaps with a stride of 48; "
+            "give a stride of at most 32",
+        ),
+        (
+            {"crop_sz": 8, "stride": 33},
+            "48 pixels cropped by 8 on each side leave gaps with a stride of 33; "
+            "give a stride of at most 32",
+        ),
+        (
+            {"crop_sz": 24, "stride": 8},
+            "cropping 24 pixels on each side leaves nothing of windows of 48; "
+            "give a larger chip_sz or a smaller crop_sz",
+        ),
+        (
+            {"stride": 49},
+            "windows of 48 pixels with a stride of 49 leave gaps; give a stride of at most 48",
+        ),
+        ({"crop_sz": 8, "stride": 32}, None),
+        ({"crop_sz": "auto", "stride": 24}, None),
+        ({"stride": 48}, None),
+    ],
+)
+def test_prediction_windows_that_leave_gaps(
+    options: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    """Raster Vision refuses the same, hours later."""
+    from rastervision.core.utils.misc import calculate_required_padding
+
+    built = SemanticSegmentationPredictOptions(chip_sz=48, **options)
+    found = options_said(tmp_path, predict_options=built)
+    assert found == ([f"predict_options: {message}"] if message else [])
+    fits = True
+    try:
+        calculate_required_padding((150, 190), 48, built.stride, "both", built.crop_sz)
+    except ValueError:
+        fits = False
+    assert fits == (message is None)
