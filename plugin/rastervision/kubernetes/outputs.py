@@ -54,6 +54,7 @@ def run_command(context: Context, work: Path, inputs: str) -> list[str]:
     else:
         config[f"{context.stage}_uri"] = folder
     if context.stage == "eval":
+        _drop_unlabelled(config["dataset"])
         _localize_predictions(context, work, config)
     pipeline = _pipeline(config, work)
     if context.stage == "chip":
@@ -208,6 +209,17 @@ def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, list):
         return [_moved(item, old, new) for item in value]
     return value
+
+
+def _drop_unlabelled(dataset: dict[str, Any]) -> None:
+    """Leave out test scenes without labels: Raster Vision's evaluator would score no scene then."""
+    left_out = [s["id"] for s in dataset["test_scenes"] if not s.get("label_source")]
+    if not left_out:
+        return
+    log.warning("Not scored, for want of labels: %s", ", ".join(left_out))
+    dataset["test_scenes"] = [s for s in dataset["test_scenes"] if s["id"] not in left_out]
+    for name, ids in dataset["scene_groups"].items():
+        dataset["scene_groups"][name] = [scene for scene in ids if scene not in left_out]
 
 
 def _localize_predictions(context: Context, work: Path, config: dict[str, Any]) -> None:
