@@ -55,6 +55,9 @@ class RasterVisionScene:
     def image(self, window: Window) -> np.ndarray:
         image = self.scene.raster_source.get_chip(Box(*window))
         if np.issubdtype(image.dtype, np.floating):
+            if np.issubdtype(self.dtype, np.floating):
+                with np.errstate(over="ignore"):  # beyond float32 is infinite, which is no data
+                    image = image.astype(self.dtype, copy=False)
             # No data is 0, as it is for the other pixel types.
             image = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
         return image.astype(self.dtype, copy=False)
