@@ -33,8 +33,9 @@ FastaiSemanticSegmentationConfig(
 Beside the four groups the config takes `sampling`: a `WindowSamplingConfig`, or one for each scene
 id, of windows that training reads straight from the scenes. There is no chip stage then. Where
 chips lie, how large they are and how scenes are predicted (stride, crop, batch) is said in Raster
-Vision's own `chip_options` and `predict_options`. [options-2019.md](options-2019.md) maps the
-options of the 2019 plugin to these.
+Vision's own `chip_options` and `predict_options`. Beyond a scene's edges chips are black and their
+labels the null class ([why](../decisions/2026-11-25-chips.md)). [options-2019.md](options-2019.md)
+maps the options of the 2019 plugin to these.
 """
 
 _BOUNDS = {

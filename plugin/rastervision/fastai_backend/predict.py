@@ -48,10 +48,16 @@ class Votes:
     counts: np.ndarray
     hits: np.ndarray
 
-    def add(self, window: Window, crop: int, values: np.ndarray) -> None:
-        """Count the class ids (height, width) of a window, without `crop` pixels at its edges."""
+    def add(self, window: Window, crop: int, values: np.ndarray, *, fill: bool = False) -> None:
+        """Count the class ids (height, width) of a window, without `crop` pixels at its edges.
+
+        Args:
+            fill: only where no window was counted before.
+        """
         inner, source = _overlap(window, crop, self.hits.shape)
         ids = values[source]
+        if fill:
+            ids = np.where(self.hits[inner], 255, ids)  # no class
         counts = self.counts[:, inner[0], inner[1]]
         for class_id, count in enumerate(counts):
             count += ids == class_id
@@ -70,16 +76,18 @@ class Scores:
     sums: np.ndarray
     hits: np.ndarray
 
-    def add(self, window: Window, crop: int, values: np.ndarray) -> None:
+    def add(self, window: Window, crop: int, values: np.ndarray, *, fill: bool = False) -> None:
         """Add a window's probabilities, without `crop` pixels.
 
         Args:
             values: (classes, height, width) float16.
+            fill: only where no window was added before.
         """
         inner, source = _overlap(window, crop, self.hits.shape)
-        sums = self.sums[:, inner[0], inner[1]]
-        sums += values[:, source[0], source[1]]
-        self.hits[inner] += 1
+        sums, hits = self.sums[:, inner[0], inner[1]], self.hits[inner]
+        where = hits == 0 if fill else np.True_
+        np.add(sums, values[:, source[0], source[1]], out=sums, where=where)
+        np.add(hits, 1, out=hits, where=where)
 
 
 class ScenePredictor:
@@ -133,6 +141,7 @@ class ScenePredictor:
         *,
         batch_sz: int,
         crop_sz: int | None = None,
+        fill: Sequence[Window] = (),
     ) -> None:
         """Predict all windows of a scene and add them up.
 
@@ -142,6 +151,7 @@ class ScenePredictor:
             out: takes votes or probabilities, whichever it is for; of the scene's size.
             batch_sz: windows at a time.
             crop_sz: pixels at the edges of every window that are thrown away.
+            fill: more windows; a pixel that has a prediction by then keeps it.
 
         Raises:
             InputError: the scene has other bands than the network takes.
@@ -150,15 +160,15 @@ class ScenePredictor:
         smooth = isinstance(out, Scores)
         total = scene.height * scene.width
         progress.report(scene=scene.id, pixelsDone=0, pixelsTotal=total, flush=True)
-        done = 0
-        for start, images in _read_ahead(_batches(scene, windows, batch_sz)):
+        done, every = 0, [*windows, *fill]
+        for start, images in _read_ahead(_batches(scene, every, batch_sz)):
             values = self.predict_batch(images, smooth)
             if smooth:
                 values = values.half()  # as Scores holds them, and half as much to copy from a GPU
-            for window, value in zip(windows[start:], values.cpu().numpy(), strict=False):
-                out.add(window, crop_sz or 0, value)
+            for i, value in enumerate(values.cpu().numpy(), start):
+                out.add(every[i], crop_sz or 0, value, fill=i >= len(windows))
             done += len(images)
-            progress.report(scene=scene.id, pixelsDone=total * done // len(windows))
+            progress.report(scene=scene.id, pixelsDone=total * done // len(every))
         progress.report(scene=scene.id, pixelsDone=total, flush=True)
 
     @torch.inference_mode()

@@ -71,7 +71,7 @@ class SceneReader(Protocol):
         ...
 
     def labels(self, window: Window) -> np.ndarray:
-        """(height, width) uint8; the null class beyond the scene's edges."""
+        """(height, width) uint8; beyond the scene's edges the null class, if there is one."""
         ...
 
 
@@ -270,8 +270,8 @@ class WindowChips:
         scenes: in the order of the chips.
         size: chips are resized to this many pixels.
         num_classes: ids of labels lie below.
-        keep: whether a chip (image, labels) is used. Fixed windows are looked at once, when the
-            source is made; random ones are drawn again.
+        keep: whether a chip (image, labels; resized) is used. Fixed windows are looked at once,
+            when the source is made; random ones are drawn again.
         fixed: draw the windows of epoch 0 in every epoch (for validation).
 
     Raises:
@@ -330,7 +330,7 @@ class WindowChips:
         attempts = scene.windows.attempts if isinstance(scene.windows, RandomWindows) else 1
         for redraw in range(attempts):
             window = scene.window(epoch, local, redraw)
-            image, labels = reader.image(window), reader.labels(window)
+            image, labels = fit(reader.image(window), reader.labels(window), self.size)
             if keep is None or keep(image, labels):
                 break
         else:
@@ -339,7 +339,7 @@ class WindowChips:
                 fix="raise chip_options.nodata_threshold or leave the scene out",
             )
         check_ids(labels, self.num_classes, scene.id)
-        return fit(image, labels, self.size)
+        return image, labels
 
     def _reader(self, scene: SceneWindows) -> SceneReader:
         if self._pid != os.getpid():  # open rasters don't survive a fork
@@ -353,7 +353,7 @@ class WindowChips:
             if isinstance(scene.windows, RandomWindows):
                 continue
             chips = read_windows(self._reader(scene), scene.windows)
-            kept = [w for w, image, labels in chips if keep(image, labels)]
+            kept = [w for w, image, labels in chips if keep(*fit(image, labels, self.size))]
             log.info("scene %s: %d of %d windows are used", scene.id, len(kept), len(scene))
             self._scenes[i] = SceneWindows(scene.id, scene.open, kept)
 

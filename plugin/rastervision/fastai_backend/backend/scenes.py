@@ -51,6 +51,8 @@ class RasterVisionScene:
         self.image_in_strips = _is_pixelwise(source)
         labels = getattr(scene.label_source, "raster_source", None)
         self.labels_in_strips = labels is not None and _is_pixelwise(labels)
+        classes = getattr(scene.label_source, "class_config", None)
+        self._null = classes.null_class_id if classes and classes.null_class else None
 
     def image(self, window: Window) -> np.ndarray:
         image = self.scene.raster_source.get_chip(Box(*window))
@@ -71,7 +73,20 @@ class RasterVisionScene:
         labels = source.get_label_arr(Box(*window))
         if labels.dtype != np.uint8 and (labels.min() < 0 or labels.max() > 255):
             raise InputError(f"scene {self.id} has label ids outside 0 to 255")
-        return labels.astype(np.uint8, copy=False)
+        return self._without_padding(labels.astype(np.uint8, copy=False), window)
+
+    def _without_padding(self, labels: np.ndarray, window: Window) -> np.ndarray:
+        """Labels with the null class beyond the scene's edges, where Raster Vision 0.31 reads class
+        0 from rasters (its own docstring says the null class)."""
+        height, width = self.height, self.width
+        within = min(window[:2]) >= 0 and window.ymax <= height and window.xmax <= width
+        if within or self._null is None:
+            return labels
+        rows = slice(max(-window.ymin, 0), max(height - window.ymin, 0))
+        cols = slice(max(-window.xmin, 0), max(width - window.xmin, 0))
+        filled = np.full_like(labels, self._null)
+        filled[rows, cols] = labels[rows, cols]
+        return filled
 
 
 def _is_pixelwise(source: RasterSource) -> bool:
@@ -82,21 +97,32 @@ def _is_pixelwise(source: RasterSource) -> bool:
 
 
 def prediction_windows(scene: Scene, options: SemanticSegmentationPredictOptions) -> list[Window]:
-    """The windows that Raster Vision's prediction visits, in its order, and what it leaves out.
+    """The windows that Raster Vision's prediction visits, in its order."""
+    return _in_aoi(scene, _prediction_boxes(scene, options), within=True)
+
+
+def missing_windows(scene: Scene, options: SemanticSegmentationPredictOptions) -> list[Window]:
+    """Windows for the pixels that those of prediction_windows() leave out.
 
     Raster Vision 0.31 pads cropped windows by crop_sz too much before the first one, so that up to
-    crop_sz rows and columns at the scene's end may have no window: those follow last.
+    crop_sz rows and columns at the scene's end may have no window.
     """
+    if options.crop_sz is None:
+        return []
+    chip, stride = (options.chip_sz,) * 2, (options.stride or options.chip_sz,) * 2
+    boxes = _prediction_boxes(scene, options)
+    more = _beyond(boxes, scene.extent.size, chip, stride, options.crop_sz)
+    return _in_aoi(scene, more, within=True)
+
+
+def _prediction_boxes(scene: Scene, options: SemanticSegmentationPredictOptions) -> list[Box]:
     chip, stride = (options.chip_sz,) * 2, (options.stride or options.chip_sz,) * 2
     if options.crop_sz is None:
-        boxes = scene.extent.get_windows(chip, stride)
-    else:
-        padding = calculate_required_padding(
-            scene.extent.size, chip, stride, pad_direction="both", crop_sz=options.crop_sz
-        )
-        boxes = scene.extent.get_windows(chip, stride, padding, pad_direction="both")
-        boxes += _beyond(boxes, scene.extent.size, chip, stride, options.crop_sz)
-    return _in_aoi(scene, boxes, within=True)
+        return scene.extent.get_windows(chip, stride)
+    padding = calculate_required_padding(
+        scene.extent.size, chip, stride, pad_direction="both", crop_sz=options.crop_sz
+    )
+    return scene.extent.get_windows(chip, stride, padding, pad_direction="both")
 
 
 def _beyond(

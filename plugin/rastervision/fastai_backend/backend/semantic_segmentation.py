@@ -23,6 +23,7 @@ from rastervision.fastai_backend.backend.scenes import (
     chip_size,
     classes_of,
     keeper,
+    missing_windows,
     prediction_windows,
     windows_of,
 )
@@ -176,6 +177,7 @@ class FastaiSemanticSegmentation(Backend):
             out,
             batch_sz=predict_options.batch_sz,
             crop_sz=predict_options.crop_sz,
+            fill=missing_windows(scene, predict_options),
         )
         ensure_transform(scene)
         return labels
@@ -185,7 +187,7 @@ class FastaiSemanticSegmentation(Backend):
     ) -> None:
         classes = self.pipeline.dataset.class_config
         sampling, keep = chip_options.sampling, keeper(chip_options)
-        size = chip_size(sampling, [s.id for s in scenes], self.config.data.img_sz)
+        size = self._chip_size(sampling)
         opened = [self._open(s) for s in scenes]
         channels, dtype = common_format(opened)
         uri = self.pipeline.chip_uri
@@ -198,8 +200,9 @@ class FastaiSemanticSegmentation(Backend):
                 writer.start_scene(scene.id)
                 before = writer.count
                 for window, image, labels in read_windows(scene, windows):
-                    if keep(image, labels):
-                        writer.add(*fit(image, labels, size), window)
+                    chip = fit(image, labels, size)
+                    if keep(*chip):
+                        writer.add(*chip, window)
                 kept = writer.count - before
                 message = f"{part.group} scene {i + 1} of {len(scenes)}: {kept} chips"
                 progress.report(scene=scene.id, message=message)
@@ -227,7 +230,7 @@ class FastaiSemanticSegmentation(Backend):
         def windows() -> WindowChips:
             return WindowChips(
                 [self._plan(self._open(s), sampling, s) for s in scenes],
-                chip_size(sampling, ids, self.config.data.img_sz),
+                self._chip_size(sampling),
                 len(dataset.class_config),
                 keep=keeper(options) if options is not None else None,
                 fixed=group == "valid",
@@ -255,6 +258,12 @@ class FastaiSemanticSegmentation(Backend):
     def _once_on_node(self, make: Callable[[], T]) -> T:
         """What one rank of this node makes, while the others of the node wait."""
         return make() if self.group is None else self.group.on_each_node(make)
+
+    def _chip_size(self, sampling: Sampling) -> int:
+        """The size of all chips: a group's or a split's own would not fit the others'."""
+        dataset = self.pipeline.dataset
+        ids = [s.id for s in (*dataset.train_scenes, *dataset.validation_scenes)]
+        return chip_size(sampling, ids, self.config.data.img_sz)
 
     def _open(self, scene: SceneConfig) -> RasterVisionScene:
         return RasterVisionScene(scene.build(self.pipeline.dataset.class_config, self.tmp_dir))
