@@ -66,6 +66,12 @@ def _random(limits: str) -> str:
     )
 
 
+def _changed(line: str) -> str:
+    """The source of the tiny experiment with one more line."""
+    made = "    config = experiment.get_config(runner, raw_uri, root_uri)\n"
+    return f"{_HEAD}{made}    {line}\n    return config\n"
+
+
 CASES = {
     "missing image": Case(
         ("train scene train_a: ", "image_train_a.tif does not exist"),
@@ -154,6 +160,35 @@ CASES = {
     ),
     "sys.exit in get_config": Case(
         ("bad.py:5: SystemExit: 5",), module=_HEAD + "    raise SystemExit(5)\n"
+    ),
+    "files of one scene that differ": Case(
+        (
+            "train scene train_a: ",
+            "image_train_a.tif and ",
+            "image_more.tif are files of one scene and differ in their pixel type (uint8 and "
+            "uint16); convert them to the same, or make them scenes of their own",
+        ),
+        lambda folder: scenes.write(
+            folder / "image_more.tif", np.ones((3, 192, 192), np.uint16), left=192
+        ),
+        module=_changed(
+            "config.dataset.train_scenes[0].raster_source.uris = "
+            "[f'{raw_uri}/image_train_a.tif', f'{raw_uri}/image_more.tif']"
+        ),
+    ),
+    "no options for predict": Case(
+        ("predict_options: is not set; give at least the chip_sz",),
+        module=_changed("config.predict_options = None"),
+    ),
+    "predictions that would leave gaps": Case(
+        ("predict_options: 64 pixels cropped by 8 on each side leave gaps with a stride of 64",),
+        module=_changed("config.predict_options.crop_sz = 8"),
+    ),
+    "a label of another place": Case(
+        ("train scene train_a: its label lies in another place, or has pixels of another size",),
+        lambda folder: scenes.write(
+            folder / "label_train_a.tif", np.ones((1, 192, 192), np.uint8), left=96
+        ),
     ),
     "unreadable S3 URI": Case(
         ("train scene train_a: s3://nowhere/x/image_train_a.tif: there is no bucket s3://nowhere",),
