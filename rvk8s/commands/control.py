@@ -15,7 +15,7 @@ from rvk8s.commands.options import (
     namespace_option,
     root_uri_option,
 )
-from rvk8s.contract import ExitCode
+from rvk8s.contract import ExitCode, RunLayout
 
 
 class Duration(click.ParamType):
@@ -137,6 +137,7 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
     from rvk8s import storage
     from rvk8s.cluster.objects import wait_until_gone
     from rvk8s.errors import InputError
+    from rvk8s.heartbeat import OtherDriver, other_driver
     from rvk8s.runs import cluster_runs, control
     from rvk8s.runs.status import find_run
 
@@ -150,6 +151,10 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
             fix = "give --root-uri"
             raise InputError(f"nothing says where the results of {run} are", fix=fix)
         run_id = run_id if found else find_run(root, run)
+        session = found.driver["metadata"]["uid"] if found else None
+        if other := other_driver(RunLayout(f"{root}/{run_id}"), session):
+            fix = "delete it there, or leave --results out"
+            raise OtherDriver(f"another driver, {other.who}, has this run", fix=fix)
         if not yes:
             confirm(f"Delete {root}/{run_id} and all that is in it?")
     elif run_id != run and not yes:

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 from cluster.apiserver import make_namespace
+from cluster.clientrun import Client
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
 
 from rvk8s import storage
-from rvk8s.contract import DRIVER
+from rvk8s.contract import DRIVER, Annotation
 
 
 def test_the_second_leaves_until_the_first_is_deleted(
@@ -44,6 +45,12 @@ def test_the_second_leaves_until_the_first_is_deleted(
         beat = storage.read_json(one.layout.heartbeat(DRIVER))
         assert beat is not None
         assert beat["host"] == "driver-a"
+        client = Client.make(tmp_path / "project", KUBECONFIG=str(apiserver.kubeconfig))
+        written = ("annotate", "job", "run-1", "-n", other, f"{Annotation.ROOT_URI}={root}")
+        apiserver.kubectl(*written, "--overwrite")
+        deleting = ("delete", "run-1", "--results", "--yes", "-n", other)
+        assert f"another driver, driver-a in namespace {namespace}, has" in client.error(*deleting)
+        assert one.record() == before
 
         assert one.cluster.delete("Job", "run-1")
         one.until(lambda: "run-1" not in one.jobs.objects())

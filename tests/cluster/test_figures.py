@@ -14,6 +14,7 @@ import pytest
 from cluster.clientrun import Client, client, submit
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Play
+from cluster.pods import create, output, pod
 from cluster.team import Site
 from s3server import S3Server
 
@@ -22,6 +23,10 @@ from rvk8s.contract import STAGES
 __all__ = ["client"]
 
 pytestmark = pytest.mark.alone
+#: What a pod does that only starts as the driver does, and what it took on the machine of
+#: docs/benchmarks.md from its creation to its end.
+_BARE = ("python", "-c", "import boto3, kubernetes.client")
+_BARE_SECONDS = 2.0
 
 
 def test_transitions_are_fast(
@@ -75,18 +80,24 @@ def test_a_hundred_runs_are_listed_in_time(
 
 
 def test_the_first_stage_runs_soon_after_submit(tiny_site: Site) -> None:
-    """Image on the node: 5 s from the command's start to the first stage's process."""
-    seconds = []
-    for _ in range(3):
+    """Image on the node: 5 s from the command's start to the first stage's process; longer only
+    where a pod as small as the driver's takes longer than it took where the aim was set."""
+    seconds, bare = [], []
+    for number in range(3):
+        start = time.monotonic()
+        create(tiny_site.bed, tiny_site.namespace, pod(tiny_site.bed, f"bare-{number}", *_BARE))
+        output(tiny_site.bed, tiny_site.namespace, f"bare-{number}")
+        bare.append(time.monotonic() - start)
         start = time.monotonic()
         run = tiny_site.submit("tiny")
         accepted = time.monotonic() - start
         tiny_site.until(lambda run=run: _runs(tiny_site.pods(run, "configure")), "it runs", 60)
         seconds.append(time.monotonic() - start)
-        print(f"accepted after {accepted:.2f} s, first stage runs after {seconds[-1]:.2f} s")
+        print(f"a bare pod {bare[-1]:.2f} s; accepted after {accepted:.2f} s,", end=" ")
+        print(f"first stage runs after {seconds[-1]:.2f} s")
         tiny_site.rvk8s("delete", run, "--yes")
         tiny_site.until(lambda run=run: not tiny_site.pods(run), "it is gone", 90)
-    assert min(seconds) <= 5.0
+    assert min(seconds) <= 5.0 * max(1.0, min(bare) / _BARE_SECONDS)
 
 
 def _runs(pods: list[dict[str, Any]]) -> bool:
