@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from math import ceil, floor, hypot
 from typing import TYPE_CHECKING
 
+import numpy as np
+import shapely
 from rastervision.fastai_backend.windows import Window
-from shapely import get_parts
 from shapely.affinity import translate
-from shapely.geometry import MultiPolygon, box
+from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.ops import unary_union
 from shapely.prepared import prep
 
@@ -33,7 +34,8 @@ class Area:
 
     def __init__(self, polygons: Sequence[BaseGeometry], limits: Window, *, within: bool):
         self._limits, self._within = limits, within
-        self._area = _polygons(unary_union(polygons).intersection(_box(limits)))
+        parts = _polygons(unary_union(polygons).intersection(_box(limits)))
+        self._area = MultiPolygon(parts.tolist())
         prepared = prep(self._area)
         self._test: Callable[[BaseGeometry], bool] = (
             prepared.contains if within else prepared.intersects
@@ -54,7 +56,8 @@ class Area:
             # Where all four corners of a window lie in the area. A pixel less than a window, so
             # that what a window just fills is a square and not a point.
             height, width = (side - 1 for side in smallest)
-            region = _polygons(self._area.intersection(translate(self._area, xoff=-width)))
+            beside = _polygons(self._area.intersection(translate(self._area, xoff=-width)))
+            region = MultiPolygon(beside.tolist())
             region = region.intersection(translate(region, yoff=-height))
         else:
             # A window's middle is at most half a diagonal away from what it touches.
@@ -68,22 +71,27 @@ class Area:
         return tuple(_cut(_polygons(region)))
 
 
-def _polygons(geometry: BaseGeometry) -> MultiPolygon:
-    """A geometry without its lines and points: what only touches has these in common."""
-    parts = get_parts(geometry)
-    return MultiPolygon([p for p in parts if p.geom_type == "Polygon" and not p.is_empty])
+def _polygons(geometries: BaseGeometry | np.ndarray) -> np.ndarray:
+    """The polygons of geometries, without lines and points: what only touches has those in common.
+
+    Returns:
+        (N,) shapely polygons.
+    """
+    parts = shapely.get_parts(geometries)
+    return parts[(shapely.get_dimensions(parts) == 2) & ~shapely.is_empty(parts)]
 
 
-def _cut(region: MultiPolygon) -> Iterator[Window]:
-    """Boxes of whole pixels that hold every one in the region; it fills half of each, unless they
-    are small."""
-    if region.is_empty:
+def _cut(region: np.ndarray) -> Iterator[Window]:
+    """Boxes of whole pixels that hold every one in the region's polygons (N,), which fill half of
+    each box that is not small."""
+    if not len(region):
         return
-    left, top, right, bottom = region.bounds
+    left, top, right, bottom = shapely.total_bounds(region).tolist()
     b = Window(ceil(top), ceil(left), floor(bottom) + 1, floor(right) + 1)
     if b.height <= 0 or b.width <= 0:
         return
-    if max(b.height, b.width) <= _SMALLEST or region.area >= b.height * b.width / 2:
+    filled = shapely.area(region).sum() / (b.height * b.width)
+    if max(b.height, b.width) <= _SMALLEST or filled >= 0.5:
         yield b
         return
     y, x = (b.ymin + b.ymax) // 2, (b.xmin + b.xmax) // 2
@@ -92,9 +100,20 @@ def _cut(region: MultiPolygon) -> Iterator[Window]:
     else:
         halves = b._replace(xmax=x), b._replace(xmin=x)
     for half in halves:
-        # Pixels of a half-open box, cut midway between them.
-        yield from _cut(_polygons(region.intersection(translate(_box(half), -0.5, -0.5))))
+        yield from _cut(_clipped(region, half))
 
 
-def _box(window: Window) -> BaseGeometry:
+def _clipped(polygons: np.ndarray, window: Window) -> np.ndarray:
+    """The parts of polygons (N,) that lie in a window, cut midway between pixels, (M,)."""
+    y0, x0, y1, x1 = (side - 0.5 for side in window)
+    left, top, right, bottom = shapely.bounds(polygons).T
+    inside = (left >= x0) & (right <= x1) & (top >= y0) & (bottom <= y1)
+    across = (left < x1) & (right > x0) & (top < y1) & (bottom > y0) & ~inside
+    if not across.any():
+        return polygons[inside]
+    cut = shapely.intersection(polygons[across], box(x0, y0, x1, y1))
+    return np.concatenate([polygons[inside], _polygons(cut)])
+
+
+def _box(window: Window) -> Polygon:
     return box(window.xmin, window.ymin, window.xmax, window.ymax)

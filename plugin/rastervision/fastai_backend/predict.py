@@ -85,7 +85,7 @@ class Scores:
         """
         inner, source = _overlap(window, crop, self.hits.shape)
         sums, hits = self.sums[:, inner[0], inner[1]], self.hits[inner]
-        where = hits == 0 if fill else np.True_
+        where = hits == 0 if fill else True
         np.add(sums, values[:, source[0], source[1]], out=sums, where=where)
         np.add(hits, 1, out=hits, where=where)
 
