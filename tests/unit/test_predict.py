@@ -134,6 +134,24 @@ def test_votes_and_scores_of_windows(
     np.testing.assert_allclose(s.sums, sums, atol=4e-3)
 
 
+def test_windows_that_fill_leave_what_is_predicted(
+    network: nn.Module, model: nn.Module, spec: ModelSpec
+) -> None:
+    windows, more = [Window(0, 0, 32, 32), Window(0, 20, 32, 52)], [Window(16, 24, 48, 56)]
+    before, counts = expected(network, spec, windows, 4)
+    after, more_counts = expected(network, spec, more, 4)
+    there = counts.sum(0) > 0
+    predictor = ScenePredictor(model, spec, PredictSettings())
+    v, s = votes(), scores()
+    predictor.predict(Scene(), windows, v, batch_sz=2, crop_sz=4, fill=more)
+    predictor.predict(Scene(), windows, s, batch_sz=2, crop_sz=4, fill=more)
+    assert (there & (more_counts.sum(0) > 0)).any()
+    np.testing.assert_array_equal(v.counts, np.where(there, counts, more_counts))
+    np.testing.assert_array_equal(s.hits, v.counts.sum(0))
+    np.testing.assert_array_equal(v.hits, s.hits > 0)
+    np.testing.assert_allclose(s.sums, np.where(there, before, after), atol=4e-3)
+
+
 def test_windows_that_miss_the_scene_change_nothing(model: nn.Module, spec: ModelSpec) -> None:
     v = votes()
     outside = [Window(-40, 0, -8, 32), Window(HEIGHT, WIDTH, HEIGHT + 32, WIDTH + 32)]
