@@ -142,6 +142,14 @@ def test_sources_that_transformers_give_one_pixel_type(tmp_path: Path) -> None:
     for parts in (floats, bytes_):
         assert said(scene(MultiRasterSourceConfig(raster_sources=parts), label)) == []
     assert stats[0].stats_uri, "the check changes no config"
+    # The analyze stage, where there is one, reads them without transformers.
+    analyzing = inputs._Checker(CLASSES, analyze=True)
+    for parts in (floats, bytes_):
+        analyzing.check_scene(
+            scene(MultiRasterSourceConfig(raster_sources=parts), label), "train", None
+        )
+    assert len(analyzing.errors) == 2
+    assert all("dtypes of all sub raster sources must be" in str(e) for e in analyzing.errors)
     parts = [image_of(tmp_path), RasterioSourceConfig(uris=heights)]
     (line,) = said(scene(MultiRasterSourceConfig(raster_sources=parts), label))
     assert "dtypes of all sub raster sources must be the same" in line

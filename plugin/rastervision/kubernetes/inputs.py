@@ -79,7 +79,7 @@ def check(
     if isinstance(config.backend, FastaiSemanticSegmentationConfig) and not options:
         options = config.backend.check(dataset.class_config, gpus, ranks)
     if commands is None:
-        commands = config.backend.filter_commands(["chip", "predict"])
+        commands = config.backend.filter_commands(["analyze", "chip", "predict"])
     options += check_commands(config, commands)
     if not dataset.train_scenes:
         fix = "give dataset.train_scenes at least one scene"
@@ -89,7 +89,7 @@ def check(
     ):
         fix = "give dataset.validation_scenes at least one scene: it scores every epoch"
         options.append(InputError("there is no validation scene", fix=fix))
-    checker = _Checker(dataset.class_config)
+    checker = _Checker(dataset.class_config, bool(config.analyzers) and "analyze" in commands)
     checker.errors += [*options, *check_streaming(config)]
     for scene in dataset.train_scenes:
         checker.check_scene(scene, "train", sampling_of(config, scene.id, checker.errors))
@@ -102,10 +102,14 @@ def check(
 
 
 class _Checker:
-    """Collects errors and warnings over the scenes of a data set."""
+    """Collects errors and warnings over the scenes of a data set.
 
-    def __init__(self, classes: ClassConfig):
-        self.classes = classes
+    Args:
+        analyze: scenes will be analyzed, for which Raster Vision opens them without transformers.
+    """
+
+    def __init__(self, classes: ClassConfig, analyze: bool = False):
+        self.classes, self.analyze = classes, analyze
         self.errors: list[InputError] = []
         self.warnings: list[str] = []
         #: Training pixels by class id, as far as they were looked at; None: not segmentation.
@@ -131,6 +135,8 @@ class _Checker:
         if len(self.errors) > before:
             return
         try:
+            if self.analyze and isinstance(scene.raster_source, MultiRasterSourceConfig):
+                scene.raster_source.build(use_transformers=False)
             built = scene.build(self.classes)
             if in_files:
                 compare_places(built, where)
