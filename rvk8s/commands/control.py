@@ -151,12 +151,12 @@ def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
             fix = "give --root-uri"
             raise InputError(f"nothing says where the results of {run} are", fix=fix)
         run_id = run_id if found else find_run(root, run)
+        if not yes:
+            confirm(f"Delete {root}/{run_id} and all that is in it?")
         session = found.driver["metadata"]["uid"] if found else None
         if other := other_driver(RunLayout(f"{root}/{run_id}"), session):
             fix = "delete it there, or leave --results out"
             raise OtherDriver(f"another driver, {other.who}, has this run", fix=fix)
-        if not yes:
-            confirm(f"Delete {root}/{run_id} and all that is in it?")
     elif run_id != run and not yes:
         confirm(f"Delete the objects of {run_id}?")
     deleted = control.delete(places.cluster, run_id, found)
