@@ -8,10 +8,6 @@ from typing import Any
 
 #: As the API server's admission writes it; it names the resources of which there is too little.
 _EXCEEDED = re.compile(r"exceeded quota: \S+, requested: (\S*), used: \S*, limited: (\S*)")
-_QUANTITY = re.compile(r"([+-]?[\d.]+(?:[eE][+-]?\d+)?)([a-zA-Z]*)")
-_UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3}
-_UNITS |= {unit: 1e3**power for power, unit in enumerate("MGTPE", 2)}
-_UNITS |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", 1)}
 
 
 def is_exceeded(text: str) -> bool:
@@ -58,5 +54,9 @@ def _held(pod: Mapping[str, Any], name: str) -> float:
 
 def _number(text: str) -> float | None:
     """A Kubernetes quantity; None for what is none."""
-    match = _QUANTITY.fullmatch(text)
-    return float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else None
+    from kubernetes.utils.quantity import parse_quantity
+
+    try:
+        return float(parse_quantity(text))
+    except ValueError:
+        return None

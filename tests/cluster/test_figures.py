@@ -23,10 +23,10 @@ from rvk8s.contract import STAGES
 __all__ = ["client"]
 
 pytestmark = pytest.mark.alone
-#: What a pod does that only starts as the driver does, and what it took on the machine of
-#: docs/benchmarks.md from its creation to its end.
+#: What a pod does that only starts as the driver does, and the least of three times from its
+#: creation to its end on the machine of docs/benchmarks.md with nothing else running.
 _BARE = ("python", "-c", "import boto3, kubernetes.client")
-_BARE_SECONDS = 2.0
+_BARE_SECONDS = 2.3
 
 
 def test_transitions_are_fast(
