@@ -28,6 +28,8 @@ patches:
         value:
           httpGet: {path: /readyz, port: 8081}
           periodSeconds: 1
+          timeoutSeconds: 5
+          failureThreshold: 12
 """
 
 

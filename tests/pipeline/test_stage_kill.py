@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from s3server import S3Server
 from tinyrun import COMMANDS, Reference, make_plan, outputs, write_run_json
 
 from rvk8s import storage
-from rvk8s.contract import STAGES, ExitCode
+from rvk8s.contract import STAGES, Env, ExitCode
 from rvk8s.plan import Plan
 from rvk8s.storage import s3_objects
 
@@ -99,6 +102,27 @@ def test_sigterm_says_preempted(reference: Reference) -> None:
     assert failed["exitCode"] == ExitCode.PREEMPTED
     assert launcher.run_one("train") == 0
     assert _found(plan, "train") == reference.outputs["train"]
+
+
+def test_a_signal_is_told_whatever_error_others_make_of_it(tiny_data: Path, tmp_path: Path) -> None:
+    """Also: it comes on a stack of its own, which faulthandler has made."""
+    (tmp_path / "swallows.py").write_text(
+        "import faulthandler, os, signal\n\n\n"
+        "def get_config(runner, **args):\n"
+        "    assert faulthandler.is_enabled()\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except BaseException:\n"
+        "        pass\n"
+        "    raise RuntimeError('half a file')\n"
+    )
+    plan = make_plan(tmp_path, tiny_data, module="swallows.py", project_dir=str(tmp_path))
+    write_run_json(plan)
+    command = [sys.executable, "-m", "rastervision.kubernetes.stage", "configure"]
+    environ = {**os.environ, Env.RUN_URI: plan.run_uri}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == ExitCode.PREEMPTED, done.stderr
+    assert "ended by SIGTERM; a restart goes on from here" in done.stderr
 
 
 #: On S3: after how many of its outputs were uploaded a stage is killed, in a further attempt.

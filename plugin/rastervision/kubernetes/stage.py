@@ -290,8 +290,8 @@ def _said_by_another(uri: str, began: str) -> bool:
 def _known(
     context: Context | None, error: BaseException, signalled: Sequence[int]
 ) -> Rvk8sError | None:
-    # Whatever the error: in the middle of torch.save a signal ends as torch's complaint about half a
-    # file, and C code may make an error of its own of it.
+    # Whatever the error: in the middle of torch.save a signal ends as torch's complaint about half
+    # a file, and others may make an error of their own of it.
     if signal.SIGTERM in signalled:
         return Preempted("ended by SIGTERM; a restart goes on from here")
     if signalled or isinstance(error, KeyboardInterrupt):
