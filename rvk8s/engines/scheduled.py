@@ -48,7 +48,7 @@ def read_files(folder: Path) -> dict[str, str]:
     try:
         # A volume's own links and folders begin with two dots.
         paths = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
-        return {path.name: path.read_text() for path in sorted(paths)}
+        return {path.name: path.read_bytes().decode() for path in sorted(paths)}
     except OSError as error:
         fix = f"{Env.STAGES_DIR} must name the folder of the run's ConfigMap"
         raise InputError(str(error.strerror), where=str(error.filename), fix=fix) from None
