@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,7 +38,8 @@ def test_following_a_run_that_was_killed_ends(
         storage.write_bytes(plan.layout.log("train"), b"first\nsecond\n")
         storage.write_json(plan.layout.heartbeat("train"), {"at": "2026-01-01T00:00:10Z"})
 
-    monkeypatch.setattr(logs.time, "sleep", waited)
+    # Not time.sleep itself: threads of other tests may still call that.
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=waited))
     logs.print_logs(str(tmp_path), "run-1", follow=True)
     assert capsys.readouterr().out == "==> train <==\nfirst\nsecond\n"
 
