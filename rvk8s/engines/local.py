@@ -106,7 +106,10 @@ def _check_exists(plan: Plan) -> None:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event instead of what they do else."""
+    """Ctrl-C, SIGTERM and a closed terminal set the event instead of what they do else.
+
+    What was ignored from the start stays so: nohup does it, and a shell's script for `rvk8s run &`.
+    """
     event = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -115,8 +118,9 @@ def _signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
+    may_be_ignored = (signal.SIGINT, signal.SIGHUP)
+    heard = [n for n in may_be_ignored if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, *heard)}
     try:
         yield event
     finally:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,38 @@ def test_ctrl_c(started: tuple[subprocess.Popen[str], Path], number: int) -> Non
     record = RunRecord.from_dict(json.loads((run / "run.json").read_text()))
     assert record.state == State.CANCELLED
     assert record.stage("configure").state == State.CANCELLED
+
+
+def test_nohup_holds(tmp_path: Path, tiny_data: Path) -> None:
+    """SIGHUP by nohup and SIGINT by a shell's `&` are ignored; SIGTERM still ends the run."""
+    script = 'nohup "$@" & echo $!; wait'
+    process = subprocess.Popen(
+        ["sh", "-c", script, "sh", *_command(tmp_path / "root", tiny_data)],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        engine = int(process.stdout.readline())
+        beat = _wait_for(lambda: next(tmp_path.rglob("heartbeat.json"), None))
+        for number in (signal.SIGHUP, signal.SIGINT):
+            os.kill(engine, number)
+        time.sleep(1)
+        record = json.loads((beat.parents[2] / "run.json").read_text())
+        assert record["state"] == State.RUNNING
+        os.kill(engine, signal.SIGTERM)
+        said, _ = process.communicate(timeout=15)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert "go on with" in said
+    record = json.loads((beat.parents[2] / "run.json").read_text())
+    assert record["state"] == State.CANCELLED
 
 
 def test_a_killed_engine_leaves_no_children(
