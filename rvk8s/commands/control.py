@@ -14,6 +14,7 @@ from rvk8s.commands.options import (
     find_places,
     namespace_option,
     root_uri_option,
+    run_argument,
 )
 from rvk8s.contract import ExitCode, RunLayout
 
@@ -63,7 +64,7 @@ def confirm(question: str) -> None:
 
 
 @click.command("wait")
-@click.argument("run")
+@run_argument
 @click.option(
     "--for",
     "target",
@@ -91,7 +92,7 @@ def wait_command(run: str, target: str, timeout: float | None, **where: Any) -> 
 
 
 @click.command("cancel")
-@click.argument("run")
+@run_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask where RUN is the beginning of an id.")
 @file_option
 @namespace_option
@@ -117,7 +118,7 @@ def cancel_command(run: str, yes: bool, **where: Any) -> None:
 
 
 @click.command("delete")
-@click.argument("run")
+@run_argument
 @click.option("--results", is_flag=True, help="Delete the run's folder in the storage too.")
 @click.option(
     "-y",

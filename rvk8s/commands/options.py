@@ -32,6 +32,16 @@ def _file_option(*names: str) -> Callable[[Function], Function]:
 file_option = _file_option("-f", "--file")
 #: For `logs`, where -f follows, as in kubectl and tail.
 long_file_option = _file_option("--file")
+
+
+def _given(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    from rvk8s.runs.status import check_given
+
+    check_given(value)
+    return value
+
+
+run_argument = click.argument("run", callback=_given)
 root_uri_option = click.option(
     "--root-uri",
     metavar="URI",

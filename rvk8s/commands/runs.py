@@ -15,6 +15,7 @@ from rvk8s.commands.options import (
     output_option,
     print_json,
     root_uri_option,
+    run_argument,
 )
 
 
@@ -49,7 +50,7 @@ def list_command(output: str | None, **where: Any) -> None:
 
 
 @click.command("status")
-@click.argument("run")
+@run_argument
 @click.option("-w", "--watch", is_flag=True, help="Go on until the run has ended.")
 @root_uri_option
 @file_option
@@ -84,7 +85,7 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
 
 
 @click.command("logs")
-@click.argument("run")
+@run_argument
 @click.argument("stage", required=False)
 @click.option("--split", type=click.IntRange(min=0), metavar="N", help="Only split N, from 0.")
 @click.option(

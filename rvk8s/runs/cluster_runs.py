@@ -15,7 +15,7 @@ from rvk8s.cluster.kinds import Forbidden, NoSuchKind
 from rvk8s.contract import STAGES, Annotation, Label, State
 from rvk8s.plan import Plan, Stage, created_in
 from rvk8s.runs.record import RunRecord, StageRecord, code_text
-from rvk8s.runs.status import SeveralRuns
+from rvk8s.runs.status import SeveralRuns, check_given
 from rvk8s.storage.parallel import in_threads
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class ClusterRun:
     @property
     def root_uri(self) -> str:
         """Where the run is written, as the driver's Job says."""
-        return str((self.driver["metadata"].get("annotations") or {}).get(Annotation.ROOT_URI, ""))
+        return _root_uri(self.driver)
 
     @property
     def created(self) -> str:
@@ -129,16 +129,19 @@ def list_runs(cluster: Cluster) -> list[ClusterRun]:
     return sorted(runs, key=lambda r: (created_in(r.run_id) or r.created, r.run_id), reverse=True)
 
 
-def find(cluster: Cluster, run: str) -> ClusterRun | None:
+def find(cluster: Cluster, run: str, root_uri: str | None = None) -> ClusterRun | None:
     """A run with its pods and its plan; None where the namespace has none.
 
     Args:
         run: a run's id, or the beginning of one and only one.
+        root_uri: only a run that is written there.
 
     Raises:
         SeveralRuns: several begin so.
+        InputError: `run` is empty.
     """
-    driver = _driver(cluster, run)
+    check_given(run)
+    driver = _driver(cluster, run, root_uri)
     if driver is None:
         return None
     run_id = _run_id(driver)
@@ -159,12 +162,15 @@ def find(cluster: Cluster, run: str) -> ClusterRun | None:
     return ClusterRun(run_id, driver, stages, tuple(pods), _plan(maps, run_id))
 
 
-def _driver(cluster: Cluster, run: str) -> Object | None:
-    driver = f"{Label.COMPONENT}=driver"
-    exact = cluster.list_all("Job", f"{Label.RUN}={run},{driver}") if _is_label(run) else []
-    if exact:
-        return exact[0]
-    found = {_run_id(job): job for job in cluster.list_all("Job", f"{OURS},{driver}")}
+def _driver(cluster: Cluster, run: str, root_uri: str | None) -> Object | None:
+    def drivers(labels: str) -> dict[str, Object]:
+        jobs = cluster.list_all("Job", f"{labels},{Label.COMPONENT}=driver")
+        wanted = (job for job in jobs if root_uri in (None, _root_uri(job)))
+        return {_run_id(job): job for job in wanted}
+
+    if _is_label(run) and (exact := drivers(f"{Label.RUN}={run}")):
+        return exact[run]
+    found = drivers(OURS)
     names = sorted(name for name in found if name.startswith(run))
     if run in names or len(names) == 1:
         return found[run if run in names else names[0]]
@@ -212,6 +218,10 @@ def _created(item: Object) -> str:
 
 def _component(item: Object) -> str:
     return str(item["metadata"]["labels"].get(Label.COMPONENT, ""))
+
+
+def _root_uri(driver: Object) -> str:
+    return str((driver["metadata"].get("annotations") or {}).get(Annotation.ROOT_URI, ""))
 
 
 def _run_id(item: Object) -> str:

@@ -80,7 +80,8 @@ class Places:
         Raises:
             InputError: there is no such run, or more than one.
         """
-        there = self._ask(lambda cluster: cluster_runs.find(cluster, run))
+        only = self.root_uri if self.guess else None  # as in runs()
+        there = self._ask(lambda cluster: cluster_runs.find(cluster, run, only))
         if self.cluster is None:
             stored = status.run_status(str(self.root_uri), run)
             return replace(stored, notes=(*stored.notes, *self.notes())), None

@@ -144,12 +144,20 @@ def run_state(uri: str) -> str | None:
     return None if record is None else _status(uri, record, with_stages=False).state
 
 
+def check_given(run: str) -> None:
+    """Refuse an empty name, as of a shell's variable that is not set: all ids begin with it."""
+    if not run:
+        fix = "give a run's id or its beginning; `rvk8s list` shows the runs"
+        raise InputError("is empty", where="RUN", fix=fix)
+
+
 def find_run(root_uri: str, run: str) -> str:
     """The id of the run that a user means.
 
     Raises:
-        InputError: there is no such run, or more than one.
+        InputError: there is no such run, or more than one; `run` is empty.
     """
+    check_given(run)
     names = [name for name in storage.list_dirs(root_uri) if name.startswith(run)]
     if run not in names:
         names = [name for name in names if storage.exists(RunLayout(f"{root_uri}/{name}").run_json)]

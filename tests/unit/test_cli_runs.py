@@ -17,6 +17,9 @@ from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import RunRecord
 
+#: Each command that takes one, with an empty RUN.
+NO_RUN = [["status", ""], ["logs", ""], ["wait", "", "--for", "ended"], ["cancel", "", "-y"]]
+NO_RUN += [["delete", "", "--results", "--yes"]]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -134,6 +137,7 @@ def test_logs(run: Run) -> None:
     [
         (["status", "one"], "2 runs begin with one; name one of one-2026112"),
         (["status", "two"], "no run two in "),
+        *((words, "RUN: is empty; give a run's id") for words in NO_RUN),
         (["logs", "one-20261123", "chop"], "there is no stage chop; there are configure,"),
         (["logs", "one-20261123", "train"], "nothing is written yet by stage train;"),
         (["list", "--root-uri", "ftp://x"], "--root-uri: ftp:// is not supported; give a folder"),
