@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -98,41 +98,53 @@ def main(args: list[str] | None = None) -> NoReturn:
     # As Ctrl-C: temporary files go, and the Kubernetes client has the user's key in one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        sys.exit(int(_run(args)))
+    finally:
+        try:
+            if sys.stderr:
+                sys.stderr.flush()
+        except OSError:
+            _drop(sys.stderr)  # or Python would exit with 120
+
+
+def _run(args: list[str] | None) -> int:
+    """Call the command; its exit code."""
+    try:
         code = rvk8s.main(args=args, prog_name="rvk8s", standalone_mode=False)
         if sys.stdout:
             sys.stdout.flush()  # here, where its faults are ours to name
+        return int(code or 0)
     except click.UsageError as error:
         message = error.format_message().rstrip(".")
         command = error.ctx.command_path if error.ctx else "rvk8s"
         _print_error(message if ";" in message else f"{message}; see `{command} --help`")
-        code = ExitCode.BAD_INPUT
+        return ExitCode.BAD_INPUT
     except click.ClickException as error:
         _print_error(error.format_message())
-        code = error.exit_code
+        return error.exit_code
     except Rvk8sError as error:
         for line in str(error).splitlines():
             _print_error(line)
-        code = error.exit_code
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _print_error("interrupted")
-        code = ExitCode.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        _drop_output()  # the reader is gone: `rvk8s list | head`
-        code = ExitCode.FAILED
+        _drop(sys.stdout)  # the reader is gone: `rvk8s list | head`
+        return ExitCode.FAILED
     except Exception as error:
         if os.environ.get("RVK8S_DEBUG"):
             raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _print_error(f"no space left to write {error.filename or 'the output'}; free some")
-            _drop_output()
-            sys.exit(ExitCode.DISK_FULL)
+            _drop(sys.stdout)
+            return ExitCode.DISK_FULL
         if isinstance(error, OSError) and not _working_folder_is_there():
             _print_error("the working folder was deleted or cannot be read; change to another one")
-            sys.exit(ExitCode.BAD_INPUT)
+            return ExitCode.BAD_INPUT
         what = " ".join(f"{type(error).__name__}: {error}".split())
         _print_error(f"{what}; this is a fault of rvk8s: RVK8S_DEBUG=1 shows where it is")
-        code = ExitCode.FAILED
-    sys.exit(int(code or 0))
+        return ExitCode.FAILED
 
 
 def _working_folder_is_there() -> bool:
@@ -143,9 +155,10 @@ def _working_folder_is_there() -> bool:
     return True
 
 
-def _drop_output() -> None:
-    """Throw away what stdout could not write: Python would complain again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: TextIO | None) -> None:
+    """Throw away what a stream could not write: Python would complain again at its end."""
+    if stream:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_error(line: str) -> None:

@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, Protocol, TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rvk8s import storage
 from rvk8s.contract import State, split_of
-from rvk8s.errors import StorageUnavailable
+from rvk8s.errors import Rvk8sError
 from rvk8s.plan import Plan
 from rvk8s.progress import Progress, duration
 from rvk8s.runs import report
@@ -37,13 +37,15 @@ class Display(Protocol):
 def show(
     plan: Plan, output: Literal["auto", "json"], *, progress: bool = True
 ) -> Iterator[Display]:
-    """The display that fits stderr; with json, plain lines.
+    """The display that fits stderr: a live table where it can be drawn again; with json, lines.
 
     Args:
         progress: read the stages' progress files; not where the storage cannot be reached.
     """
-    console = Console(stderr=True)
-    if output == "json" or not console.is_terminal:
+    # rich takes a pipe for a terminal where FORCE_COLOR is set, and a dumb terminal for one.
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    console = Console(file=cast(TextIO, _LetGo(sys.stderr))) if is_terminal else None
+    if output == "json" or console is None or not console.is_interactive:
         yield Lines(plan, progress)
         return
     live = LiveTable(plan, progress)
@@ -52,8 +54,29 @@ def show(
 
 
 def say(text: str) -> None:
-    """Plain text on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Plain text on stderr; a run goes on where nobody reads it any more, or its disk is full."""
+    if sys.stderr is not None:  # closed: print would take stdout for it
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+class _LetGo:
+    """A stream that lets go what it cannot write, as to a terminal that is gone."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class ProgressReader:
@@ -97,7 +120,7 @@ class ProgressReader:
         )
         try:
             files = [storage.read_json(uri) for uri in uris]
-        except StorageUnavailable:
+        except (Rvk8sError, OSError):
             # Nothing depends on what is shown: the run goes on, and the next look may succeed.
             files = []
         if files or self._found is None or self._found[0] != stage.name:
@@ -183,6 +206,8 @@ def print_summary(
     record: RunRecord, scores: Mapping[str, Any] | None, pictures: Sequence[str]
 ) -> None:
     """What a run gave: scores, where everything lies, how long it took; on stdout."""
+    if sys.stdout is None:  # closed
+        return
     console = Console() if sys.stdout.isatty() else Console(width=100)
     layout = record.plan.layout
     if scores:

@@ -12,7 +12,7 @@ from rvk8s import storage
 from rvk8s.cluster.conditions import ENDED
 from rvk8s.contract import ATTEMPT, DRIVER, STAGES, RunLayout, State
 from rvk8s.errors import InputError
-from rvk8s.runs import pod_logs
+from rvk8s.runs import display, pod_logs
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
 from rvk8s.runs.pod_logs import Printer, Wanted, check_stage
@@ -74,7 +74,7 @@ def print_run_logs(
         print_logs(root, found.run_id, stage=stage, split=split, follow=follow, node=node)
         return
     for note in places.notes():
-        print(note, file=sys.stderr)
+        display.say(note)
     if follow and not there.has_ended:
         pod_logs.follow(places.cluster, there, wanted, printer)
     elif not _print_stored_or_live(places, found, there, wanted, printer):
@@ -120,7 +120,7 @@ def _print_previous(
         for line in attempts[-2].splitlines() if len(attempts) > 1 else ():
             printer.put(log.title, line)
     for note in places.notes():  # else "nothing" would be said of what cannot be seen from here
-        print(note, file=sys.stderr)
+        display.say(note)
     if not printer.lines and there is not None and places.cluster is not None:
         pods = pod_logs.before_last(filter(wanted.has, there.pods))
         pod_logs.print_now(places.cluster, pods, wanted, printer)
@@ -142,7 +142,7 @@ def _node(found: RunStatus, rank: int, named: str | None) -> int:
         note = (
             f"ranks {first} to {first + each - 1} share this log; lines of all but rank 0 name it"
         )
-        print(note, file=sys.stderr)
+        display.say(note)
     # torch numbers nodes in the order of their names: 10 comes before 2.
     return sorted(range(stage.nodes), key=str)[rank // each]
 

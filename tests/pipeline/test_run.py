@@ -167,6 +167,22 @@ def test_going_on_prints_json(reference: Reference, tmp_path: Path) -> None:
     assert document["scores"]["overall"]["pixels"] > 0
 
 
+@pytest.mark.parametrize("stderr", ["no reader", "full", "closed"])
+def test_a_run_does_not_need_stderr(reference: Reference, tmp_path: Path, stderr: str) -> None:
+    """All stages are found done; each is said on stderr, where something else than a run fails."""
+    plan = reference.plan
+    args = [word for key, value in plan.args.items() for word in ("-a", key, str(value))]
+    command = _command(Path(plan.root_uri), tmp_path, *args, "--run-id", plan.run_id, "-o", "json")
+    reader, writer = os.pipe()
+    os.close(reader)
+    to = {"no reader": "", "full": "2>/dev/full", "closed": "2>&-"}[stderr]
+    shell = ["sh", "-c", f'exec "$@" {to}', "sh", *command]
+    answer = subprocess.run(shell, stdout=subprocess.PIPE, stderr=writer, text=True)
+    os.close(writer)
+    assert json.loads(answer.stdout)["state"] == "Succeeded", "nothing else is on stdout"
+    assert answer.returncode == 0
+
+
 def test_an_unknown_run_id(tmp_path: Path, tiny_data: Path) -> None:
     command = _command(tmp_path / "root", tiny_data, "--run-id", "tiny-0")
     answer = subprocess.run(command, capture_output=True, text=True)

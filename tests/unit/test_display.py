@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +17,7 @@ from rich.console import Console
 
 from rvk8s import storage
 from rvk8s.contract import STAGES, State, now
-from rvk8s.errors import StorageUnavailable
+from rvk8s.errors import InputError, StorageUnavailable
 from rvk8s.plan import Plan, Stage
 from rvk8s.progress import Progress, duration
 from rvk8s.runs import display
@@ -98,8 +105,80 @@ def test_live_table(plan: Plan, record: RunRecord) -> None:
     assert "Pending" in text
 
 
-def test_storage_that_does_not_answer_ends_no_run(
+@contextmanager
+def stderr_on(file: int | str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    raw = open(file, "wb", buffering=0)  # noqa: SIM115
+    with io.TextIOWrapper(raw, write_through=True) as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        yield
+
+
+def shown_on_a_terminal(plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> str:
+    leader, terminal = pty.openpty()
+    with stderr_on(terminal, monkeypatch):
+        with display.show(plan, "auto") as shown:
+            record.stage("chip").state = State.SKIPPED
+            shown.update(record)
+        text = os.read(leader, 2**16).decode()
+    os.close(leader)
+    return text
+
+
+def test_a_table_on_a_terminal(
     plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert re.search(r"predict[^\n]*Pending", shown_on_a_terminal(plan, record, monkeypatch))
+
+
+def test_lines_on_a_terminal_that_cannot_be_drawn_again(
+    plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    text = shown_on_a_terminal(plan, record, monkeypatch)
+    assert text.startswith("run run-1 in ")
+    assert "chip: skipped" in text
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_lines_in_a_pipe_whatever_colours_are_wanted(
+    plan: Plan, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    reader, writer = os.pipe()
+    with stderr_on(writer, monkeypatch), display.show(plan, "auto"):
+        assert os.read(reader, 2**16).decode() == f"run run-1 in {plan.run_uri}\n"
+    os.close(reader)
+
+
+def test_a_terminal_that_goes_away_ends_no_run(
+    plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    leader, terminal = pty.openpty()
+    with stderr_on(terminal, monkeypatch):
+        with display.show(plan, "auto") as shown:
+            os.close(leader)
+            shown.update(record)
+            time.sleep(0.6)  # it is drawn again by then
+            display.say("more")
+        display.say("more")
+
+
+def test_nothing_is_said_where_nobody_hears(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stderr_on("/dev/full", monkeypatch):
+        display.say("more")
+    monkeypatch.setattr(sys, "stderr", None)
+    display.say("more")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("fault", [StorageUnavailable("no answer"), InputError("expired")])
+def test_storage_that_does_not_answer_ends_no_run(
+    plan: Plan, record: RunRecord, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = ProgressReader(plan)
     monkeypatch.setattr(reader, "_interval", 0.0)
@@ -109,7 +188,7 @@ def test_storage_that_does_not_answer_ends_no_run(
     assert reader.read(train).text() == "epoch 1/2"
 
     def no_answer(uri: str) -> None:
-        raise StorageUnavailable(f"{uri}: no answer")
+        raise fault
 
     monkeypatch.setattr(storage, "read_json", no_answer)
     assert reader.read(train).text() == "epoch 1/2"
