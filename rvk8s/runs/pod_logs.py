@@ -15,7 +15,7 @@ from rvk8s.cluster.pod_state import container_of, has_ended, has_started
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import STAGES, Label
 from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
-from rvk8s.runs import cluster_runs
+from rvk8s.runs import cluster_runs, display
 from rvk8s.runs.cluster_runs import ClusterRun
 
 #: What `rvk8s logs RUN driver` names beside the stages.
@@ -26,6 +26,10 @@ _NUMBERS = ("batch.kubernetes.io/job-completion-index", "training.kubeflow.org/r
 _TICK = 0.3
 #: Seconds until a server that does not answer is asked again.
 _PAUSE = 3.0
+#: How often that is done for a pod that has ended: its node may be lost.
+_TRIES = 4
+#: Seconds without a line after which nothing more is expected of a run that has ended.
+_QUIET = 20.0
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,15 @@ class Printer:
 
 
 def print_now(cluster: Cluster, pods: Iterable[Object], wanted: Wanted, printer: Printer) -> None:
-    """Print what pods have written so far."""
+    """Print what pods have written so far; of one that cannot be read, as on a lost node, why."""
     for pod in sorted(filter(wanted.has, pods), key=_order):
         if has_started(pod):
             name, container = pod["metadata"]["name"], container_of(pod)
-            for line in cluster.log_lines(name, container):
-                printer.put(_title(pod), line)
+            try:
+                for line in cluster.log_lines(name, container):
+                    printer.put(_title(pod), line)
+            except Rvk8sError as error:
+                printer.put(_title(pod), f"({error})".encode())
     sys.stdout.flush()
 
 
@@ -87,7 +94,10 @@ def before_last(pods: Iterable[Object]) -> list[Object]:
 
 
 def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) -> None:
-    """Print what pods write until the run has ended."""
+    """Print what pods write until the run has ended.
+
+    Pods that cannot be read then, as on a lost node, are waited for some seconds.
+    """
     labels = f"{Label.RUN}={run.run_id}"
     scheduled = Label.RUN not in run.driver["metadata"]["labels"]
     jobs = f"{cluster_runs.OURS},{Label.COMPONENT}=driver" if scheduled else labels
@@ -95,6 +105,7 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
         labels = f"batch.kubernetes.io/job-name={run.driver['metadata']['name']}"
     lines: queue.Queue[tuple[str, bytes]] = queue.Queue()
     readers: dict[str, threading.Thread] = {}
+    quiet_since = time.monotonic()
     with Watcher(cluster, "Pod", labels) as pods, Watcher(cluster, "Job", jobs) as drivers:
         while True:
             # Asked before the pods, so that none that came before the end is missed.
@@ -104,33 +115,43 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
                 uid = pod["metadata"]["uid"]
                 if uid not in readers and has_started(pod):
                     reader = threading.Thread(
-                        target=_read, args=(cluster, pod, lines), name="log", daemon=True
+                        target=_read, args=(cluster, pod, lines), name=_title(pod), daemon=True
                     )
                     readers[uid] = reader
                     reader.start()
-            over = ended and not any(reader.is_alive() for reader in readers.values())
+            reading = [reader.name for reader in readers.values() if reader.is_alive()]
             for title, line in _taken(lines):
                 printer.put(title, line)
+                quiet_since = time.monotonic()
             sys.stdout.flush()
-            if over:
+            if not ended:
+                quiet_since = time.monotonic()
+            elif not reading:
+                return
+            elif time.monotonic() - quiet_since > _QUIET:
+                names = "; ".join(reading)
+                display.say(f"the run has ended; nothing more can be read of {names}")
                 return
 
 
 def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) -> None:
     """Put the lines of a pod's container into a queue until it has ended."""
     name, container, title = pod["metadata"]["name"], container_of(pod), _title(pod)
-    last = ""
+    last, tries = "", _TRIES
     while True:
+        fault = None
         try:
-            since = last or None
-            for raw in cluster.log_lines(
-                name, container, follow=True, timestamps=True, since=since
-            ):
-                stamp, line = stamped(raw)
-                # `since` counts whole seconds: what was seen of that second comes again.
-                if stamp > last or not stamp:
-                    last = stamp or last
-                    lines.put((title, line))
+            try:
+                for raw in cluster.log_lines(
+                    name, container, follow=True, timestamps=True, since=last or None
+                ):
+                    stamp, line = stamped(raw)
+                    # `since` counts whole seconds: what was seen of that second comes again.
+                    if stamp > last or not stamp:
+                        last = stamp or last
+                        lines.put((title, line))
+            except ClusterUnavailable as error:
+                fault = error  # of a lost node's pods for ever: it may be gone meanwhile
             now = cluster.get("Pod", name)
         except ClusterUnavailable:
             time.sleep(_PAUSE)
@@ -138,9 +159,15 @@ def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) 
         except Rvk8sError as error:
             lines.put((title, f"({error})".encode()))
             return
-        if now is None or now["metadata"]["uid"] != pod["metadata"]["uid"] or has_ended(now):
+        if now is None or now["metadata"]["uid"] != pod["metadata"]["uid"]:
             return
-        time.sleep(_TICK)
+        if has_ended(now):
+            tries -= 1
+            if fault is None or not tries:
+                if fault is not None:
+                    lines.put((title, f"({fault})".encode()))
+                return
+        time.sleep(_PAUSE if fault else _TICK)
 
 
 def _taken(lines: queue.Queue[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:

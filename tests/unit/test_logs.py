@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +17,9 @@ from launching import make_plan
 from rvk8s import storage
 from rvk8s.cli import rvk8s
 from rvk8s.contract import State, attempt_line, now
-from rvk8s.errors import InputError
+from rvk8s.errors import ClusterUnavailable, InputError
 from rvk8s.runs import logs, pod_logs
+from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
 from rvk8s.runs.pod_logs import Printer, Wanted
 from rvk8s.runs.record import RunRecord
@@ -83,22 +87,89 @@ class OfPods:
         yield b"one"
 
 
+def pod(name: str, ours: dict[str, Any]) -> dict[str, Any]:
+    """A pod with a container that the cluster put in."""
+    states = [{"name": "istio-proxy", "state": {"running": {}}}, {"name": "stage", "state": ours}]
+    labels = {"rvk8s.io/stage": "chip"}
+    created = {"creationTimestamp": f"2026-11-25 {name}", "uid": f"uid of {name}"}
+    return {
+        "metadata": {"name": name, "labels": labels, **created},
+        "spec": {"containers": [{"name": "istio-proxy"}, {"name": "stage"}]},
+        "status": {"phase": "Running", "containerStatuses": states},
+    }
+
+
 def test_a_container_that_the_cluster_put_in_is_not_ours(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def pod(name: str, ours: dict[str, Any]) -> dict[str, Any]:
-        states = [
-            {"name": "istio-proxy", "state": {"running": {}}},
-            {"name": "stage", "state": ours},
-        ]
-        labels = {"rvk8s.io/stage": "chip"}
-        return {
-            "metadata": {"name": name, "labels": labels, "creationTimestamp": "2026-11-25"},
-            "spec": {"containers": [{"name": "istio-proxy"}, {"name": "stage"}]},
-            "status": {"phase": "Running", "containerStatuses": states},
-        }
-
     waiting = {"waiting": {"reason": "ContainerCreating"}}
     pods = [pod("a", {"running": {}}), pod("b", waiting)]
     pod_logs.print_now(OfPods(), pods, Wanted(), Printer())  # type: ignore[arg-type]
     assert capsys.readouterr().out == "==> chip, split 0 <==\none\n"
+
+
+class LostNode:
+    """The API server of a run that has failed; a pod of it was on a node that is lost.
+
+    Args:
+        now: what it says of that pod.
+    """
+
+    def __init__(self, now: dict[str, Any] | None = None, hangs: bool = False):
+        self.now, self.hangs, self.asked = now, hangs, 0
+
+    def log_lines(self, pod: str, container: str, **_: object) -> Iterator[bytes]:
+        if pod == "a":
+            self.asked += 1
+            threading.Event().wait(None if self.hangs else 0)
+            raise ClusterUnavailable("no route to host")
+        yield b"one"
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        return self.now
+
+    def watch_once(
+        self, kind: str, labels: str, version: str | None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        if version is None:
+            failed = {"conditions": [{"type": "Failed", "status": "True"}]}
+            labelled = {"name": "run-1", "labels": {"rvk8s.io/run": "run-1"}}
+            driver = {"kind": "Job", "metadata": labelled, "status": failed}
+            yield "LISTED", {"items": [driver if kind == "Job" else self.now], "version": "1"}
+        time.sleep(0.05)
+
+
+def test_a_lost_node_hides_no_other_log(capsys: pytest.CaptureFixture[str]) -> None:
+    pods = [pod("a", {"running": {}}), pod("b", {"running": {}})]
+    pod_logs.print_now(LostNode(), pods, Wanted(), Printer())  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "==> chip, split 0 <==\n(no route to host)\none\n"
+
+
+@pytest.mark.parametrize("phase", [None, "Failed"])
+def test_a_pod_that_has_ended_is_not_read_for_ever(
+    phase: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_logs, "_PAUSE", 0.0)
+    lost = pod("a", {"running": {}})
+    now = {**lost, "status": {"phase": phase}} if phase else None
+    cluster, lines = LostNode(now), queue.Queue[tuple[str, bytes]]()
+    reader = threading.Thread(target=pod_logs._read, args=(cluster, lost, lines), daemon=True)
+    reader.start()
+    reader.join(5)
+    assert not reader.is_alive()
+    assert cluster.asked == (4 if phase else 1), "its last lines may come when the server is back"
+    assert list(lines.queue) == [("chip, split 0", b"(no route to host)")] * (phase is not None)
+
+
+def test_following_ends_where_a_lost_node_hangs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pod_logs, "_QUIET", 0.5)
+    cluster = LostNode(pod("a", {"running": {}}), hangs=True)
+    driver = {"metadata": {"name": "run-1", "labels": {"rvk8s.io/run": "run-1"}}}
+    args = (cluster, ClusterRun("run-1", driver), Wanted(), Printer())
+    following = threading.Thread(target=pod_logs.follow, args=args, daemon=True)
+    following.start()
+    following.join(5)
+    assert not following.is_alive()
+    assert "nothing more can be read of chip, split 0" in capsys.readouterr().err
