@@ -219,6 +219,28 @@ def test_labels_of_another_place(
         assert f"train scene one: {message}" in line
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "side"),
+    [(0.5, 0.5, SIDE), (-0.5, -0.5, SIDE), (0, 0.5, SIDE), (0, 0, SIDE * 1.004), (0, 0, 0.498)],
+)
+def test_a_label_that_lies_between_the_pixels_of_its_image(
+    x: float, y: float, side: float, tmp_path: Path
+) -> None:
+    """Its bbox, rounded, has a row or column more or less than the scene."""
+    file = write(tmp_path / "label.tif", LABEL[None], x, y, side=side)
+    one = scene(image_of(tmp_path), file)
+    assert said(one) == []
+    source = one.build(CLASSES).label_source
+    found = source.get_labels().get_label_arr(Box(0, 0, HEIGHT, WIDTH))
+    assert source.extent == Box(0, 0, HEIGHT, WIDTH)
+    # No pixel of the label is more than one of its own away from where it belongs.
+    off = source.bbox
+    rows, cols = range(max(off.ymin, 0), HEIGHT), range(max(off.xmin, 0), WIDTH)
+    assert 0 <= off.ymin <= 1
+    assert 0 <= off.xmin <= 1
+    np.testing.assert_array_equal(found[: len(rows), : len(cols)], LABEL[np.ix_(rows, cols)])
+
+
 def options_said(
     tmp_path: Path, commands: Sequence[str] | None = None, **options: Any
 ) -> list[str]:

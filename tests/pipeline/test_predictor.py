@@ -4,10 +4,13 @@ Predictor, ScenePredictor and `rastervision predict` give the pipeline's own pix
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +21,7 @@ from rastervision.core.data import SemanticSegmentationLabelStoreConfig
 from rastervision.core.predictor import Predictor, ScenePredictor
 from rastervision.pipeline.config import build_config
 from rastervision.pipeline.file_system.utils import file_to_json
+from s3server import S3Server
 
 TINY = Path(__file__).parent / "tiny"
 BIN = Path(sys.executable).parent
@@ -99,6 +103,26 @@ def test_scene_predictor(run: Path, tmp_path: Path) -> None:
 def test_rastervision_predict(run: Path, tmp_path: Path) -> None:
     image = run.parent / "raw" / "image_val_b.tif"
     rastervision("predict", run / "bundle" / "model-bundle.zip", image, tmp_path / "out")
+    np.testing.assert_array_equal(labels(tmp_path / "out"), labels(run / "predict" / "val_b"))
+
+
+def test_imagery_on_a_server_that_is_not_amazons(run: Path, s3: S3Server, tmp_path: Path) -> None:
+    """A run whose scenes were streamed says so in its bundle."""
+    with (
+        zipfile.ZipFile(run / "bundle" / "model-bundle.zip") as source,
+        zipfile.ZipFile(tmp_path / "bundle.zip", "w") as target,
+    ):
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "pipeline-config.json":
+                config = json.loads(data)
+                for scene in config["dataset"]["validation_scenes"]:
+                    scene["raster_source"]["allow_streaming"] = True
+                data = json.dumps(config).encode()
+            target.writestr(name, data)
+    bucket = s3.bucket("new")
+    shutil.copy(run.parent / "raw" / "image_val_b.tif", s3.data / "new" / "scene.tif")
+    rastervision("predict", tmp_path / "bundle.zip", f"{bucket}/scene.tif", tmp_path / "out")
     np.testing.assert_array_equal(labels(tmp_path / "out"), labels(run / "predict" / "val_b"))
 
 

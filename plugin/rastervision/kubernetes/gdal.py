@@ -7,6 +7,8 @@ role's (AWS_WEB_IDENTITY_TOKEN_FILE), a Secret's and a profile's work alike, and
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from rvk8s.storage import s3_settings
@@ -52,3 +54,15 @@ def prepare() -> None:
     """Set them for this process and its children; what the user has set stays."""
     for name, value in settings().items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """The same for a while, and for whoever's process it is: it may ask another server later."""
+    added = {name: value for name, value in settings().items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
