@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
@@ -213,16 +213,16 @@ class Driver:
         todo = list(range(record.splits))
         while True:
             running = self.launcher.start(stage, todo, record.starts)
-            codes.update(self._wait(running, record, len(todo), deadline))
-            todo = [split for split, code in codes.items() if code]
+            codes.update(self._wait(running, record, todo, deadline))
+            failed = [split for split, code in codes.items() if code]
             final = [code for code in codes.values() if 0 < code < _RETRYABLE_FROM]
-            if not todo or final:
+            if not failed or final:
                 return codes
             if running.gave_back and record.given_back < self._manners.give_backs:
                 record.given_back += 1
                 tries = f"{record.given_back} of {self._manners.give_backs}"
                 pause = _BACKOFF
-            elif {codes[split] for split in todo} == {ExitCode.PREEMPTED} and (
+            elif {codes[split] for split in failed} == {ExitCode.PREEMPTED} and (
                 record.disruptions < self._manners.disruptions
             ):
                 record.disruptions += 1
@@ -235,14 +235,17 @@ class Driver:
             else:
                 return codes
             self._save()
-            text = self._manners.why(stage.name, todo[0]) or code_text(codes[todo[0]])
+            text = self._manners.why(stage.name, failed[0]) or code_text(codes[failed[0]])
             log.warning("stage %s: %s; trying again in %.0f s (%s)", stage.name, text, pause, tries)
             self._sleep(pause)
+            todo = failed
+            if own:  # all run again: some were only ended with the one that failed
+                codes, todo = {}, list(range(record.splits))
 
     def _wait(
-        self, running: Running, record: StageRecord, count: int, deadline: float | None
+        self, running: Running, record: StageRecord, todo: Sequence[int], deadline: float | None
     ) -> dict[int, int]:
-        """Wait until all splits have ended, or end them: cancelled, too late, one failed for good.
+        """Wait until the splits have ended, or end them: cancelled, too late, one failed for good.
 
         Returns:
             The exit codes; a split that was ended because another one failed has none.
@@ -253,15 +256,14 @@ class Driver:
                 codes = dict(running.poll())
                 if self._manners.notice(record):
                     self._save()
-                if len(codes) == count:
+                if len(codes) == len(todo):
                     return codes
                 if any(code and (own or code < _RETRYABLE_FROM) for code in codes.values()):
                     running.stop()
                     return codes
                 if deadline is not None and monotonic() > deadline:
                     running.stop()
-                    late = dict.fromkeys(range(record.splits), int(ExitCode.DEADLINE))
-                    return {**late, **codes}
+                    return {**dict.fromkeys(todo, int(ExitCode.DEADLINE)), **codes}
                 self._check()
                 self._manners.wait(self._tick)
         except (HandedOver, ClusterUnavailable):

@@ -126,6 +126,20 @@ def test_deadline(tmp_path: Path) -> None:
     assert "longer than its deadline" in str(stored_record(plan).message)
 
 
+def test_a_deadline_after_a_retry_blames_no_split_that_is_done(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, stages={"chip": {"splits": 2, "retries": 1, "deadline_seconds": 1}})
+
+    def act(name: str, split: int, attempt: int) -> int | None:
+        if name != "chip" or split == 0:
+            return 0
+        return None if attempt else 138
+
+    record, _ = drive_plan(plan, act)
+    assert isinstance(record, RunRecord)
+    chip = record.stage("chip")
+    assert (chip.exit_code, chip.failed_split) == (ExitCode.DEADLINE, 1)
+
+
 def test_cancelled(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     asked = itertools.count()

@@ -111,6 +111,21 @@ def test_a_launcher_that_retries_is_believed(tmp_path: Path) -> None:
     assert launcher.stopped == ["chip"]
 
 
+def test_a_launcher_that_retries_is_given_all_splits_again(tmp_path: Path) -> None:
+    """Of those that ended with the one that lost its node nobody knows whether they were done."""
+    plan = make_plan(tmp_path, stages={"chip": {"splits": 3}})
+    manners = replace(SESSION, retries_splits=frozenset({"chip"}))
+
+    def act(name: str, split: int, attempt: int) -> int | None:
+        if name != "chip" or attempt:
+            return 0
+        return (0, 143, None)[split]
+
+    record, launcher = drive_plan(plan, act, manners=manners)
+    assert states_of(record)["chip"] == "Succeeded"
+    assert [split for name, split in launcher.started if name == "chip"] == [0, 1, 2] * 2
+
+
 def test_reading_waits_for_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(tmp_path)
     read, faults = storage.read_json, iter([True, True])
