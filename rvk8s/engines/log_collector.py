@@ -135,7 +135,10 @@ class PodLogs:
         section = file.begin(title, self._stopped)
         last, pause = "", _PAUSE
         while not self._stopped.is_set():
-            over = self._is_over(name, uid)  # asked before reading: then nothing comes after it
+            now = self._pods().get(name)
+            if now is None or now["metadata"]["uid"] != uid:
+                return  # its log is gone; one that has its name now is followed by itself
+            over = has_ended(now)  # asked before reading: then nothing comes after it
             resumed = last
             try:
                 for line in self._cluster.log_lines(
@@ -157,10 +160,6 @@ class PodLogs:
                     return
             self._stopped.wait(pause)
             pause = min(pause * 2, _LONGEST)
-
-    def _is_over(self, name: str, uid: str) -> bool:
-        pod = self._pods().get(name)
-        return pod is None or pod["metadata"]["uid"] != uid or has_ended(pod)
 
     def _upload(self) -> None:
         while not self._stopped.is_set():

@@ -37,12 +37,12 @@ class Pods:
         self.ended: dict[str, threading.Event] = {}
         self.breaks_after: int | None = None
 
-    def add(self, name: str, stage: str, index: int = 0, splits: int = 1) -> None:
+    def add(self, name: str, stage: str, index: int = 0, splits: int = 1, uid: str = "") -> None:
         state = {"name": "stage", "state": {"running": {}}}
         self.pods[name] = {
             "metadata": {
                 "name": name,
-                "uid": name,
+                "uid": uid or name,
                 "labels": {"rvk8s.io/stage": stage},
                 "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
             },
@@ -151,6 +151,28 @@ def test_a_restart_is_appended_and_a_deleted_pod_kept(tmp_path: Path) -> None:
         "pod a a",
         "pod b b",
     ]
+
+
+def test_a_pod_under_the_name_of_one_that_is_gone_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers of a PyTorchJob have the same names in each attempt."""
+    monkeypatch.setattr(log_collector, "_PAUSE", 0.3)
+    pods = Pods()
+    pods.add("worker-0", "train", uid="first")
+    pods.write("worker-0", "one")
+    pods.breaks_after = 1
+    with collect(pods, tmp_path) as logs:
+        logs.look()
+        until(lambda: lines(text(tmp_path, "train")) == ["one"])  # its node hangs, and is deleted
+        pods.add("worker-0", "train", uid="second")
+        pods.write("worker-0", "two", "three")
+        logs.look()
+        until(lambda: "three" in lines(text(tmp_path, "train")))
+        time.sleep(0.7)
+        pods.end("worker-0")
+        logs.settle(5)
+    assert lines(text(tmp_path, "train")) == ["one", "two", "three"]
 
 
 def test_a_broken_connection_repeats_and_loses_nothing(tmp_path: Path) -> None:
