@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rvk8s.contract import STAGES
+from rvk8s.engines import machine
 from rvk8s.engines.machine import gpu_count
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage, absolute_root, make_plan, new_run_id
@@ -251,3 +252,28 @@ def test_gpu_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert gpu_count(tmp_path) == count
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert gpu_count(tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("says", "count"),
+    [
+        ("echo 'GPU 0: A (UUID: GPU-1)'; echo '  MIG 1g: x'; echo 'GPU 1: B (UUID: GPU-2)'", 2),
+        ("echo No devices were found; exit 6", 0),
+        ("exec sleep 60", 0),
+    ],
+)
+def test_gpu_count_of_wsl(
+    says: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(machine, "_PATIENCE", 0.5)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{says}\n")
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert gpu_count(tmp_path) == 0, "nothing is asked where there is no GPU"
+    (tmp_path / "dxg").touch()
+    assert gpu_count(tmp_path) == count
+    monkeypatch.setattr(machine, "_WSL_TOOL", str(tool))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert gpu_count(tmp_path) == count
