@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from rvk8s import storage
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan
 from rvk8s.storage import local_files
+
+#: Of file systems that have no flock, as some network and FUSE mounts.
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextmanager
@@ -22,9 +27,22 @@ def run_lock(plan: Plan) -> Iterator[None]:
     Raises:
         InputError: another process of this machine has it; names the process.
     """
-    path = _path(plan)
+    beside = not storage.is_s3(plan.run_uri)
+    try:
+        file = _locked(plan, Path(plan.layout.at(".rvk8s", "lock")) if beside else _cached(plan))
+    except OSError as error:
+        if not beside or error.errno not in _NO_LOCKS:
+            raise
+        file = _locked(plan, _cached(plan))
+    with file:
+        yield
+
+
+def _locked(plan: Plan, path: Path) -> TextIO:
+    """The lock's file; whoever closes it gives the lock back."""
     local_files.make_dir(path.parent)
-    with local_files.errors(path), path.open("a+") as file:
+    with ExitStack() as stack, local_files.errors(path):
+        file = stack.enter_context(path.open("a+"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -36,12 +54,12 @@ def run_lock(plan: Plan) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        stack.pop_all()
+    return file
 
 
-def _path(plan: Plan) -> Path:
-    if not storage.is_s3(plan.run_uri):
-        return Path(plan.layout.at(".rvk8s", "lock"))
+def _cached(plan: Plan) -> Path:
+    """A file of this user's for a run whose folder cannot hold a lock."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(plan.run_uri.encode()).hexdigest()[:16]
     return cache / "rvk8s" / "locks" / f"{plan.run_id}-{name}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from s3server import S3Server
@@ -193,6 +195,28 @@ def test_an_unknown_run_id(tmp_path: Path, tiny_data: Path) -> None:
 
 def test_two_at_once(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, tmp_path)
+    with run_lock(plan):
+        refused = pytest.raises(InputError, match=f"is being run by process {os.getpid()}")
+        with refused, run_lock(plan):
+            pass
+    with run_lock(plan):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_two_at_once_where_the_file_system_has_no_locks(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path / "root", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    flock = fcntl.flock
+
+    def refusing(file: TextIO, operation: int) -> None:
+        if file.name.startswith(plan.root_uri):
+            raise OSError(number, os.strerror(number))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refusing)
     with run_lock(plan):
         refused = pytest.raises(InputError, match=f"is being run by process {os.getpid()}")
         with refused, run_lock(plan):
