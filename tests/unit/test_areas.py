@@ -105,6 +105,17 @@ def test_windows_of_a_scene_in_a_larger_area_lie_in_the_scene() -> None:
         assert max(w.ymax, w.xmax) <= SIDE + 3
 
 
+def test_a_scene_just_as_large_as_a_window() -> None:
+    def corners(height: int) -> tuple[Window, ...]:
+        area = Area([box(2, 2, 5, 5)], Window(0, 0, height, SIDE), within=False)
+        return area.corners((12, 12), (12, 12))
+
+    places = {(y, x) for b in corners(12) for y in range(b.ymin, b.ymax) for x in range(b.xmax)}
+    assert places >= {(0, x) for x in range(6)}
+    assert {y for y, _ in places} == {0}
+    assert corners(11) == ()
+
+
 def test_sizes_that_do_not_fit_are_drawn_again() -> None:
     plan = windows([box(20, 20, 60, 60)], (30, 60))
     sides = {plan.draw(0, i).height for i in range(200)}

@@ -63,9 +63,9 @@ class Area:
             # A window's middle is at most half a diagonal away from what it touches.
             height, width = largest
             limits = self._limits
-            last = box(
-                limits.xmin, limits.ymin, limits.xmax - smallest[1], limits.ymax - smallest[0]
-            )
+            # Half a pixel more on each side: a scene just as large as a window leaves room for one.
+            right, bottom = limits.xmax - smallest[1] + 0.5, limits.ymax - smallest[0] + 0.5
+            last = box(limits.xmin - 0.5, limits.ymin - 0.5, right, bottom)
             middles = self._area.buffer(hypot(height, width) / 2)
             region = translate(middles, -width / 2, -height / 2).intersection(last)
         return tuple(_cut(_polygons(region)))
