@@ -7,7 +7,8 @@ request has a timeout, and one that met a passing fault (no answer, 429, 5xx) is
 
 Every method raises:
     ClusterUnavailable: no answer, or only passing faults, for `patience` seconds.
-    InputError: the request is refused: no permission, no such kind, an invalid object.
+    InputError: the request is refused: no permission (see `forgives`), no such kind, an invalid
+        object.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from urllib.parse import urlencode
 
 from rvk8s.cluster import kubeconfig
 from rvk8s.cluster.json_text import json_text
-from rvk8s.cluster.kinds import KINDS, NotFound, WatchExpired, path_of, refusal
+from rvk8s.cluster.kinds import (
+    KINDS,
+    Forbidden,
+    NotFound,
+    Unauthorized,
+    WatchExpired,
+    path_of,
+    refusal,
+)
 from rvk8s.errors import ClusterUnavailable, Conflict, InputError
 
 if TYPE_CHECKING:
@@ -56,6 +65,8 @@ class Cluster:
         namespace: of all objects.
         patience: seconds for which a request is tried again after passing faults.
         cancelled: asked between two tries; once true, the last fault is raised.
+        forgives: seconds for which a server that has answered before may refuse the user (401,
+            403): one that has just started knows neither all roles nor all tokens yet.
     """
 
     def __init__(
@@ -64,10 +75,12 @@ class Cluster:
         namespace: str,
         patience: float = 20.0,
         cancelled: Callable[[], bool] = lambda: False,
+        forgives: float = 0.0,
     ):
         self._api, self.namespace = api, namespace
-        self.patience, self.cancelled = patience, cancelled
+        self.patience, self.cancelled, self.forgives = patience, cancelled, forgives
         self.requests = 0  #: sent so far
+        self._answered = False
 
     @classmethod
     def connect(
@@ -133,9 +146,15 @@ class Cluster:
         """An object; None where there is none."""
         return self._maybe("GET", path_of(self.namespace, kind, name))
 
-    def list_all(self, kind: str, labels: str = "", fields: str = "") -> list[Object]:
-        """All objects that selectors such as "rvk8s.io/run=potsdam-1,app!=x" pick."""
-        return self._list(kind, labels, fields)[0]
+    def list_all(
+        self, kind: str, labels: str = "", fields: str = "", forgiving: bool = True
+    ) -> list[Object]:
+        """All objects that selectors such as "rvk8s.io/run=potsdam-1,app!=x" pick.
+
+        Args:
+            forgiving: whether `forgives` holds.
+        """
+        return self._list(kind, labels, fields, forgiving)[0]
 
     def delete(
         self, kind: str, name: str, *, propagation: str = "Background", uid: str | None = None
@@ -173,7 +192,7 @@ class Cluster:
             WatchExpired: version is too old; begin with a list again.
         """
         if version is None:
-            items, version = self._list(kind, labels, "")
+            items, version = self._list(kind, labels, "", forgiving=False)  # who watches does
             yield "LISTED", {"items": items, "version": version}
         query = {
             "watch": "true",
@@ -220,13 +239,16 @@ class Cluster:
             with self._stream(path, query, 300.0 if follow else 60.0) as response:
                 yield from _lines(response)
 
-    def _list(self, kind: str, labels: str, fields: str) -> tuple[list[Object], str]:
+    def _list(
+        self, kind: str, labels: str, fields: str, forgiving: bool
+    ) -> tuple[list[Object], str]:
         query = {"labelSelector": labels} if labels else {}
         query |= {"fieldSelector": fields} if fields else {}
         query["limit"] = "500"
         items: list[Object] = []
         while True:
-            answer = self._json("GET", path_of(self.namespace, kind), query)
+            path = path_of(self.namespace, kind)
+            answer = self._json("GET", path, query, forgiving=forgiving)
             items += answer["items"]
             if not answer["metadata"].get("continue"):
                 break
@@ -249,19 +271,26 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content_type: str = "application/json",
+        forgiving: bool = True,
     ) -> Object:
         """Send a request until it is answered; gives the answer's JSON."""
         end, pause, said = time.monotonic() + self.patience, 0.5, False
+        refused: float | None = None  # since when
         while True:
             try:
                 answer = self._send(method, path, query, body, content_type, _READ)
                 return self._parsed(answer.data)
-            except ClusterUnavailable as error:
-                wait = max(error.retry_after or 0.0, pause * random.uniform(0.5, 1.5))
-                if self.cancelled() or time.monotonic() + wait > end:
+            except (ClusterUnavailable, Forbidden, Unauthorized) as error:
+                wait, now = pause * random.uniform(0.5, 1.5), time.monotonic()
+                if isinstance(error, ClusterUnavailable):
+                    wait, left = max(error.retry_after or 0.0, wait), end - now
+                else:
+                    refused = refused or now
+                    passes = forgiving and self._answered
+                    left = refused + self.forgives - now if passes else 0.0
+                if self.cancelled() or wait > left:
                     raise
                 if pause > _SAID_FROM and not said:
-                    left = end - time.monotonic()
                     log.info("%s %s: %s; trying again for %.0f s", method, path, error, left)
                     said = True
                 time.sleep(wait)
@@ -319,6 +348,7 @@ class Cluster:
             raise InputError(str(error), where=self.server, fix="look at the kubeconfig") from error
         if not 200 <= response.status < 300:
             raise refusal(response, f"{method} {path}", self.server)
+        self._answered = True
         return response
 
 

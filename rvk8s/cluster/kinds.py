@@ -61,6 +61,10 @@ class Forbidden(InputError):
     """The user's roles do not allow this (403)."""
 
 
+class Unauthorized(InputError):
+    """The server does not know the user (401)."""
+
+
 class NoSuchKind(InputError):
     """The cluster lacks a kind that somebody has to install."""
 
@@ -118,7 +122,7 @@ def refusal(response: Response, request: str, server: str) -> Rvk8sError:
         return WatchExpired(text)
     if status == 401:
         fix = "log in again, or look at the user in the kubeconfig"
-        return InputError("does not accept these credentials", where=server, fix=fix)
+        return Unauthorized("does not accept these credentials", where=server, fix=fix)
     # Else nobody may: a quota, a policy, a namespace that is being deleted.
     if status == 403 and 'forbidden: User "' in text:
         fix = "ask the administrator for the roles of helm/rvk8s-platform, or give -n NAMESPACE"

@@ -12,7 +12,7 @@ import yaml
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.kinds import Forbidden, NotFound
 from rvk8s.cluster.queues import queue_of
-from rvk8s.errors import InputError, InputErrors
+from rvk8s.errors import ClusterUnavailable, InputError, InputErrors
 
 _PLATFORM = "helm install rvk8s-platform helm/rvk8s-platform -n"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,8 +31,16 @@ def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[st
     Raises:
         InputErrors: the namespace, a service account, the launcher's kind, the queue, a Secret or
             one of its keys is missing; a manifest is refused. A line for each.
+        ClusterUnavailable: the API server, or a webhook that it asks, does not answer.
     """
-    namespace, skipped = cluster.namespace, set(skip_kinds)
+    try:
+        _check(cluster, manifests, set(skip_kinds))
+    except ClusterUnavailable as error:
+        raise ClusterUnavailable(f"{error}; nothing was created: try again later") from error
+
+
+def _check(cluster: Cluster, manifests: Sequence[Object], skipped: set[str]) -> None:
+    namespace = cluster.namespace
     if _seen(partial(cluster.get, "Namespace", namespace)) is None:
         raise InputErrors([_no_namespace(namespace)])
     stages = [document for manifest in manifests for document in _stage_manifests(manifest)]

@@ -33,7 +33,8 @@ def workloads(cluster: Cluster, item: Object) -> list[Object]:
     if not queue_of(item):
         return []
     try:
-        return cluster.list_all("Workload", f"{_JOB}={item['metadata']['uid']}")
+        labels = f"{_JOB}={item['metadata']['uid']}"
+        return cluster.list_all("Workload", labels, forgiving=False)
     except InputError as error:  # a role from before there was a queue, another Kueue
         log.debug("no Workloads: %s", error)
         return []

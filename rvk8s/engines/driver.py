@@ -56,6 +56,8 @@ _HEARTBEAT, _TICK = 10.0, 1.0
 _LAST_LOGS, _LAST_LINES = 30.0, 5.0
 #: Seconds that the last heartbeat of a driver that leaves its run gets to arrive in storage.
 _LAST_BEAT = 2.0
+#: Seconds for which an API server that knew this driver may refuse it.
+_REFUSED = 120.0
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _FOR_EVER = 10.0 * 365 * 86400
 
@@ -321,6 +323,7 @@ def run(environ: Mapping[str, str], leaving: _Leaving, lines: DriverLog) -> int:
     settings = Settings.of(environ)
     cluster = Cluster.connect(namespace=settings.namespace, patience=settings.cluster)
     cluster.cancelled = lambda: leaving.asked() is not None
+    cluster.forgives = _REFUSED
     began = time.monotonic()
     job = cluster.get("Job", settings.run_id)
     if job is None:  # nothing would own what this driver makes, and it would stay for ever
