@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -254,6 +255,20 @@ def find_places(
     cluster = Cluster.connect(context=context, namespace=namespace) if on_cluster else None
     guess = cluster is None and storage.is_s3(found or "") and kubeconfig.is_there()
     return Places(found, cluster, guess)
+
+
+def status_command_line(
+    run_id: str,
+    *,
+    namespace: str | None = None,
+    context: str | None = None,
+    root_uri: str | None = None,
+    file: str | None = None,
+) -> str:
+    """The command that follows a run, where it was looked for."""
+    given = {"-n": namespace, "--context": context, "--root-uri": root_uri, "-f": file}
+    words = [word for flag, value in given.items() if value for word in (flag, value)]
+    return shlex.join(["rvk8s", "status", run_id, "-w", *words])
 
 
 def _file_namespace(file: str | None) -> str | None:

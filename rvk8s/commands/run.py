@@ -39,7 +39,7 @@ def run_command(output: str | None, dry_run: bool, **options: Any) -> None:
             print_json(documents)
         elif documents:
             print_json(documents[0])
-    _raise(failures)
+    raise_failures(failures)
 
 
 def _run_all(
@@ -70,7 +70,8 @@ def _run_all(
     return summaries, failures
 
 
-def _raise(failures: Sequence[tuple[Plan, Rvk8sError]]) -> None:
+def raise_failures(failures: Sequence[tuple[Plan, Rvk8sError]]) -> None:
+    """Raise what failed of several runs, in one error; with the first one's code, or Ctrl-C's."""
     if len(failures) == 1:
         raise failures[0][1]
     if failures:

@@ -16,6 +16,7 @@ from rvk8s.commands.options import (
     print_json,
     root_uri_option,
     run_argument,
+    status_command_line,
 )
 
 
@@ -81,7 +82,8 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
         return
     from rvk8s.runs.follow import until_ended
 
-    until_ended(places, found.run_id, show=True)
+    again = status_command_line(found.run_id, **where)
+    until_ended(places, found.run_id, show=True, go_on=again)
 
 
 @click.command("logs")

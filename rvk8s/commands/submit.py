@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,10 +13,14 @@ from rvk8s.commands.options import (
     make_submissions,
     plan_options,
     print_json,
+    status_command_line,
 )
+from rvk8s.commands.run import raise_failures
+from rvk8s.errors import Interrupted, Rvk8sError
 
 if TYPE_CHECKING:
-    from rvk8s.cluster import Object
+    from rvk8s.cluster import Cluster, Object
+    from rvk8s.plan import Plan
     from rvk8s.submit import Submission
 
 _DRY_RUNS = ("client", "server")
@@ -80,6 +85,7 @@ def submit_command(
             _print_objects(submission, list(submission.rendered.manifests), output or "yaml", "")
         return
     from rvk8s.cluster import Cluster
+    from rvk8s.runs import display
 
     cluster = Cluster.connect(context=context, namespace=submissions[0].namespace)
     act = submit.try_out if dry_run else submit.send
@@ -87,14 +93,28 @@ def submit_command(
         sent = act(cluster, submission)
         _print_objects(submission, sent, output, " (server dry run)" if dry_run else "")
         if output is None and not dry_run and not follow:
-            click.echo(f"see it with: {_follow_command(submission, context)}", err=True)
+            display.say(f"see it with: {_follow_command(submission, context)}")
     if (wait or follow) and not dry_run:
-        from rvk8s.runs.follow import until_ended
-        from rvk8s.runs.places import Places
+        _wait_for_all(cluster, submissions, context, show=follow)
 
-        for submission in submissions:
-            again = _follow_command(submission, context)
-            until_ended(Places(cluster=cluster), submission.plan.run_id, show=follow, go_on=again)
+
+def _wait_for_all(
+    cluster: Cluster, submissions: Sequence[Submission], context: str | None, *, show: bool
+) -> None:
+    """Wait until all runs have ended; one that fails is told at the end, Ctrl-C at once."""
+    from rvk8s.runs.follow import until_ended
+    from rvk8s.runs.places import Places
+
+    failures: list[tuple[Plan, Rvk8sError]] = []
+    for submission in submissions:
+        plan, again = submission.plan, _follow_command(submission, context)
+        try:
+            until_ended(Places(cluster=cluster), plan.run_id, show=show, go_on=again)
+        except Rvk8sError as error:
+            failures.append((plan, error))
+            if isinstance(error, Interrupted):
+                break
+    raise_failures(failures)
 
 
 def _print_objects(
@@ -117,5 +137,6 @@ def _print_objects(
 
 
 def _follow_command(submission: Submission, context: str | None) -> str:
-    words = ["rvk8s status", submission.plan.run_id, "-w", "-n", submission.namespace]
-    return " ".join([*words, *(["--context", context] if context else [])])
+    return status_command_line(
+        submission.plan.run_id, namespace=submission.namespace, context=context
+    )

@@ -48,7 +48,7 @@ class TimedOut(Rvk8sError):
     exit_code = ExitCode.DEADLINE
 
 
-def until_ended(places: Places, run: str, *, show: bool, go_on: str = "") -> None:
+def until_ended(places: Places, run: str, *, show: bool, go_on: str) -> None:
     """Wait until a run has ended.
 
     Args:
@@ -75,8 +75,7 @@ def until_ended(places: Places, run: str, *, show: bool, go_on: str = "") -> Non
                 if found.state in _TARGETS["ended"]:
                     break
         except KeyboardInterrupt:
-            again = go_on or f"rvk8s status {run} -w"
-            raise Interrupted(f"the run goes on; see it again with: {again}") from None
+            raise Interrupted(f"the run goes on; see it again with: {go_on}") from None
     if found.state != State.SUCCEEDED:
         raise _failure(found)
     if show and not places.faults:
@@ -213,7 +212,8 @@ def _condition(target: str) -> Callable[[RunStatus], bool]:
         fix = f"give succeeded, failed, ended, or stage= with one of {', '.join(STAGES)}"
         raise InputError(f"{target!r} cannot be waited for", where="--for", fix=fix)
     done = (State.SUCCEEDED, State.SKIPPED)
-    return lambda found: found.record.stage(stage).state in done
+    # Of a stage that was skipped the cluster has nothing: the run's end says that it is done.
+    return lambda found: (found.state == State.SUCCEEDED or found.record.stage(stage).state in done)
 
 
 def _failure(found: RunStatus) -> RunFailed:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -117,6 +118,23 @@ def test_status_watched_as_json_is_a_document_for_each_change(run: Run, tmp_path
     code, out, err = run("status", name, "-w", "-o", "json")
     assert (code, err) == (0, "")
     assert json.loads(out) == documents[-1]
+
+
+def test_ctrl_c_of_a_watched_run_names_the_same_place(run: Run, tmp_path: Path) -> None:
+    name = "one-20261124-101010-bbbb"
+    file = tmp_path / "runs" / name / "run.json"
+    record = RunRecord.from_dict(json.loads(file.read_text()))
+    record.state, record.started = State.RUNNING, now()
+    storage.write_json(str(file), record.to_dict())
+    options = ["--root-uri", "../runs", "-f", "../rvk8s.yaml"]
+    command = [sys.executable, "-m", "rvk8s.cli", "status", name[:12], "-w", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        assert watching.stderr.readline().startswith(f"run {name} in")
+        watching.send_signal(signal.SIGINT)
+        last = watching.stderr.read().splitlines()[-1]
+    assert watching.returncode == 130
+    assert last.endswith(f"see it again with: rvk8s status {name} -w {' '.join(options)}")
 
 
 def test_logs(run: Run) -> None:

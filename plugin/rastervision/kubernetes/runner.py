@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -115,8 +116,9 @@ class KubernetesRunner(Runner):
             raise Refused(error) from error
         for name in submission.names:
             click.echo(f"{name} created")
-        where = f"-n {submission.namespace}"
-        click.echo(f"see it with: rvk8s status {submission.plan.run_id} -w {where}", err=True)
+        words = ["rvk8s", "status", submission.plan.run_id, "-w", "-n", submission.namespace]
+        words += ["--context", settings.context] if settings.context else []
+        click.echo(f"see it with: {shlex.join(words)}", err=True)
 
     def run_command(self, cmd: list[str]) -> None:
         raise NotImplementedError("stages run as pods: each is `rvk8s-stage NAME`")
