@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rvk8s import storage
 from rvk8s.cluster.conditions import ENDED
@@ -20,6 +21,17 @@ from rvk8s.runs.status import RunStatus, find_run, run_state
 
 #: Seconds between two looks at the logs with follow; on S3 they grow every ten seconds.
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
+
+
+#: Bytes of what was printed last by which its place is found again.
+_END = 4096
+
+
+class _Printed(NamedTuple):
+    """What was printed of a log: how many bytes, and their end."""
+
+    size: int
+    end: bytes
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ def _print_stored_or_live(
     layout, root = RunLayout(found.uri), found.uri.rpartition("/")[0]
     asked = (wanted.stage, wanted.split, wanted.node)
     stored = places.stored(root, lambda: list(_logs(layout, *asked))) or []
-    printed: dict[str, int] = {}
+    printed: dict[str, _Printed] = {}
     last: str | None = None
     for name in (pod_logs.DRIVER, *STAGES):
         record = found.record.stage(name) if name in STAGES else None
@@ -169,7 +181,7 @@ def print_logs(
     """
     layout = RunLayout(f"{root_uri}/{find_run(root_uri, run)}")
     check_stage(stage, on_cluster=storage.exists(layout.stage_dir(DRIVER)))
-    printed: dict[str, int] = {}
+    printed: dict[str, _Printed] = {}
     last: str | None = None
     interval = _REMOTE_INTERVAL if storage.is_s3(root_uri) else _INTERVAL
     while True:
@@ -218,22 +230,34 @@ def _nodes(layout: RunLayout, stage: str) -> list[int]:
     return [0, *sorted(int(match[1]) for match in found if match)]
 
 
-def _print_rest(log: _Log, printed: dict[str, int], last: str | None) -> str | None:
+def _print_rest(log: _Log, printed: dict[str, _Printed], last: str | None) -> str | None:
     """Print what a log has gained since it was last printed; a line says whose it is.
 
     Returns:
         The log that was printed last.
     """
     data = _read(log)
-    done = printed.get(log.uri, 0)
+    done = _done(data, printed.get(log.uri, _Printed(0, b"")))
     if len(data) <= done:
         return last
-    printed[log.uri] = len(data)
+    printed[log.uri] = _Printed(len(data), data[-_END:])
     if last != log.uri:
         sys.stdout.write(f"==> {log.title} <==\n")
     sys.stdout.write(data[done:].decode(errors="replace"))
     sys.stdout.flush()
     return log.uri
+
+
+def _done(data: bytes, before: _Printed) -> int:
+    """How many bytes of a log are printed.
+
+    A log that gets long loses its first half: it goes on where what was printed last stands now,
+    or from its first line, which is followed by how many are left out.
+    """
+    if data.endswith(before.end, 0, before.size):
+        return before.size
+    at = data.find(before.end)
+    return at + len(before.end) if at >= 0 else 0
 
 
 def _read(log: _Log) -> bytes:

@@ -48,6 +48,33 @@ def test_following_a_run_that_was_killed_ends(
     assert capsys.readouterr().out == "==> train <==\nfirst\nsecond\n"
 
 
+@pytest.mark.parametrize("gone", [3000, 5000])
+def test_following_a_log_that_is_shortened_misses_no_line(
+    gone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The driver cuts off what is old; the second time, more than was printed."""
+    plan = make_plan(tmp_path)
+    record = RunRecord.of_plan(plan, "test")
+    record.state = State.RUNNING
+    storage.write_json(plan.layout.run_json, record.to_dict())
+    lines = [f"line {number}\n" for number in range(10_000)]
+    head = f"{attempt_line('train')}\n"
+    storage.write_bytes(plan.layout.log("train"), "".join([head, *lines[:4000]]).encode())
+
+    def waited(seconds: float) -> None:
+        cut = f"... {gone} lines are left out\n"
+        storage.write_bytes(plan.layout.log("train"), "".join([head, cut, *lines[gone:]]).encode())
+        record.state = State.SUCCEEDED
+        storage.write_json(plan.layout.run_json, record.to_dict())
+
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=waited))
+    logs.print_logs(str(tmp_path), "run-1", follow=True)
+    again = [head, f"... {gone} lines are left out\n"] if gone > 4000 else []
+    rest = lines[max(gone, 4000) :]
+    expected = "".join(["==> train <==\n", head, *lines[:4000], *again, *rest])
+    assert capsys.readouterr().out == expected
+
+
 def test_previous_is_the_attempt_before_the_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
