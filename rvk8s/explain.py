@@ -19,15 +19,23 @@ from rvk8s.contract import ExitCode
 
 Object = Mapping[str, Any]
 
-_IMAGE = {
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-    "RegistryUnavailable",
-    "SignatureValidationFailed",
-}
+#: Reasons for which an image is not there yet, and those for which it never will be.
+_PULLING = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}
+_NO_IMAGE = {"InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_NO_IMAGE |= {"SignatureValidationFailed"}
+#: What registries say of an image that they will not give, and of one to ask for later.
+_REFUSED = re.compile(
+    r"not found|unauthorized|denied|forbidden|no basic auth|manifest unknown|no match for platform"
+    r"|x509",
+    re.IGNORECASE,
+)
+_TOO_MANY = re.compile(r"too ?many ?requests", re.IGNORECASE)
+#: What the API server says where not the object but something behind it is at fault.
+_SERVER_FAULT = re.compile(
+    r"internal error occurred|failed calling webhook|etcdserver: |timed out|too many requests"
+    r"|connection refused",
+    re.IGNORECASE,
+)
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 #: Events after which an earlier warning is of the past.
 _WENT_ON = {"SuccessfulCreate", "SuccessfulCreatePod", "Pulling", "Pulled", "Created", "Started"}
@@ -47,6 +55,9 @@ _NODE_REASONS = {
 #: How a message begins where a node ran short, not a pod: of what all of its pods use together.
 _NODE_SHORT = "The node was low on resource"
 _LESS_DISK = "give the pool more ephemeralStorage or shm, or use fewer chips"
+#: The chart's volume below the project's files, which a relative path is written to.
+_PROJECT = 'volume "project"'
+_NOT_THERE = "write below /tmp instead: the folder of the project's files takes 1 MiB"
 #: Seconds after a pod should be gone from which its node is taken not to answer.
 _OVERDUE = 30.0
 #: Kueue's words for what others have at the moment, and for what a queue never has.
@@ -81,11 +92,13 @@ class Trouble:
         text: one sentence and the fix.
         waits: whether waiting helps, as in a queue; else it would wait for ever.
         since: since when, as Kubernetes writes times; None where nothing says it.
+        may_pass: whether it may be a fault that passes, where `waits` is not known to be true.
     """
 
     text: str
     waits: bool
     since: str | None = None
+    may_pass: bool = False
 
 
 def verdict(pod: Object) -> Verdict | None:
@@ -101,7 +114,8 @@ def verdict(pod: Object) -> Verdict | None:
     reason, text = status.get("reason") or "", _line(status.get("message"))
     over = "ephemeral" in text or "EmptyDir" in text or "emptyDir" in text
     if reason == "Evicted" and over and not text.startswith(_NODE_SHORT):
-        return Verdict(ExitCode.DISK_FULL, f"its node ended it: {text}; {_LESS_DISK}")
+        fix = _NOT_THERE if _PROJECT in text else _LESS_DISK
+        return Verdict(ExitCode.DISK_FULL, f"its node ended it: {text}; {fix}")
     why_not = condition_of(pod, "DisruptionTarget")
     if why_not and why_not.get("status") == "True":
         return _lost_node(why_not)
@@ -201,17 +215,25 @@ def pod_trouble(pod: Object) -> Trouble | None:
     for container in chain(*kinds):
         waiting = container.get("state", {}).get("waiting") or {}
         reason, text = waiting.get("reason") or "", _line(waiting.get("message"))
-        if reason in _IMAGE:
-            fix = "is its name right (--image), has the registry it, and may the cluster pull it "
-            fix += "(image.pullSecrets)?"
-            what = f"the image {container.get('image')} cannot be pulled ({text or reason})"
-            return Trouble(f"{what}; {fix}", waits=False)
+        if reason in _PULLING or reason in _NO_IMAGE:
+            return _no_image(container.get("image"), reason, text)
         if reason in _CONFIG:
             fix = "make what is missing in this namespace, or correct storage.secretName"
             if "not found" not in text:
                 fix = "look at the image, and at `kubectl describe pod`"
             return Trouble(f"a pod cannot start: {text or reason}; {fix}", waits=False)
     return None
+
+
+def _no_image(image: object, reason: str, text: str) -> Trouble:
+    what = f"the image {image} cannot be pulled ({text or reason})"
+    if _TOO_MANY.search(text):
+        fix = "wait until the registry takes requests again, or log in to it (image.pullSecrets)"
+        return Trouble(f"{what}; {fix}", waits=True)
+    fix = "is its name right (--image), has the registry it, and may the cluster pull it "
+    fix += "(image.pullSecrets)?"
+    may_pass = reason in _PULLING and not _REFUSED.search(text)
+    return Trouble(f"{what}; {fix}", waits=False, may_pass=may_pass)
 
 
 def _unscheduled(pod: Object, scheduled: Object) -> Trouble:
@@ -256,18 +278,36 @@ def event_trouble(events: Iterable[Object], beside: Iterable[Object] = ()) -> Tr
         if "violates PodSecurity" in text:
             fix = "the namespace's pod security standard forbids what a value asks for"
             return Trouble(f"a pod is refused: {text}; {fix}", waits=False)
-        if reason in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
+        if reason == "FailedCreatePodSandBox":  # of the node and its network, not of the pod
+            fix = "wait until its node can, or look at `kubectl describe pod`"
+            return Trouble(f"a pod cannot start: {text}; {fix}", waits=True)
+        if reason in ("FailedMount", "FailedAttachVolume"):
             fix = "make what is missing, or look at `kubectl describe pod`"
-            return Trouble(f"a pod cannot start: {text}; {fix}", waits=False)
+            may_pass = "timed out" in text or "deadline exceeded" in text
+            return Trouble(f"a pod cannot start: {text}; {fix}", waits=False, may_pass=may_pass)
         if reason.startswith("FailedCreate"):
-            fix = "look at the namespace's quotas, limits and admission policies"
-            if "serviceaccount" in text and "not found" in text:
-                fix = "install helm/rvk8s-platform, or set serviceAccounts"
-            waits = "object is being deleted" in text  # an earlier one of the same name
-            if waits:
-                fix = "wait until that one is gone"
-            return Trouble(f"no pod can be made: {text}; {fix}", waits)
+            return _not_made(text)
     return None
+
+
+def _not_made(text: str) -> Trouble:
+    fix, waits = "look at the namespace's quotas, limits and admission policies", False
+    if "serviceaccount" in text and "not found" in text:
+        fix = "install helm/rvk8s-platform, or set serviceAccounts"
+    elif "object is being deleted" in text:  # an earlier one of the same name
+        fix, waits = "wait until that one is gone", True
+    elif _SERVER_FAULT.search(text):
+        fix, waits = "the cluster's administrator can mend that; it is waited for", True
+    return Trouble(f"no pod can be made: {text}; {fix}", waits)
+
+
+def without_maker(kind: str) -> Trouble:
+    """What has no pods although nothing says why; what makes them of this kind does not run."""
+    if kind == "PyTorchJob":
+        maker, fix = "the training operator", "start it, or train with --launcher job"
+    else:
+        maker, fix = "the cluster's Job controller", "look at kube-controller-manager"
+    return Trouble(f"nothing makes its pods: does {maker} run? {fix}", waits=True)
 
 
 def _refused_by_quota(text: str, beside: Iterable[Object]) -> Trouble:

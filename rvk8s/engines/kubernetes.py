@@ -181,8 +181,14 @@ class KubernetesLauncher:
                 log.info("Found %s %s, made before", kind, name)
                 self._found.add(found["metadata"]["labels"].get(Label.STAGE, ""))
                 return found
-            spent = max(spent, spent_on(found, self.pods.objects().values()))
+            spent = max(spent, self._spent_on(found))
             self._clear(found, attempt)
+
+    def _spent_on(self, found: Object) -> float:
+        """What a stage has taken of its deadline, also before a queue ended it."""
+        if self._run is not None and self._run.uid == found["metadata"]["uid"]:
+            return self._run.spent()
+        return spent_on(found, self.pods.objects().values())
 
     def _is_wanted(self, found: Object, manifest: Object, attempt: int) -> bool:
         if found["metadata"].get("deletionTimestamp") or not self._is_ours(found):

@@ -28,8 +28,15 @@ _SETTLE = 10.0
 _TIDY = 10.0
 #: Seconds that a pod, or what makes it, gets before events are asked for, and between two looks.
 _EVENTS_AFTER, _EVENTS_EVERY = 5.0, 30.0
+#: Seconds without a pod and without an event from which on nobody is taken to make them.
+_MAKER_AFTER = 60.0
+#: So many times as long as what cannot come right a fault gets that often passes: a registry that
+#: does not answer is asked after 0, 10, 30, 70, 150, 310 s and then every five minutes.
+_FAULTS = 6
 #: Seconds between two looks at what a queue says.
 _QUEUE_EVERY = 5.0
+#: Conditions of what has ended, or will without anybody's doing.
+_ENDS = ("Complete", "Succeeded", "Failed", "FailureTarget")
 #: So often a split finds its node's disk full before it is taken to fill it itself.
 _FULL_DISKS = 3
 
@@ -40,7 +47,8 @@ class Patience:
 
     Attributes:
         start: pods that cannot start: an image that is not there, a missing Secret, a quota that
-            never allows as much; not while other splits of the stage run.
+            never allows as much; six times as long where it may be a fault that passes, such as a
+            registry that does not answer; not while other splits of the stage run.
         pending: a place on a node, in a queue or in a quota, and a node that does not answer.
         partial: a place for the rest of a training's pods, while some hold nodes already.
         stop: pods that were told to end.
@@ -80,6 +88,7 @@ class StageRun:
         message: why it does not run; None where it does.
         gave_back: see launcher.Running.
         images: what its pods run, by digest.
+        uid: of the Job or PyTorchJob.
     """
 
     def __init__(self, launcher: StageHost, stage: Stage, splits: Sequence[int], main: Object):
@@ -89,15 +98,17 @@ class StageRun:
         self.images: list[str] = []
         self._launcher, self._main = launcher, main
         self._kind, self._name = main["kind"], main["metadata"]["name"]
-        self._uid: str = main["metadata"]["uid"]
-        self._made, self._missing, self._stopped = monotonic(), False, False
+        self.uid: str = main["metadata"]["uid"]
+        self._due, self._stopped = monotonic(), False  # since when it may have pods
         self._failing_since: float | None = None
         self._pods: dict[str, Object] = {}
         self._trouble_since: dict[str, float] = {}
         self._went_on = float("-inf")
         self._events: tuple[float, str, explain.Trouble | None] = (float("-inf"), "", None)
         self._queued: tuple[float, explain.Trouble | None] = (float("-inf"), None)
+        #: Pods from before a queue took the place back, and the seconds that they had it.
         self._put_out: set[str] = set()
+        self._had_place = 0.0
 
     def poll(self) -> Mapping[int, int]:
         """The exit codes of the splits that have ended; one that is not 0 is final.
@@ -107,16 +118,18 @@ class StageRun:
         """
         main = self._current()
         for pod in pods_of(self._main, self._launcher.pods.objects().values()):
-            if pod["metadata"]["uid"] not in self._put_out:
+            if self.stage.name != "train" or pod["metadata"]["uid"] not in self._put_out:
                 self._pods[pod["metadata"]["uid"]] = pod
         self.images = explain.images(self._pods.values()) or self.images
         if main is None:
             return self._all(ExitCode.PREEMPTED, "was deleted by somebody")
+        if is_suspended(main) and not condition(main, *_ENDS):
+            self._wait_again()
         codes = self._together(main) if self.stage.name == "train" else self._by_split(main)
         if len(codes) == len(self.splits) or any(codes.values()):
             self.message = None
             return codes
-        if self._is_late(main):
+        if self._is_late():
             self._end(tidy=False)
             return self._all(ExitCode.DEADLINE, None) | codes
         return self._with_trouble(main, codes)
@@ -124,6 +137,22 @@ class StageRun:
     def stop(self) -> None:
         """End all pods and wait until they are gone: as long as pods get to end, and no longer."""
         self._end(tidy=any((said := explain.verdict(p)) and said.code for p in self._pods.values()))
+
+    def spent(self) -> float:
+        """Seconds of the deadline that are over: spent_on(), and those before a queue ended it."""
+        pods = [pod for uid, pod in self._pods.items() if uid not in self._put_out]
+        return self._had_place + spent_on(self._main, pods)
+
+    def _wait_again(self) -> None:
+        """It waits in a queue, which may have taken its place back: other pods will come."""
+        pods = [pod for uid, pod in self._pods.items() if uid not in self._put_out]
+        if not all(has_ended(pod) for pod in pods):  # else it had none when this driver came
+            self._had_place += _longest_placed(pods)
+        self._put_out |= set(self._pods)
+        self._due = monotonic()
+        if self.stage.name == "train":  # splits that have ended keep their verdicts
+            self._pods.clear()
+            self._failing_since = None
 
     def _by_split(self, main: Object) -> dict[int, int]:
         """Of a Job that starts its splits again by itself."""
@@ -165,10 +194,6 @@ class StageRun:
         # A Job has Failed only once its last pod has ended: one whose node hangs never does.
         failed = condition(main, "Failed", "FailureTarget")
         if failed is None and is_suspended(main):
-            # Its queue has taken the place back: these pods are ended, and others come.
-            self._put_out |= set(self._pods)
-            self._pods.clear()
-            self._failing_since = None
             return {}
         ended = [pod for pod in self._pods.values() if has_ended(pod)]
         cause = explain.first_cause(list(self._pods.values()) if failed else ended)
@@ -205,11 +230,14 @@ class StageRun:
             self._trouble_since.clear()
             return codes
         key = "waits" if trouble.waits else "fails"
+        if trouble.waits:  # what failed before has come right
+            self._trouble_since.pop("fails", None)
         since = self._trouble_since.setdefault(key, monotonic())
         lasted = max(monotonic() - since, age(trouble.since) or 0.0)
         lasted = min(lasted, monotonic() - self._went_on)
         patience = self._launcher.patience
-        if lasted < (patience.pending if trouble.waits else patience.start):
+        limit = patience.start * (_FAULTS if trouble.may_pass else 1)
+        if lasted < (patience.pending if trouble.waits else limit):
             return codes
         self._end(tidy=False)
         code = ExitCode.DEADLINE if trouble.waits else ExitCode.BAD_INPUT
@@ -230,7 +258,7 @@ class StageRun:
         placed = [t for pod in pods_of(main, objects) if (t := _since_placed(pod)) is not None]
         if self.stage.name != "train" or not 0 < len(placed) < nodes:
             return None
-        spread = 1 + zlib.crc32(self._uid.encode()) / 2**33
+        spread = 1 + zlib.crc32(self.uid.encode()) / 2**33
         if min(placed) < self._launcher.patience.partial * spread:
             return None
         return f"gave {len(placed)} of its {nodes} nodes back after {min(placed):.0f} s"
@@ -242,10 +270,10 @@ class StageRun:
         found = [one for pod in present if (one := explain.pod_trouble(pod))]
         if found:  # what will not come right by itself says more
             return min(found, key=lambda one: one.waits)
-        if monotonic() - self._made < _EVENTS_AFTER:
+        if monotonic() - self._due < _EVENTS_AFTER:
             return None
         if self._lacks_pods(present, codes):
-            return self._event_trouble(self._uid)
+            return self._event_trouble(self.uid) or self._without_maker()
         for pod in present:
             if not has_started(pod) and not has_ended(pod):
                 return self._event_trouble(pod["metadata"]["uid"])
@@ -257,6 +285,12 @@ class StageRun:
             return len(self._pods) < self.stage.nodes
         there = {split_index(pod) for pod in present if not has_ended(pod)}
         return any(split not in there and split not in codes for split in self.splits)
+
+    def _without_maker(self) -> explain.Trouble | None:
+        """Whether it has had no pod at all since it may have some, and no event says why."""
+        if self._pods.keys() - self._put_out or monotonic() - self._due < _MAKER_AFTER:
+            return None
+        return explain.without_maker(self._kind)
 
     def _queue_trouble(self, main: Object) -> explain.Trouble | None:
         looked, trouble = self._queued
@@ -275,10 +309,9 @@ class StageRun:
             self._events = (monotonic(), uid, trouble)
         return trouble
 
-    def _is_late(self, main: Object) -> bool:
-        if self.stage.deadline_seconds is None:
-            return False
-        return spent_on(main, self._pods.values()) > self.stage.deadline_seconds
+    def _is_late(self) -> bool:
+        limit = self.stage.deadline_seconds
+        return limit is not None and self.spent() > limit
 
     def _all(self, code: int, message: str | None) -> dict[int, int]:
         for split in self.splits:
@@ -288,12 +321,12 @@ class StageRun:
     def _current(self) -> Object | None:
         """The stage's object as it is now; None where somebody deleted it."""
         found = self._launcher.watcher(self._kind).objects().get(self._name)
-        if found is not None and found["metadata"]["uid"] == self._uid:
+        if found is not None and found["metadata"]["uid"] == self.uid:
             self._main = {"kind": self._kind, **found}
             return self._main
         # A list that was on its way when the object was made does not have it.
         found = self._launcher.cluster.get(self._kind, self._name)
-        if found is None or found["metadata"]["uid"] != self._uid:
+        if found is None or found["metadata"]["uid"] != self.uid:
             return None
         self._main = found
         return found
@@ -313,7 +346,7 @@ class StageRun:
             launcher.wait(0.5)
         if self._running() or not (tidy or is_finished(self._main)):
             launcher.confirm()
-            launcher.cluster.delete(self._kind, self._name, uid=self._uid)
+            launcher.cluster.delete(self._kind, self._name, uid=self.uid)
             end = monotonic() + launcher.patience.stop
             # A node that does not answer ends nothing; before the next attempt it is waited for.
             while any(not explain.overdue(pod) for pod in self._running()) and monotonic() < end:
@@ -341,9 +374,12 @@ def spent_on(item: Object, pods: Iterable[Object]) -> float:
 
     Time in a queue does not count.
     """
-    before = float(annotation(item, Annotation.SPENT, "0"))
-    times = [seconds for pod in pods_of(item, pods) if (seconds := _since_placed(pod)) is not None]
-    return before + max(times, default=0.0)
+    return float(annotation(item, Annotation.SPENT, "0")) + _longest_placed(pods_of(item, pods))
+
+
+def _longest_placed(pods: Iterable[Object]) -> float:
+    times = (_since_placed(pod) for pod in pods)
+    return max((seconds for seconds in times if seconds is not None), default=0.0)
 
 
 def _since_placed(pod: Object) -> float | None:

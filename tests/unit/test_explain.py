@@ -123,6 +123,71 @@ def test_a_name_that_is_being_deleted_is_waited_for() -> None:
     assert not taken.waits, "that one stays"
 
 
+HOOK = 'failed calling webhook "validate.kyverno.svc-fail": failed to call webhook: Post "https://'
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "waits", "may_pass"),
+    [
+        ("FailedCreate", f"Internal error occurred: {HOOK}k: connection refused", True, False),
+        ("FailedCreatePod", "Error creating: etcdserver: request timed out", True, False),
+        ("FailedCreate", 'admission webhook "a.b" denied the request: no owner', False, False),
+        ("FailedCreatePodSandBox", NO_ADDRESS, True, False),
+        ("FailedMount", "failed to sync configmap cache: timed out waiting", False, True),
+        ("FailedMount", 'volume "ca": secret "ca" not found', False, False),
+    ],
+)
+def test_faults_of_the_cluster_are_waited_for(
+    reason: str, text: str, waits: bool, may_pass: bool
+) -> None:
+    trouble = event_trouble([event(reason, 3, text)])
+    assert trouble is not None
+    assert (trouble.waits, trouble.may_pass) == (waits, may_pass)
+    assert text in trouble.text
+
+
+def unpulled(reason: str, message: str) -> dict[str, Any]:
+    """A pod whose image does not come."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    status = {"name": "stage", "image": "r/i:1", "state": state}
+    return {
+        "metadata": {"name": "p"},
+        "status": {"phase": "Pending", "containerStatuses": [status]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "waits", "may_pass"),
+    [
+        ("ErrImagePull", "failed to resolve reference: r/i:1: not found", False, False),
+        (
+            "ImagePullBackOff",
+            "Back-off: ErrImagePull: unexpected status: 401 Unauthorized",
+            False,
+            False,
+        ),
+        ("ErrImagePull", "pull access denied, repository does not exist", False, False),
+        ("InvalidImageName", "couldn't parse image name", False, False),
+        ("ErrImagePull", "dial tcp 10.0.0.1:443: i/o timeout", False, True),
+        (
+            "ErrImagePull",
+            "unexpected status from HEAD request: 503 Service Unavailable",
+            False,
+            True,
+        ),
+        ("ErrImagePull", "toomanyrequests: You have reached your pull rate limit", True, False),
+        ("ImagePullBackOff", "Back-off: ErrImagePull: 429 Too Many Requests", True, False),
+    ],
+)
+def test_a_registry_that_does_not_answer_is_asked_for_longer(
+    reason: str, text: str, waits: bool, may_pass: bool
+) -> None:
+    trouble = pod_trouble(unpulled(reason, text))
+    assert trouble is not None
+    assert (trouble.waits, trouble.may_pass) == (waits, may_pass)
+    assert f"the image r/i:1 cannot be pulled ({text})" in trouble.text
+
+
 def evicted(message: str) -> dict[str, Any]:
     """A pod that its node's kubelet ended for its resources."""
     why = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
@@ -141,9 +206,11 @@ def test_a_node_that_ran_short_is_not_the_fault_of_its_pod() -> None:
         assert said is not None
         assert (said.code, said.disrupted) == (ExitCode.PREEMPTED, True), what
         assert f"low on resource: {what}" in str(said.message)
-    said = verdict(evicted('Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". '))
-    assert said is not None
-    assert said.code == ExitCode.DISK_FULL
+    for volume, fix in (("tmp", "give the pool more"), ("project", "write below /tmp instead")):
+        said = verdict(evicted(f'Usage of EmptyDir volume "{volume}" exceeds the limit "1Mi". '))
+        assert said is not None
+        assert said.code == ExitCode.DISK_FULL
+        assert fix in str(said.message)
 
 
 def ending(deletion: str, **status: Any) -> dict[str, Any]:
