@@ -214,8 +214,11 @@ def _named(message: str) -> InputError:
 def _schema_error(pointer: str, what: str) -> InputError:
     parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/") if part]
     if what == "false schema":
-        # The schema forbids only names of environment variables.
+        # The schema forbids only these paths, and names of environment variables.
         name = parts[-1]
+        if parts[:-1] == ["experiment", "source"]:
+            what, fix = f"{name} leads out of the project's folder", "give a path below it"
+            return BadValue(what, parts[:-1], fix, name)
         if parts[-2:-1] == ["nccl"]:
             fix = f"write {name.removeprefix('NCCL_')}"
             return BadValue(f"{name} has the NCCL_ that is put before it", parts[:-1], fix, name)

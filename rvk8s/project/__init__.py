@@ -246,7 +246,7 @@ class _Builder:
             self.errors += signature.refusals(own, places)
         return Experiment(
             name=name,
-            module=str(value.get("module")),
+            module=_below(str(value.get("module")), self.folder),
             signature=signature or Signature("get_config", any_name=True),
             where=document.where(path),
             project_dir=str(self.folder),
@@ -312,6 +312,12 @@ def _python_files(folder: Path, module: str) -> list[str]:
     namesakes = (path for path in near.glob("*/*.py") if path.name == Path(module).name)
     found = [*near.glob("*.py"), *namesakes]
     return sorted(os.path.relpath(path, folder) for path in found)
+
+
+def _below(module: str, folder: Path) -> str:
+    """A module's path from the folder, where it leads there otherwise, as ./one.py does."""
+    path = os.path.relpath(os.path.join(folder, module), folder)
+    return path if module.endswith(".py") and path.partition("/")[0] != ".." else module
 
 
 def _merged(experiment: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:

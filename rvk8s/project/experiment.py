@@ -15,7 +15,7 @@ class Experiment:
 
     Attributes:
         name: the experiment's name, for a variant experiment-variant.
-        module: as written: a .py file relative to project_dir, or a dotted name.
+        module: a .py file relative to project_dir, or a dotted name.
         signature: what its get_config takes.
         where: file, line and key, for errors.
         project_dir: absolute path of the folder of rvk8s.yaml.

@@ -24,14 +24,19 @@ def sources(experiment: Experiment) -> dict[str, str]:
     """What configure imports in its pod: path below the project's folder -> text.
 
     The module, all Python files of its folder and below (of a dotted module: of its top package),
-    and what these import from the project. None of a module that lies outside: it is in the image.
+    and what these import from the project. None of a dotted module that lies outside: it is in the
+    image.
 
     Raises:
         InputError: a file is not UTF-8 or cannot be read; they are too many for a ConfigMap; the
-            module has a name that cannot go there.
+            module has a name that cannot go there, or is a file outside of the project's folder.
     """
     folder = Path(experiment.project_dir)
     module = find_module(experiment.module, folder)
+    if experiment.module.endswith(".py") and module and not _is_in(module, folder):
+        what = f"module {experiment.module} lies outside of the folder of rvk8s.yaml"
+        fix = "move rvk8s.yaml above it, or put it in the image and write a dotted name"
+        raise InputError(what, where=experiment.where, fix=fix)
     if module is None or not _is_below(module, folder):
         return {}
     odd = [part for part in module.relative_to(folder).parts if not _NAME.fullmatch(part)]
@@ -78,7 +83,7 @@ def _may_hold_sources(folder: str) -> bool:
 def _imported(text: str, path: Path, folder: Path) -> Iterator[Path]:
     """The files of the project that a source's import statements name."""
     try:
-        tree = ast.parse(text)
+        tree = ast.parse(text.encode())  # as Python reads a file: it may begin with a BOM
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # configure says it, with the line
     package = path.parent
@@ -108,8 +113,11 @@ def _files_of(parts: list[str], start: Path, folder: Path) -> Iterator[Path]:
 
 
 def _is_below(path: Path, folder: Path) -> bool:
-    inside = path.is_relative_to(folder)
-    return inside and not _NOT_SOURCES.intersection(path.relative_to(folder).parts)
+    return _is_in(path, folder) and not _NOT_SOURCES.intersection(path.relative_to(folder).parts)
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(folder)
 
 
 def _read(path: Path, name: str) -> str:

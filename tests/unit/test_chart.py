@@ -102,6 +102,10 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
                 "values.driver.env: RVK8S_S3_PATH_STYLE is set by rvk8s itself; set values.storag",
             ],
         ),
+        (
+            {"experiment": {"source": {"../x.py": ""}}},
+            ["values.experiment.source: ../x.py leads out of the project's folder; give a path"],
+        ),
         ({"launcher": "mpi"}, ["values.launcher (--launcher): "]),
         (
             {"storage": {"endpoint": "minio:9000"}, "pools": {"gpu": {"shmPerGpu": "4 GB"}}},

@@ -94,3 +94,30 @@ def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "exp" / "latin.py").write_bytes("# é".encode("latin-1"))
     with pytest.raises(InputError, match=r"exp/latin\.py: is not UTF-8"):
         sources.sources(experiment)
+
+
+@pytest.mark.parametrize("module", ["../exps/e.py", "{outside}/exps/e.py"])
+def test_a_file_outside_of_the_folder_is_refused(tmp_path: Path, module: str) -> None:
+    (tmp_path / "exps").mkdir()
+    (tmp_path / "exps" / "e.py").write_text(GET_CONFIG)
+    (tmp_path / "conf").mkdir()
+    experiment = made(tmp_path / "conf", module.format(outside=tmp_path), {})
+    assert experiment.module == module.format(outside=tmp_path), "which a local run can use"
+    with pytest.raises(
+        InputError, match=r":3: experiments.one: module .*/e.py lies outside of the"
+    ):
+        sources.sources(experiment)
+
+
+@pytest.mark.parametrize("module", ["./exp/one.py", "exp/../exp/one.py", "{folder}/exp/one.py"])
+def test_a_way_round_to_a_file_below_is_made_straight(tmp_path: Path, module: str) -> None:
+    files = {"exp/one.py": f"import two\n{GET_CONFIG}", "two.py": ""}
+    experiment = made(tmp_path, module.format(folder=tmp_path), files)
+    assert experiment.module == "exp/one.py"
+    assert sorted(sources.sources(experiment)) == ["exp/one.py", "two.py"]
+
+
+def test_imports_are_found_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    text = f"\ufeffimport two\n{GET_CONFIG}"
+    found = sources.sources(made(tmp_path, "one.py", {"one.py": text, "two.py": ""}))
+    assert found == {"one.py": text, "two.py": ""}
