@@ -205,10 +205,14 @@ class LiveTable:
 def print_summary(
     record: RunRecord, scores: Mapping[str, Any] | None, pictures: Sequence[str]
 ) -> None:
-    """What a run gave: scores, where everything lies, how long it took; on stdout."""
+    """What a run gave: scores, where everything lies, how long it took; on stdout.
+
+    Other runs may follow: what cannot be written is said at the program's end.
+    """
     if sys.stdout is None:  # closed
         return
-    console = Console() if sys.stdout.isatty() else Console(width=100)
+    width = None if sys.stdout.isatty() else 100
+    console = Console(file=cast(TextIO, _LetGo(sys.stdout)), width=width)
     layout = record.plan.layout
     if scores:
         report.print_scores(dict(scores), console)

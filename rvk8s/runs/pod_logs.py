@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.kinds import Forbidden
 from rvk8s.cluster.log_lines import stamped
 from rvk8s.cluster.pod_state import container_of, has_ended, has_started
 from rvk8s.cluster.watch import Watcher
@@ -80,6 +81,8 @@ def print_now(cluster: Cluster, pods: Iterable[Object], wanted: Wanted, printer:
             try:
                 for line in cluster.log_lines(name, container):
                     printer.put(_title(pod), line)
+            except Forbidden:  # as of all others
+                raise
             except Rvk8sError as error:
                 printer.put(_title(pod), f"({error})".encode())
     sys.stdout.flush()

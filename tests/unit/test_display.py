@@ -175,6 +175,18 @@ def test_nothing_is_said_where_nobody_hears(
     assert capsys.readouterr().out == ""
 
 
+def test_a_summary_that_nobody_reads_keeps_no_other_run_from_starting(
+    record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb", buffering=0) as raw, io.TextIOWrapper(raw, write_through=True) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        display.print_summary(record, None, ())
+    monkeypatch.setattr(sys, "stdout", None)
+    display.print_summary(record, None, ())
+
+
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("fault", [StorageUnavailable("no answer"), InputError("expired")])
 def test_storage_that_does_not_answer_ends_no_run(

@@ -16,6 +16,7 @@ from launching import make_plan
 
 from rvk8s import storage
 from rvk8s.cli import rvk8s
+from rvk8s.cluster.kinds import Forbidden
 from rvk8s.contract import State, attempt_line, now
 from rvk8s.errors import ClusterUnavailable, InputError
 from rvk8s.runs import logs, pod_logs
@@ -200,3 +201,13 @@ def test_following_ends_where_a_lost_node_hangs(
     following.join(5)
     assert not following.is_alive()
     assert "nothing more can be read of chip, split 0" in capsys.readouterr().err
+
+
+def test_who_may_read_no_logs_is_told_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> Iterator[bytes]:
+        raise Forbidden("not allowed")
+
+    monkeypatch.setattr(LostNode, "log_lines", refuse)
+    pods = [pod("a", {"running": {}}), pod("b", {"running": {}})]
+    with pytest.raises(Forbidden):
+        pod_logs.print_now(LostNode(), pods, Wanted(), Printer())  # type: ignore[arg-type]
