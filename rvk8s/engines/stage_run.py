@@ -269,7 +269,7 @@ class StageRun:
         present = pods_of(main, self._launcher.pods.objects().values())
         found = [one for pod in present if (one := explain.pod_trouble(pod))]
         if found:  # what will not come right by itself says more
-            return min(found, key=lambda one: one.waits)
+            return min(found, key=lambda one: (one.waits, one.may_pass))
         if monotonic() - self._due < _EVENTS_AFTER:
             return None
         if self._lacks_pods(present, codes):

@@ -215,6 +215,16 @@ def test_how_long_an_image_is_waited_for(host: Host, text: str, seconds: int, co
     assert run.poll() == {0: code}
 
 
+def test_what_cannot_come_right_says_more_than_a_fault_that_may_pass(host: Host) -> None:
+    run = host.start(Stage("train", nodes=2))
+    host.pod("train", 0, waiting("ErrImagePull", "i/o timeout"))
+    host.pod("train", 1, waiting("ErrImagePull", '"i": not found'))
+    run.poll()
+    host.seconds = 310
+    assert run.poll() == {0: 2}
+    assert "not found" in str(host.reasons["train", 0])
+
+
 @pytest.mark.parametrize("name", ["predict", "train"])
 def test_time_in_a_queue_that_put_a_stage_out_is_free(host: Host, name: str) -> None:
     run = host.start(Stage(name, splits=1 if name == "train" else 2, deadline_seconds=4 * 3600))
