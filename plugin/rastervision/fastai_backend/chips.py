@@ -190,5 +190,32 @@ def scale_of(dtype: np.dtype) -> float:
     return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
+class HasFormat(Protocol):
+    """A scene, as far as common_format() must know it; see windows.SceneReader."""
+
+    id: str
+    channels: int
+    dtype: np.dtype
+
+
+def common_format(scenes: Sequence[HasFormat]) -> tuple[int, np.dtype]:
+    """Bands and pixel type that all scenes have.
+
+    Raises:
+        InputError: they differ; names two scenes.
+    """
+    if not scenes:
+        raise InputError("there is no scene", fix="check the dataset's scenes")
+    first = scenes[0]
+    for s in scenes[1:]:
+        if (s.channels, s.dtype) != (first.channels, first.dtype):
+            raise InputError(
+                f"scene {first.id} has {first.channels} bands of {first.dtype}, "
+                f"scene {s.id} has {s.channels} of {s.dtype}",
+                fix="set channel_order, or add a CastTransformerConfig",
+            )
+    return first.channels, first.dtype
+
+
 def _batches(indices: np.ndarray, batch: int) -> list[np.ndarray]:
     return [indices[i : i + batch] for i in range(0, len(indices), batch)]

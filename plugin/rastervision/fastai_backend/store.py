@@ -201,7 +201,7 @@ class StoredChips:
                 f"the parts of {group} hold chips of different formats: "
                 + "; ".join(sorted(map(str, formats))),
                 where=str(store),
-                fix="run the chip stage again for all scenes",
+                fix="give all scenes equal bands and pixel types, and chip all of them again",
             )
         self.format = formats.pop()
         self.size, self.channels = self.format.size, self.format.channels

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from rastervision.fastai_backend.chips import DTYPES, count_classes
+from rastervision.fastai_backend.chips import DTYPES, common_format, count_classes
 from rastervision.fastai_backend.data import as_tensor
 from rastervision.fastai_backend.store import check_ids
 from torch.nn import functional as F
@@ -374,22 +374,3 @@ def read_windows(
     images = RowReader(scene.image, windows, pixel, scene.image_in_strips)
     labels = RowReader(scene.labels, windows, 1, scene.labels_in_strips)
     return zip(windows, images, labels, strict=True)
-
-
-def common_format(scenes: Sequence[SceneReader]) -> tuple[int, np.dtype]:
-    """Bands and pixel type that all scenes have.
-
-    Raises:
-        InputError: they differ; names two scenes.
-    """
-    if not scenes:
-        raise InputError("there is no scene", fix="check the dataset's scenes")
-    first = scenes[0]
-    for s in scenes[1:]:
-        if (s.channels, s.dtype) != (first.channels, first.dtype):
-            raise InputError(
-                f"scene {first.id} has {first.channels} bands of {first.dtype}, "
-                f"scene {s.id} has {s.channels} of {s.dtype}",
-                fix="set channel_order, or add a CastTransformerConfig",
-            )
-    return first.channels, first.dtype

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,10 +34,17 @@ from rastervision.core.data import (
 from rastervision.core.data.utils.rasterio import get_aws_session
 from rastervision.core.rv_pipeline import RVPipelineConfig
 from rastervision.fastai_backend.backend.scenes import windows_of
+from rastervision.fastai_backend.chips import common_format
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
-from rastervision.fastai_backend.windows import RandomWindows
+from rastervision.fastai_backend.windows import RandomWindows, chip_dtype
 from rastervision.kubernetes.failures import explain, one_line
-from rastervision.kubernetes.option_checks import check_classes, check_commands, sampling_of
+from rastervision.kubernetes.nodata import misread, replaced
+from rastervision.kubernetes.option_checks import (
+    check_classes,
+    check_commands,
+    check_sampling,
+    sampling_of,
+)
 from rastervision.kubernetes.places import compare_places, parts
 from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
@@ -79,7 +87,7 @@ def check(
     if isinstance(config.backend, FastaiSemanticSegmentationConfig) and not options:
         options = config.backend.check(dataset.class_config, gpus, ranks)
     if commands is None:
-        commands = config.backend.filter_commands(["analyze", "chip", "predict"])
+        commands = config.backend.filter_commands(["analyze", "chip", "train", "predict"])
     options += check_commands(config, commands)
     if not dataset.train_scenes:
         fix = "give dataset.train_scenes at least one scene"
@@ -90,6 +98,11 @@ def check(
         fix = "give dataset.validation_scenes at least one scene: it scores every epoch"
         options.append(InputError("there is no validation scene", fix=fix))
     checker = _Checker(dataset.class_config, bool(config.analyzers) and "analyze" in commands)
+    if isinstance(config.backend, FastaiSemanticSegmentationConfig):
+        checker.ignored = config.backend.solver.ignore_class_index
+        checker.trains = "chip" in commands or "train" in commands
+    if checker.trains:
+        options += check_sampling(config)
     checker.errors += [*options, *check_streaming(config)]
     for scene in dataset.train_scenes:
         checker.check_scene(scene, "train", sampling_of(config, scene.id, checker.errors))
@@ -101,6 +114,13 @@ def check(
     return checker.errors, checker.warnings
 
 
+@dataclass
+class _Format:
+    id: str
+    channels: int
+    dtype: np.dtype
+
+
 class _Checker:
     """Collects errors and warnings over the scenes of a data set.
 
@@ -110,6 +130,12 @@ class _Checker:
 
     def __init__(self, classes: ClassConfig, analyze: bool = False):
         self.classes, self.analyze = classes, analyze
+        #: Whether the fastai backend will chip or train.
+        self.trains = False
+        #: The class that it does not train.
+        self.ignored: int | None = None
+        #: What the first scene's chips are.
+        self.format: _Format | None = None
         self.errors: list[InputError] = []
         self.warnings: list[str] = []
         #: Training pixels by class id, as far as they were looked at; None: not segmentation.
@@ -132,12 +158,17 @@ class _Checker:
         if in_files:
             for source in raster_sources(label.raster_source):
                 self._check_files(source, f"label of {where}")
+        if self.trains and group != "test" and label is None:
+            fix = "give it one, or leave the scene out"
+            self.errors.append(InputError("has no label_source", where=where, fix=fix))
         if len(self.errors) > before:
             return
         try:
             if self.analyze and isinstance(scene.raster_source, MultiRasterSourceConfig):
                 scene.raster_source.build(use_transformers=False)
             built = scene.build(self.classes)
+            if self.trains:
+                self._check_format(built, group)
             if in_files:
                 compare_places(built, where)
             self._check_pixels(built, where)
@@ -166,6 +197,15 @@ class _Checker:
             for i in real
             if not self.seen[i]
         ]
+
+    def _check_format(self, scene: Scene, group: str) -> None:
+        """Raises InputError where a scene's chips are of another kind than the first scene's."""
+        source = scene.raster_source
+        found = _Format(scene.id, source.num_channels, chip_dtype(source.dtype))
+        self.format = self.format or found
+        if group == "test":  # predicted in the pixel type of the training
+            found.dtype = self.format.dtype
+        common_format([self.format, found])
 
     def _check_files(self, source: RasterSourceConfig, where: str) -> None:
         """Open every file of a raster source."""
@@ -237,15 +277,18 @@ class _Checker:
         known = len(self.classes)
         counts = np.zeros(known, dtype=np.int64)
         others: set[int] = set()
+        source, read_as = scene.label_source.raster_source, set[int]()
         windows = list(_spread(scene.extent))
         area = None
         if scene.aoi_polygons_bbox_coords and within_aoi:
             # Raster Vision rounds its corners to whole pixels.
             area = unary_union(scene.aoi_polygons_bbox_coords).buffer(-1)
         for window in windows:
-            labels = scene.label_source.get_label_arr(window)
+            labels, gone = scene.label_source.get_label_arr(window), replaced(source, window)
             if area is not None:
-                labels = labels[_inside(area, window)]
+                here = _inside(area, window)
+                labels, gone = labels[here], gone[here]
+            read_as.update(np.unique(labels[gone]).tolist())
             inside = (labels >= 0) & (labels < known)
             others.update(np.unique(labels[~inside])[:6].tolist())
             counts += np.bincount(labels[inside].astype(np.int64), minlength=known)
@@ -255,6 +298,8 @@ class _Checker:
             fix = "name the classes in the class config, or map the ids with a ReclassTransformer"
             what = f"its label holds the ids {ids}, the class config has 0 to {known - 1}"
             self.errors.append(InputError(what, where=where, fix=fix))
+        elif error := misread(source, read_as, self.classes, self.ignored, where):
+            self.errors.append(error)
         if training:
             self.seen = counts + (0 if self.seen is None else self.seen)
             self.sampled |= len(windows) > 1

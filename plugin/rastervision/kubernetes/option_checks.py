@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rastervision.core.rv_pipeline import SemanticSegmentationPredictOptions
+from rastervision.core.rv_pipeline.chip_options import WindowSamplingMethod
+from rastervision.fastai_backend.backend.scenes import chip_size
+from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 
 from rvk8s.errors import InputError
 
@@ -64,12 +67,51 @@ def _check_crop(options: SemanticSegmentationPredictOptions) -> list[InputError]
     return [InputError(what, where="predict_options", fix=fix)]
 
 
+def check_sampling(config: RVPipelineConfig) -> list[InputError]:
+    """What ends the fastai backend's chip stage, or its training on windows, at its start."""
+    backend, sampling = config.backend, _sampling(config)
+    if not isinstance(backend, FastaiSemanticSegmentationConfig) or sampling is None:
+        return []
+    dataset = config.dataset
+    ids = [scene.id for scene in (*dataset.train_scenes, *dataset.validation_scenes)]
+    each = {"sampling": sampling}
+    if isinstance(sampling, dict):
+        each = {f"sampling[{i!r}]": sampling[i] for i in ids if i in sampling}
+        ids = [i for i in ids if i in sampling]  # sampling_of() names the others
+    errors = [error for where, one in each.items() for error in _check_limits(one, where)]
+    try:
+        chip_size(sampling, ids, backend.data.img_sz)
+    except InputError as error:
+        errors.append(error)
+    return errors
+
+
+def _check_limits(sampling: WindowSamplingConfig, where: str) -> list[InputError]:
+    """Random windows of no size: the upper limit is none of them."""
+    if sampling.method != WindowSamplingMethod.random:
+        return []
+    errors = []
+    for name in ("size_lims", "h_lims", "w_lims"):
+        limits = getattr(sampling, name)
+        if limits is not None and limits[0] >= limits[1]:
+            low, high = limits
+            fix = f"give ({min(limits)}, {max(limits) + 1}): the second is not drawn"
+            what = f"no size lies from {low} to below {high}"
+            errors.append(InputError(what, where=f"{where}.{name}", fix=fix))
+    return errors
+
+
+def _sampling(config: RVPipelineConfig) -> Any:
+    """One config of windows, or one by scene id; None where the pipeline does not say."""
+    options = config.chip_options
+    return getattr(config.backend, "sampling", None) or (options and options.sampling)
+
+
 def sampling_of(
     config: RVPipelineConfig, scene_id: str, errors: list[InputError]
 ) -> WindowSamplingConfig | None:
     """How chips are sampled from a scene; None where the pipeline does not say."""
-    options = config.chip_options
-    sampling = getattr(config.backend, "sampling", None) or (options and options.sampling)
+    sampling = _sampling(config)
     if isinstance(sampling, dict):
         if scene_id not in sampling:
             fix = f"add {scene_id!r} to the dict"

@@ -27,14 +27,13 @@ from rastervision.fastai_backend.backend.scenes import (
     prediction_windows,
     windows_of,
 )
-from rastervision.fastai_backend.chips import ChipSource
+from rastervision.fastai_backend.chips import ChipSource, common_format
 from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
 from rastervision.fastai_backend.georeference import ensure_transform
 from rastervision.fastai_backend.store import ChipFormat, ChipWriter, Part, StoredChips
 from rastervision.fastai_backend.windows import (
     SceneWindows,
     WindowChips,
-    common_format,
     fit,
     read_windows,
 )
