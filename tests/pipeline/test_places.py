@@ -179,6 +179,22 @@ def test_ids_outside_of_the_area_of_interest(tmp_path: Path) -> None:
         assert "its label holds the ids 255, the class config has 0 to 2" in line
 
 
+def test_an_area_of_interest_that_lies_elsewhere(tmp_path: Path) -> None:
+    """Raster Vision takes the whole scene then, also pixels that nobody has labelled."""
+    label = write(tmp_path / "label.tif", LABEL[None])
+    beside = areas(tmp_path / "beside.json", [(20, 300, 130, 400)])
+    nothing = areas(tmp_path / "nothing.json", [])
+    for area in (beside, nothing):
+        one = scene(image_of(tmp_path), label, area)
+        assert one.build(CLASSES).aoi_polygons_bbox_coords == []
+        (line,) = said(one)
+        assert f"no polygon that touches the image ({area}); give this scene's own" in line
+    crop = image_of(tmp_path, bbox=(0, 0, 60, 60))
+    area = areas(tmp_path / "area.json", [(70, 70, 130, 170)])
+    assert "no polygon that touches" in said(scene(crop, label, area))[0]
+    assert said(scene(image_of(tmp_path), label, area)) == []
+
+
 OTHER_SIZE = "the image has 190 x 150 pixels, its label 380 x 300; give the label of this image"
 
 

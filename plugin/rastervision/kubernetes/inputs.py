@@ -45,7 +45,7 @@ from rastervision.kubernetes.option_checks import (
     check_sampling,
     sampling_of,
 )
-from rastervision.kubernetes.places import compare_places, parts
+from rastervision.kubernetes.places import check_area, compare_places, parts
 from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
 from rastervision.pipeline.file_system import NotReadableError, download_if_needed
@@ -171,6 +171,7 @@ class _Checker:
                 self._check_format(built, group)
             if in_files:
                 compare_places(built, where)
+            check_area(built, scene.aoi_uris or (), where)
             self._check_pixels(built, where)
             if sampling is not None:
                 self._check_windows(built, sampling, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rastervision.core.data import (
@@ -39,6 +39,14 @@ def compare_places(scene: Scene, where: str) -> None:
         raise InputError(f"the image has {shapes}", where=where, fix=fix)
     what = "its label lies in another place, or has pixels of another size"
     raise InputError(what, where=where, fix=fix)
+
+
+def check_area(scene: Scene, uris: Sequence[str], where: str) -> None:
+    """Raises InputError where nothing of a scene is of interest: all of it would be used then."""
+    if uris and not scene.aoi_polygons:
+        what = f"its area of interest has no polygon that touches the image ({', '.join(uris)})"
+        fix = "give this scene's own, as GeoJSON of longitudes and latitudes, or leave aoi_uris out"
+        raise InputError(what, where=where, fix=fix)
 
 
 def parts(source: RasterSource) -> Iterator[RasterSource]:
