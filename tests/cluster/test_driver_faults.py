@@ -47,6 +47,20 @@ def test_a_watch_that_is_too_old(apiserver: ControlPlane, namespace: str, tmp_pa
         assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig))) == 0, play.said()
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_does_not_know_the_driver_for_a_while(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, status: int
+) -> None:
+    """One that has just started knows neither all roles nor all tokens."""
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path) as play,
+    ):
+        proxy.break_once("POST", "/jobs", status, times=3)
+        assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig)), 90) == 0, play.said()
+        assert {len(uids) for uids in play.made.values()} == {1}
+
+
 def test_connections_that_never_answer(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
