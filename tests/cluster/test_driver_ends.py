@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -117,6 +118,32 @@ def test_a_split_is_tried_again_by_its_job(
     with Play(apiserver, namespace, tmp_path, act, values={"stages": stages}) as play:
         assert play.finish(play.drive(), 80) == 0, play.said()
         assert {len(uids) for uids in play.made.values()} == {1}
+
+
+@pytest.mark.parametrize("other_is_done", [True, False])
+def test_a_split_that_its_job_gives_up_for_a_lost_node(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, other_is_done: bool
+) -> None:
+    """Its node refused it. The other one is done by then, or is ended and starts again, too."""
+    refused = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no devices"}
+
+    def act(stage: str, index: int, attempt: int) -> Fate:
+        if stage != "chip":
+            return 0
+        if (index, attempt) == (1, 0):
+            time.sleep(1)
+            return refused
+        if index == 0 and not other_is_done:
+            time.sleep(4 * attempt)  # it is done long after the one that was refused
+            return 0 if attempt else None
+        return 0
+
+    values = {"stages": {"chip": {"splits": 2, "retries": 0}}}
+    with Play(apiserver, namespace, tmp_path, act, values=values) as play:
+        assert play.finish(play.drive(), 90) == 0, play.said()
+        assert "UnexpectedAdmissionError no devices; trying again" in play.said()
+        assert len(play.made["run-1-chip"]) == 2
+        assert play.left() == []
 
 
 @pytest.mark.parametrize(("times", "code"), [(2, 0), (99, 28)])
