@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -39,9 +41,35 @@ def failed(site: Site, run: str, code: int, *words: str) -> str:
     return message
 
 
-def test_an_image_that_does_not_exist(tiny_site: Site) -> None:
-    run = tiny_site.submit("tiny", "--image", "docker.io/local/nothing:1")
-    failed(tiny_site, run, 2, "docker.io/local/nothing:1", "--image")
+class _EmptyRegistry(BaseHTTPRequestHandler):
+    """A registry that has no image. Nodes ask one on loopback without TLS."""
+
+    def do_GET(self) -> None:
+        self._answer(b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}')
+
+    def do_HEAD(self) -> None:
+        self._answer(b"")
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200 if self.path == "/v2/" else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def empty_registry() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _EmptyRegistry) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_image_that_does_not_exist(tiny_site: Site, empty_registry: str) -> None:
+    image = f"{empty_registry}/local/nothing:1"
+    run = tiny_site.submit("tiny", "--image", image)
+    failed(tiny_site, run, 2, image, "--image")
 
 
 def test_an_image_of_the_driver_that_does_not_exist(site_factory: SiteFactory) -> None:

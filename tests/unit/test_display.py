@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -115,13 +115,15 @@ def stderr_on(file: int | str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 def shown_on_a_terminal(plan: Plan, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> str:
     leader, terminal = pty.openpty()
-    with stderr_on(terminal, monkeypatch):
-        with display.show(plan, "auto") as shown:
-            record.stage("chip").state = State.SKIPPED
-            shown.update(record)
-        text = os.read(leader, 2**16).decode()
+    with stderr_on(terminal, monkeypatch), display.show(plan, "auto") as shown:
+        record.stage("chip").state = State.SKIPPED
+        shown.update(record)
+    text = b""
+    with suppress(OSError):  # it has ended
+        while part := os.read(leader, 2**16):
+            text += part
     os.close(leader)
-    return text
+    return text.decode()
 
 
 def test_a_table_on_a_terminal(
