@@ -161,6 +161,7 @@ class Play:
                 env={
                     **os.environ,
                     "KUBECONFIG": str(self.plane.kubeconfig),
+                    "TMPDIR": str(self.folder),  # else what a killed one leaves would stay
                     "RVK8S_RUN_ID": self.run_id,
                     "RVK8S_NAMESPACE": self.namespace,
                     "RVK8S_POD": pod,
