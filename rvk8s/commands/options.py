@@ -84,7 +84,8 @@ _PLAN_OPTIONS: tuple[Callable[[Function], Function], ...] = (
         type=click.IntRange(min=0),
         metavar="N",
         help="GPUs for training, in total; each split of predict gets one, too. Default: gpus of "
-        "rvk8s.yaml, else on this machine 1 where it has one, on a cluster 0: it trains on CPUs.",
+        "rvk8s.yaml, on this machine at most those that it has; else here 1, on a cluster 0: it "
+        "trains on CPUs.",
     ),
     click.option(
         "--ranks",
