@@ -8,7 +8,8 @@
     |-- WaitedTooLong         exit 124  nobody did what was waited for
     |-- StorageUnavailable    exit 138  storage did not answer; the same call may work later
     |-- RanksLost             exit 138  another process of the training is gone or does not answer
-    |-- ClusterUnavailable    exit 138  nor did the cluster's API server
+    |-- GpuFault              exit 138  a GPU has failed; another one may not
+    |-- ClusterUnavailable    exit 138  the cluster's API server did not answer
     |-- Conflict              exit 1    an object of the cluster is there already, or has changed
     |-- Interrupted           exit 130  Ctrl-C
     `-- Preempted             exit 143  SIGTERM: the node goes away
@@ -75,6 +76,10 @@ class StorageUnavailable(Rvk8sError):
 class RanksLost(Rvk8sError):
     """Another process of the training has ended or hangs: it has the reason, not this one."""
 
+    exit_code = ExitCode.RETRYABLE
+
+
+class GpuFault(Rvk8sError):
     exit_code = ExitCode.RETRYABLE
 
 

@@ -172,3 +172,30 @@ def test_environment(environ: dict[str, str], message: str, tmp_path: Path) -> N
     found = list(tmp_path.rglob("failed.json"))
     text = json.loads(found[0].read_text())["message"] if found else answer.stderr
     assert message in text
+
+
+@pytest.mark.parametrize(
+    ("stage", "at", "kept"),
+    [("train", "2999", True), ("train", "2001", False), ("predict", "2999", False)],
+)
+def test_a_node_that_is_ended_leaves_what_the_failed_one_says(
+    tmp_path: Path, stage: str, at: str, kept: bool
+) -> None:
+    """Once one node of a training has failed, the others are ended by SIGTERM."""
+    plan = make_plan(tmp_path, tmp_path)
+    write_run_json(plan)
+    failed = plan.layout.failed(stage)
+    storage.write_json(failed, {"exitCode": 12, "message": "memory", "at": f"{at}-01-01T00:00:00Z"})
+    code = (
+        "import os, signal, sys; from rastervision.kubernetes import stage;"
+        "stage._do = lambda _: os.kill(os.getpid(), signal.SIGTERM);"
+        f"print(int(stage.run({stage!r})))"
+    )
+    environ = {Env.RUN_URI: plan.run_uri, "PYTHONHASHSEED": "0"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "143\n"
+    said = storage.read_json(failed)
+    assert said
+    assert said["exitCode"] == (12 if kept else 143)

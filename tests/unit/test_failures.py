@@ -35,6 +35,14 @@ def _from(cause: BaseException) -> Exception:
             12,
             "of GPU memory",
         ),
+        (
+            RuntimeError(
+                "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might"
+            ),
+            138,
+            "the GPU has failed (uncorrectable ECC error encountered); if",
+        ),
+        (RuntimeError("CUDA error: unspecified launch failure"), 138, "the GPU has failed"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 12, "4 should fit"),
         (RuntimeError("could not create a primitive"), 12, "out of memory with solver"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 28, "no space left on the disk"),

@@ -54,3 +54,9 @@ def test_a_killed_rank_is_the_reason_and_not_those_that_missed_it(tmp_path: Path
     found = reason({0: aborted, 1: lost, 2: killed}, 3, gpus=True)
     assert str(found) == "rank 2 of 3 was ended by SIGKILL (out of memory?)"
     assert launch.code_of(found) == ExitCode.KILLED
+
+
+def test_nccl_waits_as_long_as_ranks_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, seconds in (("3600", "3600"), ("60", "480")):
+        monkeypatch.setenv(Env.RANKS_TIMEOUT, given)
+        assert launch._nccl()["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"] == seconds

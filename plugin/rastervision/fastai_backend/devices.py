@@ -30,7 +30,7 @@ def device_of(ranks: Ranks | None = None, dev: Path = Path("/dev")) -> torch.dev
 
     Raises:
         InputError: torch can't use the GPUs that were asked for, or there are fewer than processes
-            on this node.
+            on this node, or the image's torch has nothing that runs on this one.
     """
     ranks = ranks or Ranks()
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -43,12 +43,14 @@ def device_of(ranks: Ranks | None = None, dev: Path = Path("/dev")) -> torch.dev
     if not usable:
         return CPU
     if ranks.world_size == 1:
+        _check_kernels(0)
         return torch.device("cuda")
     if usable < ranks.on_node:
         raise InputError(
             f"{ranks.on_node} processes train on this node, which has {usable} GPUs",
             fix="start one for each GPU, or give --gpus 0 to train on the CPU",
         )
+    _check_kernels(ranks.local_rank)
     torch.cuda.set_device(ranks.local_rank)
     return torch.device("cuda", ranks.local_rank)
 
@@ -57,6 +59,24 @@ def asked() -> int:
     """How many GPUs the engine has asked for on this node; 0 where it does not say."""
     text = os.environ.get(Env.GPUS, "")
     return int(text) if text.isdecimal() else 0
+
+
+def _check_kernels(index: int) -> None:
+    """Torch only warns of a GPU it has no kernels for, and the first one fails, after all chips
+    were made. sm_80 runs on 8.x; compute_80 is compiled for newer GPUs as it is needed."""
+    major, minor = torch.cuda.get_device_capability(index)
+    built = re.findall(r"\b(sm|compute)_(\d+)", " ".join(torch.cuda.get_arch_list()))
+    if not built or any(
+        int(number) // 10 == major if kind == "sm" else int(number) <= 10 * major + minor
+        for kind, number in built
+    ):
+        return
+    oldest = min(int(number) for _, number in built)
+    raise InputError(
+        f"this image's torch is not built for {torch.cuda.get_device_name(index)}, of compute "
+        f"capability {major}.{minor}",
+        fix=f"use GPUs of {oldest // 10}.{oldest % 10} or later, or give --gpus 0",
+    )
 
 
 def _given(dev: Path) -> bool:

@@ -16,7 +16,7 @@ from rastervision.fastai_backend.out_of_memory import is_out_of_memory, of_gpu
 
 from rvk8s import storage
 from rvk8s.contract import Env, RunLayout
-from rvk8s.errors import DiskFull, InputError, OutOfMemory, Rvk8sError, StorageUnavailable
+from rvk8s.errors import DiskFull, GpuFault, InputError, OutOfMemory, Rvk8sError, StorageUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: What GDAL says of a server that does not answer, or with a passing fault.
@@ -25,6 +25,10 @@ _PASSING = re.compile(r"CURL error|HTTP (response|error) code\s*:\s*(5\d\d|429)"
 _OPENED = re.compile(r"/vsis3/([^'\s]+)")
 #: What it says of a part that cannot be read, with the file's name.
 _BLOCK = re.compile(r"([^\s,]+), band \d+: IReadBlock failed")
+#: What CUDA says where a GPU, or the way to it, is at fault, and seldom the program.
+_GPU_FAULT = re.compile(
+    r"uncorrectable|unspecified launch failure|hardware stack error|busy or unavailable"
+)
 #: What GDAL's C++ says, which has no number for it.
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 
@@ -39,7 +43,7 @@ def explain(error: BaseException, batch_size: tuple[str, int] | None = None) -> 
     for one in links:
         if isinstance(one, Rvk8sError):
             return one
-    for kind in (_memory, _full, _storage, _unreadable):
+    for kind in (_memory, _gpu, _full, _storage, _unreadable):
         for one in links:
             found = kind(one)
             if isinstance(found, OutOfMemory):
@@ -67,6 +71,15 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def _memory(error: BaseException) -> Rvk8sError | None:
     if is_out_of_memory(error):
         return OutOfMemory(f"out of {'GPU ' if of_gpu(error) else ''}memory")
+    return None
+
+
+def _gpu(error: BaseException) -> Rvk8sError | None:
+    text = one_line(error)
+    if isinstance(error, RuntimeError) and "CUDA error" in text and _GPU_FAULT.search(text):
+        fault = text.partition("CUDA error: ")[2].partition(" CUDA kernel errors")[0]
+        what = f"the GPU has failed ({fault})"
+        return GpuFault(f"{what}; if it happens again on that node, have it seen to")
     return None
 
 

@@ -243,7 +243,8 @@ def _failed(rank: int, failure: ProcessFailure, world_size: int, gpus: bool) -> 
 
         # NCCL's watchdog ends the process: no Python of ours hears of it.
         message += ", as by NCCL when another rank has ended or has not answered for "
-        message += f"{timeout():.0f} s ({Env.RANKS_TIMEOUT}); else its log says why"
+        message += f"{timeout():.0f} s ({Env.RANKS_TIMEOUT}), or after a CUDA error: "
+        message += "its log says which"
         return RankFailed(message, ExitCode.RETRYABLE, lost=True)
     hint = " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
     return RankFailed(message + hint, 128 - failure.exitcode)
@@ -331,6 +332,25 @@ def _share_node(per_node: int, alone: bool) -> None:
     if alone:
         # gloo would look for an address of the host's name, which need not have one.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    for name, value in _nccl().items():
+        os.environ.setdefault(name, value)
+
+
+def _nccl() -> dict[str, str]:
+    """How torch's NCCL watchdog ends a rank (torch's ProcessGroupNCCL has the variables).
+
+    Without these torchrun has it abort the communicator first: the rank wakes up, takes sums that
+    are none for gradients and may save them. Then it waits a minute for a dump that nobody asks
+    for. And a rank whose watchdog stands still, as it may while rank 0 waits for storage, is ended
+    after eight minutes, however long ranks are to wait for each other.
+    """
+    from rastervision.fastai_backend.distributed import timeout
+
+    return {
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+        "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "500",
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": f"{max(480.0, timeout()):.0f}",
+    }
 
 
 def _number(name: str, text: str) -> int:

@@ -270,20 +270,23 @@ def _fail(
     elif context:
         uri = context.layout.failed(context.stage, context.split)
         try:
-            if not (lost and _said_by_another(uri, began)):
+            # Nodes that are ended for another one's failure must not write over what it says.
+            tries = 5 if lost else isinstance(known, Preempted) and context.stage == "train"
+            if not _said_by_another(uri, began, tries):
                 storage.write_json(uri, {"exitCode": code, "message": message, "at": now()})
         except (Rvk8sError, OSError) as second:
             log.error("%s is not written: %s", uri, second)
     return code
 
 
-def _said_by_another(uri: str, began: str) -> bool:
+def _said_by_another(uri: str, began: str, tries: int) -> bool:
     """Whether the node whose rank has failed says why; this one has only missed it."""
-    for _ in range(5):
+    for number in range(tries):
+        if number:
+            time.sleep(1)
         said = storage.read_json(uri)
         if said and said["at"] >= began:
             return True
-        time.sleep(1)
     return False
 
 

@@ -29,6 +29,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def usable(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
 
     usable(0)
     for name in (Env.GPUS, "NVIDIA_VISIBLE_DEVICES"):
@@ -64,6 +65,37 @@ def test_a_gpu_of_no_use(
     with pytest.raises(InputError, match=r"^2 processes train on this node, which has 1 GPUs"):
         device_of(Ranks(0, 0, 2), tmp_path)
     assert device_of(dev=tmp_path) == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((6, 1), ["sm_70", "sm_80", "sm_120"], False),
+        ((8, 9), ["sm_70", "sm_80", "sm_120"], True),
+        ((10, 3), ["sm_70", "sm_90a", "sm_100a"], True),
+        ((12, 0), ["sm_70", "sm_80"], False),
+        ((12, 0), ["sm_70", "sm_80", "compute_80"], True),
+        ((6, 1), ["sm_70", "compute_70"], False),
+        ((9, 4), ["gfx942"], True),
+    ],
+)
+def test_a_gpu_that_torch_is_not_built_for(
+    tmp_path: Path,
+    gpus: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    built: list[str],
+    runs: bool,
+) -> None:
+    gpus(1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla P100")
+    if runs:
+        assert device_of(dev=tmp_path) == torch.device("cuda")
+    else:
+        with pytest.raises(InputError, match=r"not built for Tesla P100, .* use GPUs of 7.0 or la"):
+            device_of(dev=tmp_path)
 
 
 def test_a_gpu_of_another_maker(
