@@ -20,7 +20,8 @@ BASE = "docker.io/local/python:3.11"
 #: GB: the image, its build and the node's own needs.
 ROOM = 25
 #: MB of layers kept for the next build: today's are 10 GB, and each change of what they install
-#: leaves as many.
+#: leaves as many. BuildKit's own collection is off: where under a fifth of the disk is free, it
+#: would drop these at once, and every build would be one from nothing.
 KEPT = 15_000
 
 
@@ -79,7 +80,7 @@ def _docker_build(node: Node, targets: tuple[str, ...]) -> None:
 
 
 def _forget_old_layers(node: Node) -> None:
-    """Keep what the next build needs; BuildKit's own collection comes too late, it ends soon."""
+    """Keep what the next build needs."""
     command = [built("buildkit") / "buildctl", "--addr", _address(node), "prune"]
     command.append(f"--keep-storage={KEPT}")
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -147,6 +148,7 @@ insecure-entitlements = ["network.host"]
 
 [worker.containerd]
   enabled = true
+  gc = false
   address = "{folder}/containerd.sock"
   namespace = "k8s.io"
   networkMode = "host"
