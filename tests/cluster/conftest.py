@@ -31,8 +31,9 @@ __all__ = ["apiserver", "bed", "chaos", "dubai", "namespace", "site_factory", "t
 _numbers = itertools.count(1)
 #: Tells the processes of a session which one it is: whose test starts the cluster ends it.
 _SESSION = "RVK8S_TEST_SESSION"
-#: What takes longest, first.
+#: What takes longest, first; before it what mostly waits, and needs no image.
 _FIRST = (
+    "test_driver_waits.py",
     "test_runs.py",
     "test_dubai.py",
     "test_cancel.py",
