@@ -22,7 +22,6 @@ from rvk8s.runs.status import RunStatus, find_run, run_state
 #: Seconds between two looks at the logs with follow; on S3 they grow every ten seconds.
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
 
-
 #: Bytes of what was printed last by which its place is found again.
 _END = 4096
 

@@ -24,6 +24,7 @@ from rvk8s import storage
 from rvk8s.contract import ExitCode, State, now
 from rvk8s.engines.lock import run_lock
 from rvk8s.errors import InputError
+from rvk8s.plan import Plan
 from rvk8s.runs import logs, status
 from rvk8s.runs.record import RunRecord
 
@@ -193,14 +194,18 @@ def test_an_unknown_run_id(tmp_path: Path, tiny_data: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_two_at_once(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, tmp_path)
+def _only_one_has_it(plan: Plan) -> None:
     with run_lock(plan):
         refused = pytest.raises(InputError, match=f"is being run by process {os.getpid()}")
         with refused, run_lock(plan):
             pass
     with run_lock(plan):
         pass
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, tmp_path)
+    _only_one_has_it(plan)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
@@ -217,12 +222,7 @@ def test_two_at_once_where_the_file_system_has_no_locks(
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", refusing)
-    with run_lock(plan):
-        refused = pytest.raises(InputError, match=f"is being run by process {os.getpid()}")
-        with refused, run_lock(plan):
-            pass
-    with run_lock(plan):
-        pass
+    _only_one_has_it(plan)
 
 
 def test_status_and_list(reference: Reference) -> None:

@@ -271,7 +271,8 @@ def _fail(
         uri = context.layout.failed(context.stage, context.split)
         try:
             # Nodes that are ended for another one's failure must not write over what it says.
-            tries = 5 if lost else isinstance(known, Preempted) and context.stage == "train"
+            ended = isinstance(known, Preempted) and context.stage == "train"
+            tries = 5 if lost else 1 if ended else 0
             if not _said_by_another(uri, began, tries):
                 storage.write_json(uri, {"exitCode": code, "message": message, "at": now()})
         except (Rvk8sError, OSError) as second:
