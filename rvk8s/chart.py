@@ -42,6 +42,9 @@ _FLAGS = {
 }
 #: Of variables that the chart sets: the value that does it, where it is a user's to give.
 _INSTEAD = {str(Env.S3_PATH_STYLE): "set values.storage.pathStyle"}
+#: `helm template` asks no cluster and takes the Kubernetes that it was built with: that of an older
+#: program (1.29 of Helm 3.14) is older than the charts allow.
+_NO_CLUSTER = ("--kube-version", "1.31.0")
 _SECONDS = 60
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -156,7 +159,7 @@ def _by_program(chart: str, values: Mapping[str, Any], name: str, namespace: str
         file = Path(folder) / "values.json"
         file.write_text(json_text(values), encoding="utf-8")
         done = subprocess.run(
-            [program, "template", name, chart, "-n", namespace, "-f", str(file)],
+            [program, "template", name, chart, *_NO_CLUSTER, "-n", namespace, "-f", str(file)],
             capture_output=True,
             text=True,
             check=False,

@@ -66,6 +66,20 @@ def test_library_and_program_give_the_same_text(
     assert kinds[-1] == ("CronJob" if variant == "schedule" else "Job")
 
 
+def test_a_program_that_was_built_with_an_older_kubernetes_renders(
+    helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "helm"
+    older.write_text(f'#!/bin/bash\nexec {helm}/helm "$1" --kube-version 1.29.0 "${{@:2}}"\n')
+    older.chmod(0o755)
+    command = [older, "template", "r", chart.chart_dir()]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert "incompatible with Kubernetes v1.29.0" in refused
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("RVK8S_HELM", "binary")
+    assert chart.render(deep_merged(BASE, VARIANTS["gpus"]), "r", "n").manifests
+
+
 def test_rendering_twice_gives_the_same_bytes() -> None:
     values = deep_merged(BASE, VARIANTS["gpus"])
     assert chart.render(values, "r", "n") == chart.render(values, "r", "n")

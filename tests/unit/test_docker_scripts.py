@@ -17,7 +17,14 @@ import yaml
 ROOT = Path(__file__).parents[2]
 _DOCKER = """#!/bin/sh
 echo "$@" >> "$0.log"
-case "$1" in image) cat "$0.digests" ;; esac
+case "$1" in
+image) cat "$0.digests" ;;
+--version) echo "${0##*/} version 5.4.2" ;;
+esac
+"""
+# Podman writes what it has pushed where it is told to.
+_PODMAN = f"""{_DOCKER}
+case "$*" in "push --quiet --digestfile "*) printf sha256:%064d "${{#5}}" >"$4" ;; esac
 """
 
 
@@ -104,6 +111,37 @@ def test_publish_prints_the_digests_of_its_own_registry(docker: Path) -> None:
     done = _run(docker, "publish", "-t", f"{names[0]}:1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"docker/publish: {names[0]}:1 has no digest after the push\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "known_as"),
+    [
+        ("docker.io/team/rvk8s", "team/rvk8s"),
+        ("docker.io/library/rvk8s", "rvk8s"),
+        ("team/rvk8s", "team/rvk8s"),
+    ],
+)
+def test_publish_knows_the_short_names_of_docker(name: str, known_as: str, docker: Path) -> None:
+    lines = [f"{known_as}@sha256:{'1' * 64}", f"{known_as}-driver@sha256:{'2' * 64}"]
+    docker.with_name("docker.digests").write_text("\n".join(lines) + "\n\n")
+    done = _run(docker, "publish", "-t", f"{name}:1")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["image"] == {
+        "stage": f"{name}@sha256:{'1' * 64}",
+        "driver": f"{name}-driver@sha256:{'2' * 64}",
+    }
+
+
+def test_publish_prints_what_podman_says_to_have_pushed(docker: Path) -> None:
+    podman = docker.rename(docker.with_name("podman"))
+    podman.write_text(_PODMAN)
+    local = f"registry.example.com/team/rvk8s@sha256:{'f' * 64}"
+    podman.with_name("podman.digests").write_text(f"{local}\n\n")
+    done = _run(podman, "publish", "-t", "registry.example.com/team/rvk8s:1")
+    assert done.returncode == 0, done.stderr
+    image = yaml.safe_load(done.stdout)["image"]
+    names = ("registry.example.com/team/rvk8s", "registry.example.com/team/rvk8s-driver")
+    assert list(image.values()) == [f"{n}@sha256:{len(n) + 2:064d}" for n in names]
 
 
 def test_run_hands_on_settings_and_the_files_that_they_name(docker: Path) -> None:
