@@ -110,6 +110,47 @@ def test_plan_of_a_cluster(run: Run) -> None:
     assert "rvk8s-run-id" not in shown.out
 
 
+POOLS = """
+values:
+  pools:
+    gpu: {gpusPerNode: 4}
+    large: {gpusPerNode: 8, cpuPerGpu: "8", memoryPerGpu: 32Gi}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        (["--gpus", "8"], (2, 8)),
+        (["--gpus", "8", "--gpus-per-node", "2"], (4, 8)),
+        (["--gpus", "8", "--pool", "large"], (1, 8)),
+        (["--gpus", "8", "--pool", "large", "--gpus-per-node", "4"], (2, 8)),
+        (["--gpus", "6", "--nodes", "3"], (3, 6)),
+    ],
+)
+def test_the_shape_of_a_training(run: Run, options: list[str], shape: tuple[int, int]) -> None:
+    Path("rvk8s.yaml").write_text(FILE.replace("rootUri: runs", "rootUri: s3://b/r") + POOLS)
+    shown = run("plan", "potsdam", "--image", "x:1", "-n", "team", *options, "-o", "json")
+    assert (shown.code, shown.err) == (0, "")
+    (train,) = [one for one in json.loads(shown.out)["stages"] if one["name"] == "train"]
+    assert (train["nodes"], train["gpus"]) == shape
+    assert train["ranks"] == train["gpus"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpus", "8", "--gpus-per-node", "16"], "(--gpus-per-node): "),
+        (["--gpus", "8", "--pool", "huge"], "(--pool): "),
+    ],
+)
+def test_a_shape_that_there_is_not(run: Run, options: list[str], message: str) -> None:
+    Path("rvk8s.yaml").write_text(FILE.replace("rootUri: runs", "rootUri: s3://b/r") + POOLS)
+    shown = run("plan", "potsdam", "--image", "x:1", "-n", "team", *options)
+    assert (shown.code, shown.out) == (2, "")
+    assert message in shown.err
+
+
 def test_dry_run_creates_nothing_and_is_the_plan(run: Run, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     options = ["-m", "*", "-a", "backbone", "x", "--test", "--splits", "chip=3"]

@@ -107,6 +107,84 @@ def test_previous_says_where_it_could_not_look(
     assert "cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("nodes", "ranks", "rank", "node", "note"),
+    [
+        (2, 4, 0, 0, "ranks 0 to 1 share this log"),
+        (2, 4, 3, 1, "ranks 2 to 3 share this log"),
+        (12, 12, 1, 1, ""),
+        (12, 12, 2, 10, ""),  # torch numbers nodes by their names: 0, 1, 10, 11, 2, ...
+        (12, 12, 4, 2, ""),
+    ],
+)
+def test_a_rank_s_log_is_that_of_its_node(
+    nodes: int,
+    ranks: int,
+    rank: int,
+    node: int,
+    note: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _trained(tmp_path, nodes, ranks)
+    logs.print_run_logs(Places(root_uri=str(tmp_path)), "run-1", rank=rank)
+    out, err = capsys.readouterr()
+    title = f"train, node {node}" if node else "train"
+    assert out == f"==> {title} <==\nof node {node}\n"
+    assert err.startswith(note)
+    assert bool(err) is bool(note)
+
+
+def test_a_rank_that_there_is_not(tmp_path: Path) -> None:
+    _trained(tmp_path, 2, 4)
+    places = Places(root_uri=str(tmp_path))
+    with pytest.raises(InputError, match=r"^--rank: there are 4 ranks; they count from 0$"):
+        logs.print_run_logs(places, "run-1", rank=4)
+    with pytest.raises(InputError, match=r"^--rank: chip has no ranks; leave it out"):
+        logs.print_run_logs(places, "run-1", stage="chip", rank=0)
+
+
+def test_nodes_are_shown_by_their_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _trained(tmp_path, 12, 12)
+    logs.print_run_logs(Places(root_uri=str(tmp_path)), "run-1", stage="train")
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("of")]
+    assert shown == [f"of node {node}" for node in range(12)]
+
+
+def test_a_rank_s_pod_is_that_of_its_node(capsys: pytest.CaptureFixture[str]) -> None:
+    pods = [worker(number) for number in (10, 0, 2)]
+    pod_logs.print_now(OfWorkers(), pods, Wanted(node=10), Printer())  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "==> train, node 10 <==\nof train-10\n"
+    pod_logs.print_now(OfWorkers(), pods, Wanted(), Printer())  # type: ignore[arg-type]
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("of")]
+    assert shown == ["of train-0", "of train-2", "of train-10"]
+
+
+class OfWorkers:
+    """Answers for the logs of a training's pods."""
+
+    def log_lines(self, pod: str, container: str, **_: object) -> Iterator[bytes]:
+        yield f"of {pod}".encode()
+
+
+def worker(number: int) -> dict[str, Any]:
+    """A pod of the training."""
+    found = pod(f"train-{number}", {"running": {}})
+    labels = {"rvk8s.io/stage": "train", "training.kubeflow.org/replica-index": str(number)}
+    return {**found, "metadata": {**found["metadata"], "labels": labels}}
+
+
+def _trained(root: Path, nodes: int, ranks: int) -> None:
+    """A run of which each node of the training has left a log, and chip one."""
+    plan = make_plan(root, stages={"train": {"nodes": nodes, "ranks": ranks}})
+    storage.write_json(plan.layout.run_json, RunRecord.of_plan(plan, "test").to_dict())
+    storage.write_bytes(plan.layout.log("chip"), b"chips\n")
+    for node in range(nodes):
+        storage.write_bytes(plan.layout.log("train", None, node), f"of node {node}\n".encode())
+
+
 class OfPods:
     """Answers for the logs of pods; a container that has not begun has none."""
 
