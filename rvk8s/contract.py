@@ -83,6 +83,8 @@ class Annotation(StrEnum):
 
 #: Stands for the run id in the objects of a schedule, whose runs get their ids when they start.
 RUN_ID_TOKEN = "rvk8s-run-id"
+#: A run's id: a DNS label of RFC 1035, which is what Kubernetes wants of the names of Services.
+RUN_ID = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 #: Where a run's project files lie in its pods.
 PROJECT_DIR = "/workspace/project"
 

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 _RETRYABLE_FROM = 128
 #: Seconds before the first retry, doubled before each further one up to the second number.
 _BACKOFF, _LONGEST_BACKOFF = 5.0, 300.0
+#: Seconds with its nodes after which a stage that loses one has got on: it is no endless circle.
+_LONG = 1800.0
 #: Seconds that a cancelled run waits for storage to hear of it.
 _LAST_WORDS = 60.0
 
@@ -211,6 +213,7 @@ class Driver:
         own = stage.name in self._manners.retries_splits
         codes: dict[int, int] = {}
         todo = list(range(record.splits))
+        lost = 0  # how often it lost its nodes since it had them for long
         while True:
             running = self.launcher.start(stage, todo, record.starts)
             codes.update(self._wait(running, record, todo, deadline))
@@ -223,10 +226,11 @@ class Driver:
                 tries = f"{record.given_back} of {self._manners.give_backs}"
                 pause = _BACKOFF
             elif {codes[split] for split in failed} == {ExitCode.PREEMPTED} and (
-                record.disruptions < self._manners.disruptions
+                lost < self._manners.disruptions
             ):
                 record.disruptions += 1
-                tries = f"{record.disruptions} of {self._manners.disruptions}"
+                lost = 0 if running.held >= _LONG else lost + 1
+                tries = f"{lost} of {self._manners.disruptions}"
                 pause = _BACKOFF
             elif not own and record.attempts <= (stage.retries or 0):
                 tries = f"{record.attempts} of {stage.retries}"

@@ -18,9 +18,13 @@ class Running(Protocol):
 
     Attributes:
         gave_back: whether it ended (143) only to let others have the nodes that it held a part of.
+        held: seconds for which it has had its nodes; 0 where that means nothing.
     """
 
     gave_back: bool
+
+    @property
+    def held(self) -> float: ...
 
     def poll(self) -> Mapping[int, int]:
         """The exit codes of the splits that have ended so far; does not wait."""
@@ -76,7 +80,8 @@ class Manners:
     Attributes:
         retries_splits: the stages whose splits the launcher starts again by itself: every exit code
             that it reports is final.
-        disruptions: how often a stage that lost its node (143) is started again beside its retries.
+        disruptions: how often a stage that lost its node (143) is started again beside its retries,
+            counted anew after it had its nodes for half an hour.
         give_backs: how often a stage that gave its nodes back is started again, beside both.
         keeps_deadlines: whether the launcher keeps the stages' deadlines.
         session: who drives; the next driver of the same session goes on with this one's record

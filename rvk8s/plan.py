@@ -15,16 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from rvk8s.contract import STAGES, RunLayout, now
+from rvk8s.contract import RUN_ID, STAGES, RunLayout, now
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.run_options import ALL_STAGES, RunOptions
 from rvk8s.values import arguments, cluster_values, deep_merged
 
 if TYPE_CHECKING:
     from rvk8s.project.experiment import Experiment
-
-#: A DNS label of RFC 1035, which is what Kubernetes wants of the names of Jobs and Services.
-_DNS_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -354,7 +351,7 @@ def _check_run_id(options: RunOptions, errors: list[InputError]) -> None:
             if value is not None:
                 fix = "name it with --run-id; `rvk8s list` shows them"
                 errors.append(InputError("is for a run that exists", where=flag, fix=fix))
-    elif not _DNS_1035.fullmatch(options.run_id):
+    elif not RUN_ID.fullmatch(options.run_id):
         fix = "give lower case letters, digits and '-', starting with a letter, at most 63"
         what = f"{options.run_id!r} is not the name of a run"
         errors.append(InputError(what, where="--run-id", fix=fix))

@@ -22,6 +22,7 @@ COMMANDS = ["chip", "train", "predict", "eval", "bundle"]
 class FakeRunning:
     #: Set for tests of trainings that give their nodes back.
     gave_back = False
+    held = 0.0
 
     def __init__(self, launcher: FakeLauncher, stage: Stage, splits: Sequence[int]):
         self.launcher, self.stage, self.splits = launcher, stage, splits

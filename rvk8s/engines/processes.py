@@ -107,6 +107,7 @@ class ProcessSplits:
     """
 
     gave_back = False
+    held = 0.0
 
     def __init__(self, launcher: ProcessLauncher, stage: Stage, splits: Sequence[int]):
         self._launcher, self._stage = launcher, stage

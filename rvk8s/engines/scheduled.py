@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rvk8s.cluster import Cluster, Object
-from rvk8s.contract import RUN_ID_TOKEN, Env, Label
+from rvk8s.contract import RUN_ID, RUN_ID_TOKEN, Env, Label
 from rvk8s.errors import Conflict, InputError
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,16 @@ def labelled(cluster: Cluster, job: Object, run_id: str) -> Object:
     """The driver's Job with the label by which runs are found; it is patched where it lacks it.
 
     Raises:
-        InputError: the name is too long for a run's id.
+        InputError: the name cannot be a run's id.
     """
     if (job["metadata"].get("labels") or {}).get(Label.RUN):
         return job
     if len(run_id) > _LONGEST_ID:
         what = f"the name of this Job has {len(run_id)} letters, and is the id of its run"
         raise InputError(what, where=run_id, fix=f"give at most {_LONGEST_ID}")
+    if not RUN_ID.fullmatch(run_id):  # a Job's name may begin with a digit, a Service's may not
+        fix = "give lower case letters, digits and '-', starting with a letter"
+        raise InputError("the name of this Job cannot be a run's id", where=run_id, fix=fix)
     patched = cluster.patch("Job", run_id, {"metadata": {"labels": {str(Label.RUN): run_id}}})
     return patched or job
 

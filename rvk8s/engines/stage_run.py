@@ -138,10 +138,15 @@ class StageRun:
         """End all pods and wait until they are gone: as long as pods get to end, and no longer."""
         self._end(tidy=any((said := explain.verdict(p)) and said.code for p in self._pods.values()))
 
-    def spent(self) -> float:
-        """Seconds of the deadline that are over: spent_on(), and those before a queue ended it."""
+    @property
+    def held(self) -> float:
+        """See launcher.Running; also what it had before a queue ended it."""
         pods = [pod for uid, pod in self._pods.items() if uid not in self._put_out]
-        return self._had_place + spent_on(self._main, pods)
+        return self._had_place + _longest_placed(pods_of(self._main, pods))
+
+    def spent(self) -> float:
+        """Seconds of the deadline that are over: held, and what earlier attempts took."""
+        return self.held + spent_on(self._main, [])
 
     def _wait_again(self) -> None:
         """It waits in a queue, which may have taken its place back: other pods will come."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cluster.clientrun import Client, client, end_run, set_status
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
@@ -208,11 +209,19 @@ def test_a_run_that_is_cancelled_before_its_driver_runs_holds_the_schedule_up_no
     assert line.split()[:2] == [run, "Pending"]
 
 
-def test_a_name_that_is_too_long(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
-    name = "a" * 46
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("a" * 46, "46 letters, and is the id of its run; give at most 45"),
+        ("20261130-again", "20261130-again: the name of this Job cannot be a run's id; give lower"),
+    ],
+)
+def test_a_name_that_cannot_be_a_run_s(
+    name: str, error: str, apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
     with schedule(apiserver, namespace, tmp_path, str(tmp_path / "root"), name, None) as play:
         assert play.finish(play.drive()) == 2, play.said()
-        assert "46 letters, and is the id of its run; give at most 45" in play.said()
+        assert error in play.said()
 
 
 def play_pod(play: Play) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,24 @@ def test_lost_nodes_are_not_counted_as_retries(tmp_path: Path) -> None:
     )
     assert states_of(record)["train"] == "Failed"
     assert launcher.started.count(("train", 0)) == 4
+
+
+def test_lost_nodes_are_counted_anew_after_they_were_had_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training on spot nodes loses one each day and gets on all the same."""
+    plan = make_plan(tmp_path, stages={"train": {"retries": 0}})
+    started = itertools.count()
+    # Every third attempt lasts: never more than two in a row are lost at once.
+    held = property(lambda _: 1800.0 if next(started) % 3 == 2 else 1799.0)
+    monkeypatch.setattr(FakeRunning, "held", held)
+
+    def act(name: str, split: int, attempt: int) -> int:
+        return 143 if name == "train" and attempt < 12 else 0
+
+    record, _ = drive_plan(plan, act, manners=SESSION)
+    assert states_of(record)["train"] == "Succeeded"
+    assert record.stage("train").disruptions == 12  # type: ignore[union-attr]
 
 
 def test_nodes_that_were_given_back_are_counted_by_themselves(

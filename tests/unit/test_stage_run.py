@@ -11,7 +11,7 @@ import pytest
 from launching import FakeLauncher, make_plan, states_of
 
 from rvk8s import drive, storage
-from rvk8s.contract import STAGES
+from rvk8s.contract import STAGES, Annotation
 from rvk8s.drive import Driver
 from rvk8s.engines import stage_run
 from rvk8s.engines.stage_run import Patience, StageRun
@@ -248,6 +248,10 @@ def test_time_in_a_queue_that_put_a_stage_out_is_free(host: Host, name: str) -> 
     host.pods[f"{name}-0"]["metadata"]["uid"] = "again"
     assert 0 not in run.poll()
     assert run.spent() == pytest.approx(3.5 * 3600, abs=5)
+    main["metadata"]["annotations"] = {Annotation.SPENT: "7200"}  # of attempts before
+    assert run.spent() == pytest.approx(5.5 * 3600, abs=5)
+    assert run.held == pytest.approx(3.5 * 3600, abs=5)
+    del main["metadata"]["annotations"]
     host.pods[f"{name}-0"]["status"]["conditions"] = [scheduled(2 * 3600)]
     assert run.poll()[0] == 124
 
