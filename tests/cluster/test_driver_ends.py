@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster.controlplane import ControlPlane
-from cluster.driverrun import Fate, Play, make_account
+from cluster.driverrun import Fate, Play, make_account, stop
 
 from rvk8s import storage
 from rvk8s.contract import now
@@ -321,6 +322,25 @@ def test_names_that_are_taken(apiserver: ControlPlane, namespace: str, tmp_path:
         play.cluster.create(job)
         assert play.finish(play.drive()) == 2, play.said()
         assert "there is a Job run-1-configure already, of another run" in play.said()
+
+
+def test_a_stage_that_was_changed_while_no_driver_was_there(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """Its ConfigMap was applied anew: the pod that runs is not what the run asks for now."""
+    act = lambda stage, *_: None if stage == "chip" else 0  # noqa: E731
+    with Play(apiserver, namespace, tmp_path, act) as play:
+        driver = play.drive()
+        play.until(lambda: play.running("chip"))
+        stop(driver)
+        file = play.stages / "chip.yaml"
+        job = yaml.safe_load(file.read_text())
+        job["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "X", "value": "1"})
+        file.write_text(yaml.safe_dump(job))
+        assert play.finish(play.drive(), 40) == 2, play.said()
+        assert "there is a Job run-1-chip already" in play.record()["message"]
+        assert "another specification" in play.record()["message"]
+        assert len(play.made["run-1-chip"]) == 1
 
 
 def test_what_an_earlier_submit_left_is_made_anew(

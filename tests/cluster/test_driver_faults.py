@@ -12,7 +12,10 @@ from cluster.apiproxy import api_proxy
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Play, stop
 from s3server import S3Server
-from tcpproxy import Proxy
+from tcpproxy import proxy_to
+
+from rvk8s import storage
+from rvk8s.contract import now
 
 
 @pytest.mark.parametrize("what", [429, 500, 503, "drop", "lose"])
@@ -37,14 +40,36 @@ def test_answers_that_pass(
         assert {len(uids) for uids in play.made.values()} == {1}
 
 
-def test_a_watch_that_is_too_old(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
-    """410 Gone: it lists again."""
+#: As the server says it of a watch that begins too long ago, and in a watch that has become so.
+_GONE = 410
+_GONE_EVENT = b"""{"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410,\
+ "reason": "Expired", "message": "too old resource version: 1 (2)"}}
+"""
+
+
+@pytest.mark.parametrize("answer", [_GONE, _GONE_EVENT], ids=["answer", "event"])
+def test_a_watch_that_is_too_old(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, answer: int | bytes
+) -> None:
+    """410 Gone, to every watch of a kind until the kind is listed again."""
     with (
         api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
         Play(apiserver, namespace, tmp_path) as play,
     ):
-        proxy.break_once("GET", "watch=true", 410, times=4)
+        too_old: dict[str, bool] = {}
+
+        def rule(method: str, path: str) -> int | bytes | None:
+            kind, _, query = path.partition("?")
+            if method == "GET" and "watch=true" in query:
+                return answer if too_old.setdefault(kind, True) else None
+            if method == "GET" and kind in too_old:
+                too_old[kind] = False
+            return None
+
+        proxy.rule = rule
         assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig))) == 0, play.said()
+        kinds = {kind.rpartition("/")[2] for kind, old in too_old.items() if not old}
+        assert kinds == {"pods", "jobs", "pytorchjobs"}
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -95,9 +120,8 @@ def test_storage_that_is_away(
     s3: S3Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """S3 goes away in the middle of a stage, and comes back; a cancel is not held up by it."""
-    proxy = Proxy(s3.endpoint)
-    try:
+    """S3 goes away in the middle of a stage, and comes back."""
+    with proxy_to(s3.endpoint) as proxy:
         root = s3.bucket("driver-away") + "/runs"
         environ = {"AWS_ENDPOINT_URL": proxy.url}
         with Play(apiserver, namespace, tmp_path, root=root, environ=environ, seconds=1) as play:
@@ -108,13 +132,40 @@ def test_storage_that_is_away(
             time.sleep(10)
             assert driver.poll() is None, play.said()
             proxy.away.clear()
+            back = now()
             assert play.finish(driver, 120) == 0, play.said()
             assert play.record()["state"] == "Succeeded"
-            beat = play.layout.heartbeat("driver")
-            assert re.search(r"[1-9]\d MiB of memory", play.said())
-            assert beat.startswith(root)
-    finally:
-        proxy.close()
+            beat = storage.read_json(play.layout.heartbeat("driver"))
+            assert beat
+            assert (beat["host"], beat["namespace"]) == ("driver-1", namespace)
+            assert beat["at"] >= back, "it beats again"
+            (memory,) = re.findall(r"(\d+) MiB of memory", play.said())
+            assert 10 <= int(memory) <= 150
+
+
+def test_cancelled_while_storage_is_away(
+    apiserver: ControlPlane,
+    namespace: str,
+    tmp_path: Path,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its pods are ended at once; the run says so when storage is back."""
+    act = lambda stage, *_: None if stage == "analyze" else 0  # noqa: E731
+    with proxy_to(s3.endpoint) as proxy:
+        root = s3.bucket("driver-cancelled") + "/runs"
+        environ = {"AWS_ENDPOINT_URL": proxy.url}
+        with Play(apiserver, namespace, tmp_path, act, root=root, environ=environ) as play:
+            driver = play.drive()
+            play.until(lambda: play.running("analyze"))
+            proxy.away.set()
+            play.cancel()
+            play.until(lambda: play.left() == [], 15)
+            assert driver.poll() is None, "it waits to say so in storage"
+            assert play.record()["state"] == "Running"
+            proxy.away.clear()
+            assert play.finish(driver, 40) == 130, play.said()
+            assert play.record()["state"] == "Cancelled"
 
 
 def test_requests_of_a_quiet_minute(
