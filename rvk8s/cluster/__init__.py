@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -33,6 +34,8 @@ from rvk8s.cluster.kinds import (
     path_of,
     refusal,
 )
+from rvk8s.cluster.kubeconfig import Connection
+from rvk8s.cluster.responses import Stream, lines, reason
 from rvk8s.errors import ClusterUnavailable, Conflict, InputError
 
 if TYPE_CHECKING:
@@ -61,54 +64,59 @@ class Cluster:
     """A connection to a namespace; threads may share it.
 
     Args:
-        api: the client library's ApiClient.
+        connection: what requests need.
         namespace: of all objects.
         patience: seconds for which a request is tried again after passing faults.
         cancelled: asked between two tries; once true, the last fault is raised.
         forgives: seconds for which a server that has answered before may refuse the user (401,
             403): one that has just started knows neither all roles nor all tokens yet.
+        log_in: makes the connection anew, where its credentials pass: for a server that knew them
+            and does so no more (401).
     """
 
     def __init__(
         self,
-        api: Any,
+        connection: Connection,
         namespace: str,
         patience: float = 20.0,
         cancelled: Callable[[], bool] = lambda: False,
         forgives: float = 0.0,
+        log_in: Callable[[], Connection] | None = None,
     ):
-        self._api, self.namespace = api, namespace
+        self._connection, self.namespace, self._log_in = connection, namespace, log_in
         self.patience, self.cancelled, self.forgives = patience, cancelled, forgives
         self.requests = 0  #: sent so far
-        self._answered = False
+        self._answered, self._logging_in = False, threading.Lock()
 
     @classmethod
     def connect(
-        cls, *, context: str | None = None, namespace: str | None = None, patience: float = 20.0
+        cls,
+        *,
+        context: str | None = None,
+        namespace: str | None = None,
+        file: str | None = None,
+        patience: float = 20.0,
     ) -> Cluster:
         """The cluster that kubectl would use: KUBECONFIG (several files too), ~/.kube/config, else
         the service account of the pod that we run in.
 
+        Args:
+            file: a kubeconfig that is used instead of all these.
+
         Raises:
             InputError: none of them is there, no such context, a kubeconfig that cannot be read.
         """
-        from kubernetes.client.api_client import ApiClient
-        from kubernetes.client.configuration import Configuration
-        from kubernetes.config.config_exception import ConfigException
 
-        settings = Configuration()
-        try:
-            found = kubeconfig.load(settings, context)
-        except (ConfigException, OSError, KeyError, TypeError, ValueError) as error:
-            fix = "look at KUBECONFIG and `kubectl config get-contexts`, or give --context"
-            text = str(error) or type(error).__name__
-            raise InputError(text.rstrip("."), where="kubeconfig", fix=fix) from error
-        return cls(ApiClient(settings), namespace or found, patience)
+        def log_in() -> Connection:
+            return kubeconfig.connection(context, file)
+
+        found = log_in()
+        return cls(found, namespace or found.namespace, patience, log_in=log_in)
 
     @property
     def server(self) -> str:
         """The API server's URL."""
-        host: str = self._api.configuration.host
+        host: str = self._connection.api.configuration.host
         return host
 
     def apply(self, manifest: Object, *, dry_run: bool = False) -> Object:
@@ -202,7 +210,7 @@ class Cluster:
             **({"labelSelector": labels} if labels else {}),
         }
         with self._stream(path_of(self.namespace, kind), query, _WATCH + 15.0) as response:
-            for line in _lines(response):
+            for line in lines(response):
                 try:
                     event = json.loads(line)
                 except ValueError:
@@ -237,7 +245,7 @@ class Cluster:
         with suppress(NotFound):
             path = path_of(self.namespace, "Pod", pod) + "/log"
             with self._stream(path, query, 300.0 if follow else 60.0) as response:
-                yield from _lines(response)
+                yield from lines(response)
 
     def _list(
         self, kind: str, labels: str, fields: str, forgiving: bool
@@ -308,10 +316,27 @@ class Cluster:
 
     def _stream(self, path: str, query: Mapping[str, str], read_timeout: float) -> Any:
         """The response of a GET whose body is read piece by piece; a context manager."""
-        return _Stream(self._send("GET", path, query, None, "", read_timeout, stream=True))
+        return Stream(self._send("GET", path, query, None, "", read_timeout, True))
 
-    def _send(
+    def _send(self, *request: Any) -> urllib3.BaseHTTPResponse:
+        """The response that _ask() gives to a request, where it is one of success."""
+        connection = self._connection
+        response = self._ask(connection, *request)
+        if response.status == 401 and connection.passes and self._answered and self._log_in:
+            response.close()
+            with self._logging_in:
+                if self._connection is connection:  # else another thread has done it
+                    self._connection = self._log_in()
+            response = self._ask(self._connection, *request)
+        if not 200 <= response.status < 300:
+            method, path = request[:2]
+            raise refusal(response, f"{method} {path}", self.server)
+        self._answered = True
+        return response
+
+    def _ask(
         self,
+        connection: Connection,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
@@ -322,14 +347,14 @@ class Cluster:
     ) -> urllib3.BaseHTTPResponse:
         import urllib3
 
-        headers = {"Accept": "application/json", "User-Agent": "rvk8s"}
+        headers = urllib3.HTTPHeaderDict({"Accept": "application/json", "User-Agent": "rvk8s"})
         if body is not None:
             headers["Content-Type"] = content_type
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
         self.requests += 1
         try:
-            self._api.update_params_for_auth(headers, [], ["BearerToken"])
-            response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
+            connection.authorize(headers)
+            response: urllib3.BaseHTTPResponse = connection.api.rest_client.pool_manager.request(
                 method,
                 url,
                 body=None if body is None else json_text(body).encode(),
@@ -343,52 +368,7 @@ class Cluster:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 fix = "look at the kubeconfig"
                 raise InputError(str(error), where=self.server, fix=fix) from error
-            raise ClusterUnavailable(f"{self.server} does not answer ({_reason(error)})") from error
+            raise ClusterUnavailable(f"{self.server} does not answer ({reason(error)})") from error
         except OSError as error:
             raise InputError(str(error), where=self.server, fix="look at the kubeconfig") from error
-        if not 200 <= response.status < 300:
-            raise refusal(response, f"{method} {path}", self.server)
-        self._answered = True
         return response
-
-
-class _Stream:
-    """A response that is closed whether or not it was read to its end."""
-
-    def __init__(self, response: urllib3.BaseHTTPResponse):
-        self._response = response
-
-    def __enter__(self) -> urllib3.BaseHTTPResponse:
-        return self._response
-
-    def __exit__(self, *_: object) -> None:
-        self._response.close()
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """The lines of a response as they come.
-
-    Raises:
-        ClusterUnavailable: the connection broke, or was silent for too long.
-    """
-    import urllib3
-
-    rest = b""
-    try:
-        for chunk in response.stream(2**16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise ClusterUnavailable(f"the connection ended ({_reason(error)})") from error
-    if rest:
-        yield rest
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in a few words: "Connection refused"."""
-    inner: Any = error
-    for _ in range(5):
-        inner = getattr(inner, "reason", None) or inner.__cause__ or inner
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return str(inner).rpartition("object at ")[2].partition(": ")[2] or str(inner)

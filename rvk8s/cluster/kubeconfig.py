@@ -7,9 +7,15 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from rvk8s.errors import InputError
+
+if TYPE_CHECKING:
+    from urllib3 import HTTPHeaderDict
 
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: The lists of a kubeconfig -> the key of an entry that has its settings.
@@ -23,61 +29,130 @@ def is_there() -> bool:
     return bool(_files()) or (_IN_CLUSTER / "token").exists()
 
 
-def load(settings: Any, context: str | None) -> str:
-    """Fill the settings of a connection.
+@dataclass(frozen=True)
+class Connection:
+    """What requests to a cluster need.
+
+    Attributes:
+        api: the client library's ApiClient.
+        namespace: that of the context, or of the pod.
+        acts_as: headers that name the user whom the server is to take us for.
+        passes: whether it has a token that is valid for some time, and a later one is another.
+    """
+
+    api: Any
+    namespace: str
+    acts_as: tuple[tuple[str, str], ...] = ()
+    passes: bool = False
+
+    def authorize(self, headers: HTTPHeaderDict) -> None:
+        """Add who we are; a token that has expired is fetched anew."""
+        with _messages():  # a fetch that fails is told by the server's answer
+            self.api.update_params_for_auth(headers, [], ["BearerToken"])
+        for name, value in self.acts_as:
+            headers.add(name, value)
+
+
+def connection(context: str | None, file: str | None = None) -> Connection:
+    """The connection that kubectl would make.
 
     Args:
-        settings: the client library's Configuration.
         context: None: the current one.
-
-    Returns:
-        The namespace that goes with it.
+        file: the only kubeconfig; None: as kubectl finds them.
 
     Raises:
-        ConfigException, OSError, KeyError, TypeError, ValueError: what is wrong with the files.
+        InputError: there is none, or something is wrong with it.
     """
-    from kubernetes.config.incluster_config import load_incluster_config
-    from kubernetes.config.kube_config import load_kube_config
+    from kubernetes.client.api_client import ApiClient
+    from kubernetes.client.configuration import Configuration
+    from kubernetes.config.config_exception import ConfigException
 
-    files = _files()
-    if not files and context is None and (_IN_CLUSTER / "token").exists():
+    settings = Configuration()
+    try:
+        namespace, user = _load(settings, context, file)
+        acts_as = tuple(_acts_as(user))
+    except (ConfigException, OSError, KeyError, TypeError, ValueError) as error:
+        fix = "look at KUBECONFIG and `kubectl config get-contexts`, or give --context"
+        where = "kubeconfig"
+        if file is not None:
+            fix, where = "give another file, or --context", "--kubeconfig"
+        text = str(error) or type(error).__name__
+        raise InputError(text.rstrip("."), where=where, fix=fix) from error
+    passes = "exec" in user or "tokenFile" in user
+    return Connection(ApiClient(settings), namespace, acts_as, passes)
+
+
+def _load(settings: Any, context: str | None, file: str | None) -> tuple[str, dict[str, Any]]:
+    """Fill the settings of a connection; gives its namespace, and its user in the kubeconfig."""
+    from kubernetes.config.incluster_config import load_incluster_config
+
+    files = _files(file)
+    if not files and file is None and context is None and (_IN_CLUSTER / "token").exists():
         load_incluster_config(settings)
         _set_proxy(settings)
-        return (_IN_CLUSTER / "namespace").read_text().strip()
+        return (_IN_CLUSTER / "namespace").read_text().strip(), {}
     if not files:
-        raise FileNotFoundError(f"there is no file {_named_files()}")
+        raise FileNotFoundError(f"there is no file {file or _named_files()}")
     contents = {path: _mapping(path) for path in files}
     configs = [config for config in contents.values() if config]
     # As kubectl: the first file that says it wins; the library takes the last.
     context = context or next((c["current-context"] for c in configs if _current(c)), None)
     if context is None:
-        raise ValueError(f"{_named_files()} names no current context")
+        raise ValueError(f"{file or _named_files()} names no current context")
     chosen = _named(configs, "contexts", context).get("context") or {}
-    with _messages() as said:
-        # The library refuses empty files.
-        filled = os.pathsep.join(path for path, config in contents.items() if config)
-        try:
-            load_kube_config(filled, context, settings, persist_config=False)
-        except AttributeError as error:
-            raise ValueError(f"a value of context {context} has a wrong type: {error}") from error
+    user = _named(configs, "users", str(chosen.get("user"))).get("user") or {}
+    # The library refuses empty files.
+    _load_files([path for path, config in contents.items() if config], context, settings, user)
     cluster = _named(configs, "clusters", str(chosen.get("cluster"))).get("cluster") or {}
     _set_proxy(settings, cluster.get("proxy-url"))
-    user = _named(configs, "users", str(chosen.get("user"))).get("user") or {}
+    return str(chosen.get("namespace") or "default"), user
+
+
+def _load_files(files: list[str], context: str, settings: Any, user: dict[str, Any]) -> None:
+    """Have the library read a context's cluster and user, and log in."""
+    from kubernetes.config.kube_config import load_kube_config
+
+    with _messages() as said:
+        try:
+            load_kube_config(os.pathsep.join(files), context, settings, persist_config=False)
+        except AttributeError as error:
+            raise ValueError(f"a value of context {context} has a wrong type: {error}") from error
     if "exec" in user and not settings.api_key and not settings.cert_file:
         # The library would go on as nobody.
         why = said[-1].rstrip(".") if said else "it gave no credentials"
         raise ValueError(f"{user['exec'].get('command')}, which logs in, failed ({why})")
-    if "as" in user:  # the library would go on as the user himself
-        raise ValueError(f"the user of context {context} acts as another one, rvk8s cannot")
-    return str(chosen.get("namespace") or "default")
+
+
+def _acts_as(user: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The headers of a user who acts as another one; the library knows nothing of it.
+
+    Raises:
+        ValueError: they cannot be made.
+    """
+    more = [key for key in ("as-uid", "as-groups", "as-user-extra") if user.get(key)]
+    if not user.get("as"):
+        if more:
+            raise ValueError(f"a user has {more[0]} and no as")
+        return
+    found = [("Impersonate-User", user["as"])]
+    found += [("Impersonate-Uid", user["as-uid"])] if user.get("as-uid") else []
+    found += [("Impersonate-Group", one) for one in _list(user.get("as-groups"), "as-groups")]
+    for key, values in _dict(user.get("as-user-extra"), "as-user-extra").items():
+        name = f"Impersonate-Extra-{quote(str(key).lower(), safe='')}"
+        found += [(name, one) for one in _list(values, f"as-user-extra.{key}")]
+    for name, value in found:
+        if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+            raise ValueError(f"a user acts as {value!r}, which is no name")
+        yield name, value
 
 
 def _named_files() -> str:
     return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
 
 
-def _files() -> list[str]:
-    return [path for path in _named_files().split(os.pathsep) if path and os.path.exists(path)]
+def _files(file: str | None = None) -> list[str]:
+    named = _named_files().split(os.pathsep) if file is None else [file]
+    return [path for path in named if path and os.path.exists(path)]
 
 
 def _set_proxy(settings: Any, named: str | None = None) -> None:

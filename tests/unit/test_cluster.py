@@ -35,15 +35,20 @@ class Server:
     def __init__(self, url: str, folder: Path):
         self.rule: Rule = lambda method, count: (200, JOB)
         self.requests: list[str] = []
+        self.headers: list[list[tuple[str, str]]] = []
         context = {"cluster": "c", "user": "u", "namespace": "ml"}
         config = {
             "current-context": "c",
             "clusters": [{"name": "c", "cluster": {"server": url}}],
-            "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "c", "context": context}],
         }
-        self.kubeconfig = folder / "kubeconfig"
-        self.kubeconfig.write_text(yaml.safe_dump(config))
+        self.kubeconfig, self._config = folder / "kubeconfig", config
+        self.user({})
+
+    def user(self, settings: dict[str, Any]) -> None:
+        """Write the kubeconfig with a user."""
+        users = [{"name": "u", "user": settings}]
+        self.kubeconfig.write_text(yaml.safe_dump({**self._config, "users": users}))
 
     def cluster(self, monkeypatch: pytest.MonkeyPatch, **settings: float) -> Cluster:
         monkeypatch.setenv("KUBECONFIG", str(self.kubeconfig))
@@ -69,6 +74,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         def handle_any(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             found.requests.append(f"{self.command} {self.path}")
+            found.headers.append(self.headers.items())
             status, body = found.rule(self.command, len(found.requests))
             with suppress(BrokenPipeError):
                 self.send_response(status)
@@ -159,3 +165,147 @@ def test_a_webhook_that_does_not_answer_is_named_and_nothing_is_made(
     assert 'failed calling webhook "validator.pytorchjob.kubeflow.org"' in str(caught.value)
     assert "nothing was created" in str(caught.value)
     assert all("dryRun=All" in one for one in server.requests if one.startswith("PATCH"))
+
+
+@pytest.fixture
+def plugin(server: Server, tmp_path: Path) -> Plugin:
+    return Plugin(server, tmp_path)
+
+
+class Plugin:
+    """A program that logs in, as on EKS: each call gives another token.
+
+    Attributes:
+        valid: the number of the token that the server accepts; None: the newest.
+    """
+
+    def __init__(self, server: Server, folder: Path):
+        self._server, self._calls = server, folder / "calls"
+        self.valid: int | None = 1
+        self._program = folder / "get-token"
+        self.lasts(3600)
+        command = {"command": str(self._program), "interactiveMode": "Never"}
+        server.user({"exec": {"apiVersion": "client.authentication.k8s.io/v1", **command}})
+        server.rule = self._rule
+
+    def lasts(self, seconds: float | None) -> None:
+        """For how long the tokens say that they are valid; None: they do not say."""
+        status = {"token": "token-COUNT"}
+        if seconds is not None:
+            then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+            status["expirationTimestamp"] = then
+        answer = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
+        text = json.dumps({**answer, "status": status}).replace("COUNT", "'$(wc -l < calls)'")
+        script = f"cd {self._calls.parent}\necho >> calls\necho '{text}'\n"
+        self._program.write_text(f"#!/bin/sh\n{script}")
+        self._program.chmod(0o755)
+
+    def fails(self) -> None:
+        self._program.write_text("#!/bin/sh\necho 'the session is over' >&2\nexit 3\n")
+
+    @property
+    def calls(self) -> int:
+        return len(self._calls.read_text().splitlines())
+
+    def _rule(self, method: str, count: int) -> tuple[int, dict[str, Any]]:
+        headers = {name.lower(): value for name, value in self._server.headers[-1]}
+        if headers.get("authorization") != f"Bearer token-{self.valid or self.calls}":
+            return 401, {"message": "Unauthorized"}
+        if "watch=true" in self._server.requests[-1]:
+            time.sleep(0.1)
+            event = {"kind": "Job", "metadata": {"name": "a", "resourceVersion": str(count)}}
+            return 200, {"type": "MODIFIED", "object": event}
+        return 200, {"items": [JOB], "metadata": {"resourceVersion": "1"}}
+
+
+@pytest.mark.parametrize("seconds", [3600, None])
+def test_a_token_that_expires_while_a_command_watches_is_fetched_anew(
+    server: Server, plugin: Plugin, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say for how long it is valid, or its server thinks otherwise."""
+    plugin.lasts(seconds)
+    cluster = server.cluster(monkeypatch)
+    with Watcher(cluster, "Job") as watcher:
+        assert list(watcher.objects(10.0)) == ["a"]
+        for _ in range(2):
+            plugin.valid = plugin.calls + 1  # and those before it no more
+            end, answered = time.monotonic() + 10, len(server.requests)
+            while len(server.requests) < answered + 6:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            assert list(watcher.objects()) == ["a"]
+    assert plugin.calls == 3
+
+
+def test_a_token_that_has_expired_is_fetched_anew_before_the_next_request(
+    server: Server, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin.lasts(-1)
+    plugin.valid = None
+    cluster = server.cluster(monkeypatch)
+    for number in range(1, 4):
+        before = plugin.calls
+        cluster.list_all("Job")
+        assert len(server.requests) == number
+        assert plugin.calls > before
+
+
+def test_a_program_that_logs_in_no_more_says_why(
+    server: Server,
+    plugin: Plugin,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    cluster = server.cluster(monkeypatch)
+    cluster.list_all("Job")
+    plugin.valid = 2
+    plugin.fails()
+    with pytest.raises(InputError, match=r"get-token, which logs in, failed \(.*session is over"):
+        cluster.list_all("Job")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_credentials_that_were_never_good_are_not_fetched_again(
+    server: Server, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin.valid = 9
+    with pytest.raises(Unauthorized):
+        server.cluster(monkeypatch).list_all("Job")
+    assert plugin.calls == 1
+
+
+def test_a_user_who_acts_as_another_one_says_so(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = {"as-user-extra": {"Reason/Why": ["x", "y"]}}
+    server.user({"as": "alice", "as-groups": ["a", "b"], "as-uid": "7", "token": "t", **extra})
+    server.cluster(monkeypatch).get("Job", "a")
+    headers = [(k, v) for k, v in server.headers[-1] if k.startswith(("Imp", "auth", "Auth"))]
+    assert sorted(headers) == [
+        ("Impersonate-Extra-reason%2Fwhy", "x"),
+        ("Impersonate-Extra-reason%2Fwhy", "y"),
+        ("Impersonate-Group", "a"),
+        ("Impersonate-Group", "b"),
+        ("Impersonate-Uid", "7"),
+        ("Impersonate-User", "alice"),
+        ("authorization", "Bearer t"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ({"as-groups": ["a"]}, "a user has as-groups and no as"),
+        ({"as": "a\nb"}, "acts as 'a\\nb', which is no name"),
+        ({"as": "a", "as-groups": [3]}, "acts as 3, which is no name"),
+        ({"as": "a", "as-groups": "b"}, "as-groups is not a list"),
+    ],
+)
+def test_nobody_whom_one_could_act_as(
+    server: Server, user: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.user(user)
+    with pytest.raises(InputError) as caught:
+        server.cluster(monkeypatch)
+    assert words in str(caught.value)
+    assert server.requests == []
