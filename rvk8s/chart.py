@@ -229,6 +229,9 @@ def _schema_error(pointer: str, what: str) -> InputError:
             fix = _INSTEAD.get(name, "leave it out")
             return BadValue(f"{name} is set by rvk8s itself", parts[:-1], fix, name)
         fix = "these variables are no secret: keys of storage come from values.storage.secretName"
+        if parts[0] == "pools" and not name.startswith("AWS_"):
+            where = ".".join(["values", *parts[:-2], "envFrom"])
+            fix = f"put it into a Secret, and that into {where}: [{{secretRef: {{name: SECRET}}}}]"
         return BadValue(f"{name} may hold a secret", parts[:-1], fix, name)
     if parts[:2] == ["experiment", "args"]:
         what = "Helm's numbers have 53 bits, so this one would lose digits"

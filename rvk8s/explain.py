@@ -218,7 +218,7 @@ def pod_trouble(pod: Object) -> Trouble | None:
         if reason in _PULLING or reason in _NO_IMAGE:
             return _no_image(container.get("image"), reason, text)
         if reason in _CONFIG:
-            fix = "make what is missing in this namespace, or correct storage.secretName"
+            fix = "make what is missing here, or correct storage.secretName or the pool's envFrom"
             if "not found" not in text:
                 fix = "look at the image, and at `kubectl describe pod`"
             return Trouble(f"a pod cannot start: {text or reason}; {fix}", waits=False)

@@ -30,7 +30,7 @@ def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[st
 
     Raises:
         InputErrors: the namespace, a service account, the launcher's kind, the queue, a Secret or
-            one of its keys is missing; a manifest is refused. A line for each.
+            one of its keys, a ConfigMap is missing; a manifest is refused. A line for each.
         ClusterUnavailable: the API server, or a webhook that it asks, does not answer.
     """
     try:
@@ -48,6 +48,7 @@ def _check(cluster: Cluster, manifests: Sequence[Object], skipped: set[str]) -> 
     looks: list[Callable[[], list[InputError]]] = [
         *(partial(_account, cluster, name) for name in _accounts(pods)),
         *(partial(_secret, cluster, name, keys) for name, keys in _secrets(pods).items()),
+        *(partial(_config_map, cluster, name) for name in _config_maps(pods)),
         *(partial(_kind, cluster, kind) for kind in sorted({one["kind"] for one in stages})),
         *(partial(_queue, cluster, name) for name in sorted({queue_of(s) for s in stages} - {""})),
         *(
@@ -89,6 +90,13 @@ def _secret(cluster: Cluster, name: str, keys: set[str]) -> list[InputError]:
         return []
     fix = f"`kubectl edit secret {name} -n {cluster.namespace}` adds what is missing"
     return [InputError(f"Secret {name} has no {' and no '.join(missing)}", fix=fix)]
+
+
+def _config_map(cluster: Cluster, name: str) -> list[InputError]:
+    if _seen(partial(cluster.get, "ConfigMap", name)) is not None:
+        return []
+    what = f"no ConfigMap {name} in namespace {cluster.namespace}"
+    return [InputError(what, fix="create it, or correct the pool's envFrom")]
 
 
 def _kind(cluster: Cluster, kind: str) -> list[InputError]:
@@ -169,6 +177,14 @@ def _pod_specs(value: Any) -> Iterator[Object]:
 
 def _accounts(pods: Iterable[Object]) -> list[str]:
     return sorted({pod.get("serviceAccountName") or "default" for pod in pods})
+
+
+def _config_maps(pods: Iterable[Object]) -> list[str]:
+    """Those that pods cannot start without, but for the run's own."""
+    containers = [container for pod in pods for container in pod["containers"]]
+    entries = [entry for one in containers for entry in one.get("envFrom") or ()]
+    refs = [entry["configMapRef"] for entry in entries if "configMapRef" in entry]
+    return sorted({ref["name"] for ref in refs if not ref.get("optional")})
 
 
 def _secrets(pods: Iterable[Object]) -> dict[str, set[str]]:

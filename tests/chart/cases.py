@@ -52,14 +52,27 @@ def train(**changes: Any) -> Values:
 
 
 _DIGEST = "registry.example.com/team/rvk8s@sha256:" + "0123456789abcdef" * 4
+_REFS = [
+    {"prefix": "MLFLOW_", "secretRef": {"name": "mlflow", "optional": True}},
+    {"configMapRef": {"name": "team"}},
+]
 #: Name -> values of helm/rvk8s.
 RUNS: Mapping[str, Values] = {
     "cpu": run(),
     "gpus": merged(
-        train(gpus=4), {"pools": {"gpu": {"gpusPerNode": 2, "nccl": {"DEBUG": "WARN"}}}}
+        train(gpus=4),
+        {
+            "pools": {
+                "gpu": {
+                    "gpusPerNode": 2,
+                    "nccl": {"DEBUG": "WARN"},
+                    "envFrom": [{"secretRef": {"name": "wandb"}}],
+                }
+            }
+        },
     ),
     "launcher-job": merged(
-        train(gpus=4), {"launcher": "job", "pools": {"gpu": {"gpusPerNode": 2}}}
+        train(gpus=4), {"launcher": "job", "pools": {"gpu": {"gpusPerNode": 2, "envFrom": _REFS}}}
     ),
     "schedule": merged(
         train(ranks=2),

@@ -107,12 +107,17 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
         ),
         (
             {
-                "pools": {"gpu": {"env": {"AWS_SECRET_ACCESS_KEY": "x", "RVK8S_GPUS": "1"}}},
+                "pools": {
+                    "gpu": {"env": {"AWS_SECRET_ACCESS_KEY": "x", "RVK8S_GPUS": "1"}},
+                    "cpu": {"env": {"wandb_api_key": "x"}},
+                },
                 "driver": {"env": {"RVK8S_S3_PATH_STYLE": "0"}},
             },
             [
                 "values.pools.gpu.env: AWS_SECRET_ACCESS_KEY may hold a secret; these variables",
                 "values.pools.gpu.env: RVK8S_GPUS is set by rvk8s itself; leave it out",
+                "values.pools.cpu.env: wandb_api_key may hold a secret; put it into a Secret, and "
+                "that into values.pools.cpu.envFrom: [{secretRef: {name: SECRET}}]",
                 "values.driver.env: RVK8S_S3_PATH_STYLE is set by rvk8s itself; set values.storag",
             ],
         ),
@@ -140,6 +145,13 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
             [
                 "values.pools: 'GPU' cannot be a key here; it has to match ^[a-z0-9]",
                 "values.pools.gpu.nccl: NCCL_DEBUG has the NCCL_ that is put before it; write DEBU",
+            ],
+        ),
+        (
+            {"pools": {"cpu": {"envFrom": [{"secretRef": {"name": "a", "key": "b"}}, {}]}}},
+            [
+                "values.pools.cpu.envFrom.0.secretRef.key: no such key; there are name, optional",
+                "values.pools.cpu.envFrom.1: 'oneOf' failed, none matched; what belongs there: a s",
             ],
         ),
         ({"rootUri": ""}, ["values.rootUri (--root-uri): "]),

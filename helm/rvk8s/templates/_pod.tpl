@@ -188,6 +188,11 @@ spec:
       args: [rvk8s-stage, {{ .stage }}]
       env:
         {{- include "rvk8s.stageEnv" . | trim | nindent 8 }}
+      {{- /* Of a name in both, Kubernetes takes that of env. */}}
+      {{- with $pool.envFrom }}
+      envFrom:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       resources:
         {{- include "rvk8s.resources" . | nindent 8 }}
       securityContext:
