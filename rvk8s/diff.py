@@ -36,6 +36,7 @@ def find_target(
     file: str | None,
     namespace: str | None,
     context: str | None,
+    kubeconfig: str | None = None,
 ) -> Target:
     """The run that is meant.
 
@@ -48,7 +49,7 @@ def find_target(
     """
     if namespace is None:
         namespace = project.namespace_of(Path(file) if file else project.find())
-    cluster = Cluster.connect(context=context, namespace=namespace)
+    cluster = Cluster.connect(context=context, namespace=namespace, file=kubeconfig)
     wanted = run_id or name
     if wanted is None:
         raise InputError("no run is named", fix="give a run or an experiment")

@@ -89,12 +89,12 @@ def render(
     return Submission(shaped, values, rendered, namespace, replaces)
 
 
-def kubeconfig_namespace(context: str | None) -> str:
+def kubeconfig_namespace(context: str | None, kubeconfig: str | None = None) -> str:
     """As kubectl and helm choose it; rendering works without a kubeconfig too."""
     try:
-        return Cluster.connect(context=context).namespace
+        return Cluster.connect(context=context, file=kubeconfig).namespace
     except InputError:
-        if context is not None:
+        if context is not None or kubeconfig is not None:
             raise
         return "default"
 

@@ -8,14 +8,8 @@ from typing import Any
 
 import click
 
-from rvk8s.commands.options import (
-    context_option,
-    file_option,
-    find_places,
-    namespace_option,
-    root_uri_option,
-    run_argument,
-)
+from rvk8s.commands.options import run_argument
+from rvk8s.commands.where import cluster_place, file_option, find_places, root_uri_option
 from rvk8s.contract import ExitCode, RunLayout
 
 
@@ -77,8 +71,7 @@ def confirm(question: str) -> None:
 )
 @root_uri_option
 @file_option
-@namespace_option
-@context_option
+@cluster_place
 def wait_command(run: str, target: str, timeout: float | None, **where: Any) -> None:
     """Wait until RUN has come to a point.
 
@@ -95,8 +88,7 @@ def wait_command(run: str, target: str, timeout: float | None, **where: Any) -> 
 @run_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask where RUN is the beginning of an id.")
 @file_option
-@namespace_option
-@context_option
+@cluster_place
 def cancel_command(run: str, yes: bool, **where: Any) -> None:
     """Stop RUN on its cluster; finished stages stay finished.
 
@@ -128,8 +120,7 @@ def cancel_command(run: str, yes: bool, **where: Any) -> None:
 )
 @root_uri_option
 @file_option
-@namespace_option
-@context_option
+@cluster_place
 def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
     """Remove the objects of RUN from the cluster, and end it if it is running.
 

@@ -21,9 +21,8 @@ def diff_command(ctx: click.Context, experiment: str | None, **options: Any) -> 
     """
     from rvk8s import diff
 
-    target = diff.find_target(
-        experiment, options["run_id"], options["file"], options["namespace"], options["context"]
-    )
+    names = ("run_id", "file", "namespace", "context", "kubeconfig")
+    target = diff.find_target(experiment, *(options[name] for name in names))
     options["run_id"] = target.run.run_id
     (submission,) = make_submissions(experiment=target.run.experiment, **options)
     text = diff.compare(target, submission)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from rvk8s.commands.options import file_option, load_project, output_option, print_json
+from rvk8s.commands.options import load_project, output_option, print_json
+from rvk8s.commands.where import file_option
 
 
 @click.command("experiments")

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rvk8s.commands.where import all_of, cluster_place, file_option, root_uri_option
 from rvk8s.contract import STAGES
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan
     from rvk8s.project import Project
-    from rvk8s.runs.places import Places
     from rvk8s.submit import Submission
-
-Function = Callable[..., Any]
-
-
-def _file_option(*names: str) -> Callable[[Function], Function]:
-    return click.option(
-        *names,
-        metavar="FILE",
-        type=click.Path(),
-        help="The rvk8s.yaml; default: the one of this folder or of the nearest one above.",
-    )
-
-
-file_option = _file_option("-f", "--file")
-#: For `logs`, where -f follows, as in kubectl and tail.
-long_file_option = _file_option("--file")
 
 
 def _given(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -43,11 +25,6 @@ def _given(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 
 run_argument = click.argument("run", callback=_given)
-root_uri_option = click.option(
-    "--root-uri",
-    metavar="URI",
-    help="The folder or s3://bucket/prefix of the runs; default: rootUri of rvk8s.yaml.",
-)
 output_option = click.option(
     "-o",
     "--output",
@@ -55,7 +32,8 @@ output_option = click.option(
     help="Print JSON on stdout and nothing else.",
 )
 
-_PLAN_OPTIONS: tuple[Callable[[Function], Function], ...] = (
+#: The argument and the options that make a plan; for make_plans().
+plan_options = all_of(
     click.argument("experiment", required=False),
     click.option(
         "-m",
@@ -113,16 +91,8 @@ _PLAN_OPTIONS: tuple[Callable[[Function], Function], ...] = (
     file_option,
 )
 
-namespace_option = click.option(
-    "-n",
-    "--namespace",
-    metavar="NAME",
-    help="The namespace of the runs; default: namespace of rvk8s.yaml, else the kubeconfig's.",
-)
-context_option = click.option(
-    "--context", metavar="NAME", help="The context of the kubeconfig; default: the current one."
-)
-_CLUSTER_OPTIONS: tuple[Callable[[Function], Function], ...] = (
+#: What a plan for a cluster takes beside plan_options.
+cluster_options = all_of(
     click.option(
         "--nodes",
         type=click.IntRange(min=1),
@@ -150,20 +120,8 @@ _CLUSTER_OPTIONS: tuple[Callable[[Function], Function], ...] = (
         metavar="FILE",
         help="Values of the chart, stronger than those of rvk8s.yaml. Repeatable.",
     ),
-    namespace_option,
-    context_option,
+    cluster_place,
 )
-
-
-def _all_of(
-    options: tuple[Callable[[Function], Function], ...],
-) -> Callable[[Function], Function]:
-    def decorate(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 class PlanCommand(click.Command):
@@ -195,12 +153,6 @@ def _check_argument(ctx: click.Context, flag: str, following: list[str], options
         raise click.UsageError(f"{what}; {fix}", ctx)
 
 
-#: The argument and the options that make a plan; for make_plans().
-plan_options = _all_of(_PLAN_OPTIONS)
-#: What a plan for a cluster takes beside plan_options.
-cluster_options = _all_of(_CLUSTER_OPTIONS)
-
-
 def load_project(file: str | None) -> Project:
     """The project of --file, else of the nearest rvk8s.yaml."""
     from rvk8s import project
@@ -208,85 +160,10 @@ def load_project(file: str | None) -> Project:
     return project.load(Path(file) if file else project.find())
 
 
-def _root_uri(given: str | None, file: str | None) -> str:
-    """--root-uri, else the rootUri of rvk8s.yaml; absolute."""
-    from rvk8s import project
-    from rvk8s.errors import InputError
-    from rvk8s.plan import absolute_root
-
-    if given is not None:
-        return absolute_root(given, str(Path.cwd()), "--root-uri")
-    path = Path(file) if file else project.find()
-    found = project.root_uri_of(path)
-    if found is None:
-        fix = "add it or give --root-uri: a folder or s3://bucket/prefix"
-        raise InputError("has no rootUri", where=str(path), fix=fix)
-    return found
-
-
-def find_places(
-    root_uri: str | None,
-    file: str | None,
-    namespace: str | None,
-    context: str | None,
-    on_cluster: bool = False,
-) -> Places:
-    """Where --root-uri, -n, --context and rvk8s.yaml say that runs are.
-
-    -n or --context alone means the cluster, --root-uri alone the storage; rvk8s.yaml may name both.
-    Runs on S3 may be of a cluster; where none is named, that of the kubeconfig is asked.
-
-    Args:
-        on_cluster: a cluster is needed: without -n and --context that of the kubeconfig.
-    """
-    from rvk8s import project, storage
-    from rvk8s.cluster import Cluster, kubeconfig
-    from rvk8s.runs.places import Places
-
-    on_cluster = on_cluster or namespace is not None or context is not None
-    if root_uri is None and not on_cluster:
-        path = Path(file) if file else project.find()
-        namespace = project.namespace_of(path)
-        on_cluster = namespace is not None
-        found = project.root_uri_of(path) if on_cluster else _root_uri(None, file)
-    else:
-        found = None if root_uri is None else _root_uri(root_uri, file)
-        if on_cluster and namespace is None:
-            namespace = _file_namespace(file)
-    cluster = Cluster.connect(context=context, namespace=namespace) if on_cluster else None
-    guess = cluster is None and storage.is_s3(found or "") and kubeconfig.is_there()
-    return Places(found, cluster, guess)
-
-
-def status_command_line(
-    run_id: str,
-    *,
-    namespace: str | None = None,
-    context: str | None = None,
-    root_uri: str | None = None,
-    file: str | None = None,
-) -> str:
-    """The command that follows a run, where it was looked for."""
-    given = {"-n": namespace, "--context": context, "--root-uri": root_uri, "-f": file}
-    words = [word for flag, value in given.items() if value for word in (flag, value)]
-    return shlex.join(["rvk8s", "status", run_id, "-w", *words])
-
-
-def _file_namespace(file: str | None) -> str | None:
-    from rvk8s import project
-    from rvk8s.errors import InputError
-
-    try:
-        return project.namespace_of(Path(file) if file else project.find())
-    except InputError:
-        if file:
-            raise
-        return None
-
-
 #: The parameters of cluster_options().
 CLUSTER_NAMES: tuple[str, ...] = (
-    *("nodes", "gpus_per_node", "pool", "image", "launcher", "value_files", "namespace", "context"),
+    *("nodes", "gpus_per_node", "pool", "image", "launcher", "value_files"),
+    *("namespace", "context", "kubeconfig"),
 )
 
 
@@ -326,6 +203,7 @@ def make_submissions(
     file: str | None,
     namespace: str | None,
     context: str | None,
+    kubeconfig: str | None,
     value_files: tuple[str, ...],
     image: str | None,
     nodes: int | None,
@@ -344,6 +222,7 @@ def make_submissions(
     files = read_layers(value_files)
     given = {"--nodes": nodes, "--gpus-per-node": gpus_per_node, "--pool": pool, "--image": image}
     given |= {"--launcher": launcher, "-n": namespace, "--context": context}
+    given |= {"--kubeconfig": kubeconfig}
     words = [word for flag, value in given.items() if value for word in (flag, str(value))]
     words += [word for path in value_files for word in ("--values", path)]
     cluster = ClusterOptions(
@@ -363,7 +242,7 @@ def make_submissions(
     if run_options.run_id and len(experiments) > 1:
         names = ", ".join(e.name for e in experiments)
         raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
-    where = namespace or project.namespace or submit.kubeconfig_namespace(context)
+    where = namespace or project.namespace or submit.kubeconfig_namespace(context, kubeconfig)
     submissions = []
     for one in experiments:
         try:

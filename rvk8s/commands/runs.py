@@ -6,16 +6,13 @@ from typing import Any
 
 import click
 
-from rvk8s.commands.options import (
-    context_option,
+from rvk8s.commands.options import output_option, print_json, run_argument
+from rvk8s.commands.where import (
+    cluster_place,
     file_option,
     find_places,
     long_file_option,
-    namespace_option,
-    output_option,
-    print_json,
     root_uri_option,
-    run_argument,
     status_command_line,
 )
 
@@ -23,14 +20,13 @@ from rvk8s.commands.options import (
 @click.command("list")
 @root_uri_option
 @file_option
-@namespace_option
-@context_option
+@cluster_place
 @output_option
 def list_command(output: str | None, **where: Any) -> None:
     """Show the runs below the root URI and in the namespace, the newest first.
 
-    With -n or --context, or where rvk8s.yaml has a namespace, those of the cluster. Without them
-    the kubeconfig's cluster is asked for runs of a root URI on S3.
+    With -n, --context or --kubeconfig, or where rvk8s.yaml has a namespace, those of the cluster.
+    Without them the kubeconfig's cluster is asked for runs of a root URI on S3.
     """
     places = find_places(**where)
     runs = places.runs()
@@ -55,8 +51,7 @@ def list_command(output: str | None, **where: Any) -> None:
 @click.option("-w", "--watch", is_flag=True, help="Go on until the run has ended.")
 @root_uri_option
 @file_option
-@namespace_option
-@context_option
+@cluster_place
 @output_option
 def status_command(run: str, watch: bool, output: str | None, **where: Any) -> None:
     """Show the stages of RUN: a run's id, or the beginning of one.
@@ -105,8 +100,7 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
 )
 @root_uri_option
 @long_file_option
-@namespace_option
-@context_option
+@cluster_place
 def logs_command(
     run: str,
     stage: str | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +13,9 @@ from rvk8s.commands.options import (
     make_submissions,
     plan_options,
     print_json,
-    status_command_line,
 )
 from rvk8s.commands.run import raise_failures
+from rvk8s.commands.where import status_command_line
 from rvk8s.errors import Interrupted, Rvk8sError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rvk8s.plan import Plan
     from rvk8s.submit import Submission
 
-_DRY_RUNS = ("client", "server")
+_DRY_RUNS = ("none", "client", "server")
 
 
 @click.command("render", cls=PlanCommand)
@@ -58,7 +58,7 @@ class _Submit(PlanCommand):
     is_flag=False,
     flag_value="client",
     type=click.Choice(_DRY_RUNS),
-    help="Create nothing: print what would be sent, or have the server check it.",
+    help="Create nothing: print what would be sent, or have the server check it. none: a real run.",
 )
 @click.option(
     "-o",
@@ -79,7 +79,8 @@ def submit_command(
     submissions = make_submissions(**options)
     for submission in submissions:
         submit.check_is_run(submission)
-    context = options["context"]
+    dry_run = None if dry_run == "none" else dry_run
+    place = {name: options[name] for name in ("context", "kubeconfig")}
     if dry_run == "client":
         for submission in submissions:
             _print_objects(submission, list(submission.rendered.manifests), output or "yaml", "")
@@ -87,27 +88,37 @@ def submit_command(
     from rvk8s.cluster import Cluster
     from rvk8s.runs import display
 
-    cluster = Cluster.connect(context=context, namespace=submissions[0].namespace)
+    cluster = Cluster.connect(
+        context=options["context"], namespace=submissions[0].namespace, file=options["kubeconfig"]
+    )
     act = submit.try_out if dry_run else submit.send
     for submission in submissions:
         sent = act(cluster, submission)
         _print_objects(submission, sent, output, " (server dry run)" if dry_run else "")
         if output is None and not dry_run and not follow:
-            display.say(f"see it with: {_follow_command(submission, context)}")
+            display.say(f"see it with: {_follow_command(submission, place)}")
     if (wait or follow) and not dry_run:
-        _wait_for_all(cluster, submissions, context, show=follow)
+        _wait_for_all(cluster, submissions, place, show=follow)
 
 
 def _wait_for_all(
-    cluster: Cluster, submissions: Sequence[Submission], context: str | None, *, show: bool
+    cluster: Cluster,
+    submissions: Sequence[Submission],
+    place: Mapping[str, str | None],
+    *,
+    show: bool,
 ) -> None:
-    """Wait until all runs have ended; one that fails is told at the end, Ctrl-C at once."""
+    """Wait until all runs have ended; one that fails is told at the end, Ctrl-C at once.
+
+    Args:
+        place: --context and --kubeconfig, for the command that looks again.
+    """
     from rvk8s.runs.follow import until_ended
     from rvk8s.runs.places import Places
 
     failures: list[tuple[Plan, Rvk8sError]] = []
     for submission in submissions:
-        plan, again = submission.plan, _follow_command(submission, context)
+        plan, again = submission.plan, _follow_command(submission, place)
         try:
             until_ended(Places(cluster=cluster), plan.run_id, show=show, go_on=again)
         except Rvk8sError as error:
@@ -136,7 +147,5 @@ def _print_objects(
             click.echo(f"{name} {'configured' if submission.replaces else 'created'}{note}")
 
 
-def _follow_command(submission: Submission, context: str | None) -> str:
-    return status_command_line(
-        submission.plan.run_id, namespace=submission.namespace, context=context
-    )
+def _follow_command(submission: Submission, place: Mapping[str, str | None]) -> str:
+    return status_command_line(submission.plan.run_id, namespace=submission.namespace, **place)

@@ -88,6 +88,25 @@ def test_an_id_that_no_run_has_is_not_gone_on_with(
     assert f"job.batch/{kept}" in objects(apiserver, namespace)
 
 
+def test_a_kubeconfig_by_its_name(client: Client, apiserver: ControlPlane, namespace: str) -> None:
+    """It wins over KUBECONFIG, and --dry-run=none is no dry run, as with kubectl."""
+    client.environ["KUBECONFIG"] = str(client.folder / "none")
+    place = ("--kubeconfig", str(apiserver.kubeconfig))
+    run = submit(client, "--dry-run=none", *place)
+    assert run in client.ok("list", *place)
+    assert "kubeconfig: there is no file" in client.error("list")
+    assert "Pending" in client.ok("status", run, *place)
+    assert client.ok("diff", run, *place) == ""
+    assert "nothing is written yet" in client.error("logs", run, *place)
+    client.error("wait", run, "--for=ended", "--timeout=1s", *place, code=124)
+    assert client.ok("cancel", run, *place) == f"{run} cancelled\n"
+    _, out, err = client("submit", "one", "--run-id", run, "--dry-run", "none", *place)
+    assert f"job.batch/{run} configured\n" in out
+    assert f"rvk8s status {run} -w -n {namespace} --kubeconfig {apiserver.kubeconfig}" in err
+    client.ok("delete", run, *place)
+    assert objects(apiserver, namespace) == []
+
+
 def test_a_run_that_another_namespace_has_is_not_gone_on_with(
     client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
 ) -> None:

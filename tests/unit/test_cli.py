@@ -137,6 +137,19 @@ def test_the_shape_of_a_training(run: Run, options: list[str], shape: tuple[int,
     assert train["ranks"] == train["gpus"]
 
 
+@pytest.mark.parametrize("command", ["list", "status", "logs", "wait", "cancel", "delete", "plan"])
+def test_a_kubeconfig_that_there_is_not(run: Run, command: str) -> None:
+    args = {"list": [], "plan": ["potsdam"], "wait": ["x", "--for", "ended"]}.get(command, ["x"])
+    shown = run(command, *args, "--kubeconfig", "none")
+    assert (shown.code, shown.out) == (2, "")
+    fix = "give the path of a kubeconfig"
+    assert shown.err == f"error: --kubeconfig none: there is no such file; {fix}\n"
+    Path("empty").touch()
+    shown = run(command, *args, "--kubeconfig", "empty")
+    assert (shown.code, shown.out) == (2, "")
+    assert shown.err.startswith("error: --kubeconfig: empty names no current context; give ")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -21,7 +21,7 @@ PLAN = [
     "--run-id ID",
     "-f/--file FILE",
 ]
-WHERE = ["-n/--namespace NAME", "--context NAME"]
+WHERE = ["-n/--namespace NAME", "--context NAME", "--kubeconfig FILE"]
 CLUSTER = [
     "--nodes N",
     "--gpus-per-node N",
@@ -42,7 +42,7 @@ FROZEN = {
         *CLUSTER,
         "--wait",
         "--follow",
-        "--dry-run client|server",
+        "--dry-run none|client|server",
         "-o/--output name|json|yaml",
     ],
     "render": [*PLAN, *CLUSTER],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rvk8s.commands import submit
-from rvk8s.commands.options import status_command_line
+from rvk8s.commands.where import status_command_line
 from rvk8s.errors import ClusterUnavailable, Interrupted, Rvk8sError
 from rvk8s.runs import follow
 from rvk8s.runs.cluster_runs import ClusterRun
@@ -44,7 +44,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> Any:
         plans = [SimpleNamespace(run_id=run) for run in ("a-1", "b-1", "c-1")]
         submissions = [SimpleNamespace(plan=plan, namespace="team") for plan in plans]
         with pytest.raises(Rvk8sError) as raised:
-            submit._wait_for_all(None, submissions, "prod", show=False)  # type: ignore[arg-type]
+            submit._wait_for_all(None, submissions, {"context": "prod"}, show=False)  # type: ignore[arg-type]
         return raised.value, seen
 
     return wait
@@ -65,4 +65,6 @@ def test_the_command_that_follows_a_run_leads_to_the_same_place() -> None:
     line = status_command_line("run-1", **where)
     options = "-n team --context 'my prod' --root-uri s3://b/r -f a/b.yaml"
     assert line == f"rvk8s status run-1 -w {options}"
+    line = status_command_line("run-1", namespace="team", kubeconfig="a/config")
+    assert line == "rvk8s status run-1 -w -n team --kubeconfig a/config"
     assert status_command_line("run-1", context="") == "rvk8s status run-1 -w"
