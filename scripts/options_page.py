@@ -36,6 +36,10 @@ chips lie, how large they are and how scenes are predicted (stride, crop, batch)
 Vision's own `chip_options` and `predict_options`. Beyond a scene's edges chips are black and their
 labels the null class ([why](../decisions/2026-11-25-chips.md)). [options-2019.md](options-2019.md)
 maps the options of the 2019 plugin to these.
+
+Pixels whose label is `solver.ignore_class_index`, or a null class that is named `null` (Raster
+Vision adds one where there is none), are left out of all scores; predicted elsewhere these classes
+are errors. A null class of another name, such as `background`, is scored unless it is ignored.
 """
 
 _BOUNDS = {

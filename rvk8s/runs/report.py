@@ -50,15 +50,18 @@ def _print_table(title: str, scores: dict[str, Any], console: Console) -> None:
         console.print(f"  {_show(overall[key])}  {label}", highlight=False)
     for value, label in _weighted(overall):
         console.print(f"  {value}  {label}", highlight=False)
-    console.print(f"  over {overall['pixels']:,} labelled pixels", highlight=False)
+    console.print(f"  over {overall['pixels']:,} scored pixels", highlight=False)
 
 
 def _weighted(overall: dict[str, Any]) -> list[tuple[str, str]]:
-    """One line where both figures agree: they differ where pixels without a label were scored."""
+    """One line where both figures agree: they differ where some pixels' truth is not scored."""
     ours, theirs = _show(overall["pixelWeightedF1"]), _show(overall.get("rasterVisionAverageF1"))
     if ours == theirs:
         return [(ours, f"{WEIGHTED} ({RASTER_VISION})")]
-    return [(ours, WEIGHTED), (theirs, f"{RASTER_VISION}, which scores unlabelled pixels too")]
+    return [
+        (ours, WEIGHTED),
+        (theirs, f"{RASTER_VISION}, which scores unlabelled and ignored pixels too"),
+    ]
 
 
 def _show(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ MATRIX = np.array([[6, 2, 1], [1, 9, 0], [5, 7, 3]])
 
 
 def test_scores_by_hand() -> None:
-    found = scores.summarise(MATRIX, NAMES, null_id=2)
+    found = scores.summarise(MATRIX, NAMES, unscored={2})
     car, tree = found["classes"]
     assert (car["name"], car["id"], car["support"]) == ("car", 0, 9)
     assert car["precision"] == pytest.approx(6 / 7, abs=1e-6)
@@ -41,20 +42,20 @@ def test_scores_by_hand() -> None:
 def test_null_truth_is_left_out_and_null_predictions_are_errors() -> None:
     without = MATRIX.copy()
     without[2] = 0
-    assert scores.summarise(MATRIX, NAMES, 2) == scores.summarise(without, NAMES, 2)
-    perfect = scores.summarise(np.diag([9, 10, 0]), NAMES, 2)
+    assert scores.summarise(MATRIX, NAMES, {2}) == scores.summarise(without, NAMES, {2})
+    perfect = scores.summarise(np.diag([9, 10, 0]), NAMES, {2})
     assert perfect["overall"]["macroF1"] == 1
-    missed = scores.summarise(np.array([[8, 0, 1], [0, 10, 0], [0, 0, 0]]), NAMES, 2)
+    missed = scores.summarise(np.array([[8, 0, 1], [0, 10, 0], [0, 0, 0]]), NAMES, {2})
     assert missed["classes"][0]["recall"] == pytest.approx(8 / 9, abs=1e-6)
     assert missed["overall"]["accuracy"] == pytest.approx(18 / 19, abs=1e-6)
 
 
 def test_a_class_that_does_not_occur_has_no_scores_and_no_say() -> None:
-    found = scores.summarise(np.diag([5, 0, 7]), ["a", "b", "c"], None)
+    found = scores.summarise(np.diag([5, 0, 7]), ["a", "b", "c"], ())
     b = found["classes"][1]
     assert (b["precision"], b["recall"], b["f1"], b["iou"], b["support"]) == (*[None] * 4, 0)
     assert found["overall"]["macroF1"] == 1
-    nothing = scores.summarise(np.zeros((2, 2)), ["a", "b"], None)["overall"]
+    nothing = scores.summarise(np.zeros((2, 2)), ["a", "b"], ())["overall"]
     assert nothing == {
         "accuracy": None,
         "meanIoU": None,
@@ -66,16 +67,16 @@ def test_a_class_that_does_not_occur_has_no_scores_and_no_say() -> None:
 
 def test_macro_is_not_weighted_by_pixels() -> None:
     rare = np.array([[9900, 0], [90, 10]])
-    overall = scores.summarise(rare, ["land", "car"], None)["overall"]
+    overall = scores.summarise(rare, ["land", "car"], ())["overall"]
     assert overall["pixelWeightedF1"] > 0.98
     assert overall["macroF1"] < 0.6
 
 
 def test_scenes_are_summed_not_averaged() -> None:
-    found = scores.score_scenes({"b": MATRIX, "a": MATRIX * 3}, NAMES, 2)
+    found = scores.score_scenes({"b": MATRIX, "a": MATRIX * 3}, NAMES, {2})
     assert found["overall"]["pixels"] == 4 * 19
     assert list(found["scenes"]) == ["a", "b"]
-    assert found["scenes"]["b"] == scores.summarise(MATRIX, NAMES, 2)
+    assert found["scenes"]["b"] == scores.summarise(MATRIX, NAMES, {2})
     assert json.loads(json.dumps(found)) == found
 
 
@@ -107,7 +108,7 @@ def test_nothing_was_evaluated(tmp_path: Path) -> None:
 
 
 def _printed(overall: dict[str, float]) -> str:
-    found = scores.score_scenes({"a": MATRIX}, NAMES, 2)
+    found = scores.score_scenes({"a": MATRIX}, NAMES, {2})
     found["classes"][0]["name"] = "[car]"
     found["overall"] |= overall
     out = io.StringIO()
@@ -116,7 +117,7 @@ def _printed(overall: dict[str, float]) -> str:
 
 
 def test_the_table_names_every_figure() -> None:
-    weighted = scores.summarise(MATRIX, NAMES, 2)["overall"]["pixelWeightedF1"]
+    weighted = scores.summarise(MATRIX, NAMES, {2})["overall"]["pixelWeightedF1"]
     text = _printed({"rasterVisionAverageF1": weighted})
     for part in ("1 validation scene", "[car]", "0.857", "0.667", "0.750", "0.600", "IoU"):
         assert part in text
@@ -126,23 +127,26 @@ def test_the_table_names_every_figure() -> None:
         "0.675  mean IoU",
         "0.804  macro F1",
         "0.806  pixel-weighted F1 (Raster Vision's “average F1”)",
-        "over 19 labelled pixels",
+        "over 19 scored pixels",
     ]
 
 
 def test_the_table_shows_raster_visions_figure_where_it_differs() -> None:
     text = _printed({"rasterVisionAverageF1": 0.5})
     assert "0.806  pixel-weighted F1\n" in text
-    assert "0.500  Raster Vision's “average F1”, which scores unlabelled pixels too" in text
+    assert (
+        "0.500  Raster Vision's “average F1”, which scores unlabelled and ignored pixels too"
+        in text
+    )
 
 
-LEGEND = pictures.Legend(NAMES, [(200, 0, 0), (0, 200, 0), (0, 0, 0)], null_id=2)
+LEGEND = pictures.Legend(NAMES, [(200, 0, 0), (0, 200, 0), (0, 0, 0)], unscored={2})
 
 
 def test_colours_of_a_class_config() -> None:
     config = {"names": NAMES, "colors": ["#ff0000", [0.0, 1.0, 0.0], [1, 2, 3]], "null_class": None}
-    assert pictures.Legend.of(config) == pictures.Legend(
-        NAMES, [(255, 0, 0), (0, 255, 0), (1, 2, 3)], None
+    assert pictures.Legend.of(config, ()) == pictures.Legend(
+        NAMES, [(255, 0, 0), (0, 255, 0), (1, 2, 3)], ()
     )
 
 
@@ -152,7 +156,7 @@ def test_colours_of_a_class_config() -> None:
 def test_pictures_have_a_decent_size(shape: tuple[int, int], columns: int) -> None:
     truth = np.zeros(shape, np.uint8)
     image = np.full((*shape, 3), 128, np.uint8)
-    picture = pictures.draw("x", image, truth, truth, LEGEND, scores.summarise(MATRIX, NAMES, 2))
+    picture = pictures.draw("x", image, truth, truth, LEGEND, scores.summarise(MATRIX, NAMES, {2}))
     assert 720 <= picture.width <= 1600
     panel = (picture.width - (columns + 1) * pictures.GAP) / columns
     assert panel <= pictures.PANEL
@@ -182,3 +186,81 @@ def test_what_an_eye_can_look_at() -> None:
     assert not pictures.to_rgb(np.zeros((4, 4, 3), np.float32)).any()
     gaps = np.where(rng.random((8, 8, 3)) < 0.1, np.nan, rng.random((8, 8, 3)))
     assert pictures.to_rgb(gaps).dtype == np.uint8
+
+
+#: Raster Vision's own convention for two classes: the null class is the background.
+TWO = {"names": ["building", "background"], "null_class": "background"}
+OWN = {"names": NAMES, "null_class": "null"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "ignored", "unscored"),
+    [
+        (TWO, None, set()),
+        (TWO, 1, {1}),
+        (OWN, None, {2}),
+        (OWN, 2, {2}),
+        # A class with labels that training ignores, beside the null class that Raster Vision adds.
+        (OWN, 0, {0, 2}),
+        (OWN, -3, {0, 2}),
+        (OWN, -100, {2}),
+        ({"names": ["car", "tree"], "null_class": None}, None, set()),
+    ],
+)
+def test_which_classes_are_not_scored(
+    classes: dict[str, Any], ignored: int | None, unscored: set[int]
+) -> None:
+    config = {"dataset": {"class_config": classes}}
+    config["backend"] = {"solver": {"ignore_class_index": ignored}}
+    assert scores.unscored_of(config) == unscored
+
+
+def _evaluated(folder: Path, matrix: list[list[int]], classes: dict[str, Any]) -> dict[str, Any]:
+    """Write the eval.json of one scene; returns the pipeline's config."""
+    report = {"per_scene": {"a": [{"conf_mat": matrix}]}, "overall": [{"metrics": {"f1": 0.5}}]}
+    (folder / scores.VALIDATION).mkdir()
+    (folder / scores.VALIDATION / "eval.json").write_text(json.dumps(report))
+    return {"dataset": {"class_config": classes, scores.VALIDATION: [{"id": "a"}]}}
+
+
+def test_false_alarms_in_the_background_count(tmp_path: Path) -> None:
+    config = _evaluated(tmp_path, [[50, 0], [950, 0]], TWO)
+    found = scores.write(config, tmp_path)
+    assert found["classes"][0]["precision"] == 0.05
+    assert found["classes"][1]["recall"] == 0
+    assert found["overall"]["accuracy"] == 0.05
+    assert found["overall"]["macroF1"] == pytest.approx(2 * 50 / (50 + 1000) / 2, abs=1e-6)
+    assert found["overall"]["pixels"] == 1000
+
+
+def test_pixels_outside_of_areas_are_no_background(tmp_path: Path) -> None:
+    config = _evaluated(tmp_path, [[50, 0], [20, 930]], TWO)
+    found = scores.write(config, tmp_path, outside={"a": 900, "another": 7})
+    assert found["overall"]["pixels"] == 100
+    assert found["overall"]["accuracy"] == 0.8
+    assert found["classes"][1]["recall"] == 0.6
+
+
+def test_an_ignored_class_is_left_out(tmp_path: Path) -> None:
+    config = _evaluated(tmp_path, [[6, 2, 1], [1, 9, 0], [5, 7, 3]], OWN)
+    config["backend"] = {"solver": {"ignore_class_index": 1}}
+    found = scores.write(config, tmp_path)
+    assert [part["name"] for part in found["classes"]] == ["car"]
+    assert found["overall"]["pixels"] == 9
+    assert found["overall"]["accuracy"] == pytest.approx(6 / 9, abs=1e-6)
+
+
+def test_pictures_hide_what_is_not_scored() -> None:
+    ids = np.array([[-1, 0, 1, 2]], np.int16)
+    legend = pictures.Legend(NAMES, LEGEND.colors, unscored={0, 2})
+    assert legend.hides(ids).tolist() == [[True, True, False, True]]
+    assert pictures.Legend(["a", "b"], LEGEND.colors[:2], ()).hides(ids).tolist() == [
+        [True, False, False, False]
+    ]
+    image = np.full((1, 4, 3), 100, np.uint8)
+    found = scores.summarise(MATRIX, NAMES, {0, 2})
+    picture = pictures.draw("x", image, ids, np.ones_like(ids), legend, found)
+    assert (LEGEND.colors[0], f"{NAMES[0]}  F1 –") not in pictures._legend_entries(
+        legend, found, True
+    )
+    assert picture.width >= 720

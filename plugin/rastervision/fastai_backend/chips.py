@@ -12,6 +12,8 @@ from rvk8s.errors import InputError
 
 #: Pixel types that chips may have.
 DTYPES = ("uint8", "uint16", "int16", "float32")
+#: Raster Vision's name of the null class that it adds where a class config has none.
+NULL = "null"
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Classes:
         names: the name of each class; its position is its id in labels and predictions.
         colors: a CSS name or #rrggbb for each class.
         null_id: the class of pixels without data or label, where there is one. The network has an
-            output for it; whether loss and metrics ignore it is `solver.ignore_class_index`.
+            output for it; whether the loss ignores it is `solver.ignore_class_index`.
     """
 
     names: tuple[str, ...]
@@ -39,6 +41,26 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def unscored(self, ignored: int | None) -> frozenset[int]:
+        """See unscored_ids()."""
+        return unscored_ids(self.names, self.null_id, ignored)
+
+
+def unscored_ids(names: Sequence[str], null_id: int | None, ignored: int | None) -> frozenset[int]:
+    """The classes that are no truth: pixels that are labelled so are left out of all scores.
+
+    These are the ignored class, and a null class by the name of Raster Vision's own. A null class
+    of another name is scored unless it is ignored: in Raster Vision's examples of two classes it
+    is the background, and without it every false alarm would go unseen.
+
+    Args:
+        names: of all classes, in the order of their ids.
+        null_id: of the class config's null_class, or None.
+        ignored: solver.ignore_class_index.
+    """
+    null = null_id if null_id is not None and names[null_id] == NULL else None
+    return frozenset(i for i in (null, ignored) if i is not None)
 
 
 @runtime_checkable

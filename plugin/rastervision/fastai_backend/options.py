@@ -107,7 +107,9 @@ class SolverOptions(Options):
         None, description="A weight for each class; balanced: inverse of its share of the pixels."
     )
     ignore_class_index: int | None = Field(
-        None, description="This class adds nothing to loss and metrics."
+        None,
+        description="Pixels that are labelled so add nothing to the loss, nor to scores and "
+        "pictures of training and eval.",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each pixel's target that is spread over all classes."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,22 @@ class Legend:
 
     Attributes:
         names, colors: of each class id.
-        null_id: the class that means "no label", or None; it gets no entry.
+        unscored: ids of the classes that are not scored; they get no entry.
     """
 
     names: Sequence[str]
     colors: Sequence[Color]
-    null_id: int | None
+    unscored: Collection[int]
 
     @classmethod
-    def of(cls, class_config: dict[str, Any]) -> Legend:
+    def of(cls, class_config: dict[str, Any], unscored: Collection[int]) -> Legend:
         """From Raster Vision's class config as JSON; its colours are names, #rrggbb or triples."""
-        null = class_config.get("null_class")
-        names = class_config["names"]
         colors = [_rgb(color) for color in class_config["colors"]]
-        return cls(names, colors, None if null is None else names.index(null))
+        return cls(class_config["names"], colors, unscored)
+
+    def hides(self, ids: np.ndarray) -> np.ndarray:
+        """Which pixels have no class that is scored."""
+        return (ids < 0) | np.isin(ids, list(self.unscored))
 
 
 def _rgb(color: str | Sequence[float]) -> Color:
@@ -63,7 +65,7 @@ class SceneView:
     Attributes:
         scene_id: the scene.
         image: (height, width, channels), the source's data type, mean of what was thinned.
-        truth: (height, width) class ids; the null class outside areas of interest.
+        truth: (height, width) class ids; -1 outside areas of interest.
         prediction: (height, width) class ids.
     """
 
@@ -147,18 +149,18 @@ def draw(
     Args:
         title: the scene's name.
         image: (height, width, 3) uint8.
-        truth, prediction: (height, width) class ids.
+        truth, prediction: (height, width) class ids; -1 where there is none.
         scores: what scores.summarise returns for this scene.
 
     Returns:
         An RGB image at most 2 * PANEL + 3 * GAP pixels wide.
     """
     grey = image.mean(-1, keepdims=True)
-    unlabelled = truth == legend.null_id if legend.null_id is not None else truth < 0
+    unlabelled = legend.hides(truth)
     panels = [
         ("image", image),
         ("truth", _class_map(truth, grey, legend, unlabelled)),
-        ("prediction", _class_map(prediction, grey, legend, prediction == legend.null_id)),
+        ("prediction", _class_map(prediction, grey, legend, legend.hides(prediction))),
         (_errors_caption(scores), _errors(truth, prediction, grey, legend, unlabelled)),
     ]
     height, width = truth.shape
@@ -258,4 +260,4 @@ def _legend_entries(legend: Legend, scores: dict[str, Any], gaps: bool) -> list[
         (legend.colors[part["id"]], f"{part['name']}  F1 {_show(part['f1'])}")
         for part in scores["classes"]
     ]
-    return [*entries, (NO_LABEL, "no label")] if gaps else entries
+    return [*entries, (NO_LABEL, "not scored")] if gaps else entries

@@ -8,8 +8,9 @@ precision, recall and F-measure to ROC, informedness, markedness & correlation",
     precision = TP / (TP + FP)        recall = TP / (TP + FN)
     F1 = 2 TP / (2 TP + FP + FN)      IoU = TP / (TP + FP + FN)   (Jaccard, 1912)
 
-A score whose denominator is 0 is undefined: None, `null` in JSON. Pixels whose truth is the null
-class are left out of everything; a null class that was predicted elsewhere counts as an error.
+A score whose denominator is 0 is undefined: None, `null` in JSON. Pixels whose truth is a class
+that is not scored (chips.unscored_ids) are left out of everything; such a class that was predicted
+elsewhere counts as an error.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rastervision.fastai_backend.chips import unscored_ids
 
 from rvk8s.contract import to_json
 from rvk8s.errors import InputError
@@ -55,25 +57,26 @@ def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def summarise(matrix: np.ndarray, names: Sequence[str], null_id: int | None) -> dict[str, Any]:
+def summarise(
+    matrix: np.ndarray, names: Sequence[str], unscored: Collection[int]
+) -> dict[str, Any]:
     """Scores of one confusion matrix.
 
     Args:
-        matrix: (classes, classes) confusion matrix, the null class included.
+        matrix: (classes, classes) confusion matrix of all classes.
         names: the classes' names, in order.
-        null_id: the class that means "no label", or None.
+        unscored: ids of the classes that are not scored.
 
     Returns:
-        classes: a list with name, id, precision, recall, f1, iou, support for each class but null.
+        classes: a list with name, id, precision, recall, f1, iou, support of each scored class.
         overall: accuracy = share of pixels that are right; meanIoU, macroF1 = plain means over the
             classes that occur in the truth; pixelWeightedF1 = mean of F1 weighted by support;
             pixels = how many were scored.
     """
     matrix = np.array(matrix, dtype=np.float64)
-    if null_id is not None:
-        matrix[null_id] = 0
+    matrix[list(unscored)] = 0
     scores = class_scores(matrix)
-    kept = [k for k in range(len(names)) if k != null_id]
+    kept = [k for k in range(len(names)) if k not in unscored]
     present = [k for k in kept if scores["support"][k] > 0]
     pixels = matrix.sum()
     support, f1 = scores["support"][present], scores["f1"][present]
@@ -136,7 +139,7 @@ def read_eval(eval_json: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarr
 
 
 def score_scenes(
-    matrices: dict[str, np.ndarray], names: Sequence[str], null_id: int | None
+    matrices: dict[str, np.ndarray], names: Sequence[str], unscored: Collection[int]
 ) -> dict[str, Any]:
     """Scores over all scenes together (their matrices summed), and of each scene by itself.
 
@@ -146,16 +149,18 @@ def score_scenes(
     total = sum(matrices.values(), np.zeros((len(names), len(names))))
     return {
         "task": "semantic segmentation",
-        **summarise(total, names, null_id),
-        "scenes": {scene: summarise(m, names, null_id) for scene, m in sorted(matrices.items())},
+        **summarise(total, names, unscored),
+        "scenes": {scene: summarise(m, names, unscored) for scene, m in sorted(matrices.items())},
     }
 
 
-def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
+def write(
+    pipeline_config: dict[str, Any], out_dir: Path, outside: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Write scores.json for what Raster Vision's eval command just evaluated.
 
     overall has rasterVisionAverageF1 too, the figure of eval.json itself: it equals pixelWeightedF1
-    unless some truth is the null class, which Raster Vision counts as a class like any other.
+    unless some truth is of a class that is not scored, which Raster Vision counts like any other.
     scores.json is about the validation scenes; test scenes, if there are any with labels, have the
     same under the key "test".
 
@@ -163,6 +168,8 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
         pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
         out_dir: local folder in which eval.json files lie as <group>/eval.json; scores.json is
             written here.
+        outside: pixels of each scene that lie outside its areas of interest: Raster Vision counts
+            them as null class that was predicted rightly.
 
     Returns:
         What was written to scores.json.
@@ -171,14 +178,17 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
         InputError: no validation scene was evaluated (Raster Vision skips a group where a file is
             missing), or an eval.json does not fit the pipeline.
     """
-    classes = pipeline_config["dataset"]["class_config"]
-    names, null_id = classes["names"], _null_id(classes)
+    names = pipeline_config["dataset"]["class_config"]["names"]
+    unscored, null_id = unscored_of(pipeline_config), null_id_of(pipeline_config)
     groups = {}
     for group in (VALIDATION, TEST):
         path = _find_eval(pipeline_config, out_dir, group)
         if path is not None:
             matrices, average = read_eval(path, names)
-            groups[group] = score_scenes(matrices, names, null_id)
+            for scene, pixels in (outside or {}).items():
+                if scene in matrices:
+                    matrices[scene][null_id, null_id] -= pixels
+            groups[group] = score_scenes(matrices, names, unscored)
             groups[group]["overall"]["rasterVisionAverageF1"] = average
     if not groups or (pipeline_config["dataset"].get(VALIDATION) and VALIDATION not in groups):
         raise InputError(
@@ -200,9 +210,24 @@ def by_scene(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {**scores["scenes"], **scores.get("test", {}).get("scenes", {})}
 
 
-def _null_id(classes: dict[str, Any]) -> int | None:
+def null_id_of(pipeline_config: dict[str, Any]) -> int | None:
+    """The id of the class config's null class."""
+    classes = pipeline_config["dataset"]["class_config"]
     null = classes.get("null_class")
     return None if null is None else classes["names"].index(null)
+
+
+def unscored_of(pipeline_config: dict[str, Any]) -> frozenset[int]:
+    """Ids of the classes that are not scored: unscored_ids() of a pipeline's config as JSON."""
+    names = pipeline_config["dataset"]["class_config"]["names"]
+    solver = pipeline_config.get("backend", {}).get("solver") or {}
+    ignored = solver.get("ignore_class_index")
+    # Raster Vision's own backend counts negative ids from the end, and takes any number.
+    if ignored is not None and -len(names) <= ignored < len(names):
+        ignored %= len(names)
+    else:
+        ignored = None
+    return unscored_ids(names, null_id_of(pipeline_config), ignored)
 
 
 def _find_eval(pipeline_config: dict[str, Any], out_dir: Path, group: str) -> Path | None:

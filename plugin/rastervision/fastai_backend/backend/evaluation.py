@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rastervision.fastai_backend import pictures, scores
-from rastervision.fastai_backend.backend.scene_views import read_views
+from rastervision.fastai_backend.backend.scene_views import outside_areas, read_views
 
 
 def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
@@ -22,9 +22,12 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
     Raises:
         InputError: as scores.write says.
     """
-    found = scores.write(pipeline_config, out_dir)
+    unscored = scores.unscored_of(pipeline_config)
+    null_is_scored = scores.null_id_of(pipeline_config) not in unscored
+    outside = outside_areas(pipeline_config) if null_is_scored else {}
+    found = scores.write(pipeline_config, out_dir, outside)
     of_scene = scores.by_scene(found)
-    legend = pictures.Legend.of(pipeline_config["dataset"]["class_config"])
+    legend = pictures.Legend.of(pipeline_config["dataset"]["class_config"], unscored)
     views = read_views(pipeline_config, set(of_scene), pictures.PANEL)
     pictures.write(views, legend, of_scene, out_dir / "pictures")
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from rasterio import Affine
 from rasterio.features import rasterize
 from rastervision.core.box import Box
-from rastervision.core.data import Scene
+from rastervision.core.data import Scene, SceneConfig
 from rastervision.fastai_backend.pictures import SceneView
 from rastervision.pipeline.config import build_config, upgrade_config
 
@@ -34,15 +34,43 @@ def read_views(
     Args:
         pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
     """
+    for scene in _scenes(pipeline_config, lambda config: config.id in scene_ids):
+        yield _read_view(scene, side)
+
+
+def outside_areas(pipeline_config: dict[str, Any]) -> dict[str, int]:
+    """How many pixels of each validation and test scene with areas of interest lie outside them.
+
+    (As Raster Vision's evaluator counts: a pixel lies where its middle does.)
+    """
+    return {
+        scene.id: sum(_outside(scene, window) for window in _strips(scene, 1))
+        for scene in _scenes(pipeline_config, lambda config: bool(config.aoi_uris))
+    }
+
+
+def _outside(scene: Scene, window: Box) -> int:
+    inside = rasterize(
+        scene.aoi_polygons_bbox_coords,
+        window.size,
+        transform=Affine.translation(window.xmin, window.ymin),
+        dtype=np.uint8,
+    )
+    return inside.size - int(np.count_nonzero(inside))
+
+
+def _scenes(
+    pipeline_config: dict[str, Any], wanted: Callable[[SceneConfig], bool]
+) -> Iterator[Scene]:
+    """The validation and test scenes that are wanted, each while it is looked at."""
     config: Any = build_config(upgrade_config(copy.deepcopy(pipeline_config)))  # type: ignore[arg-type]  # hinted wrongly
-    classes = config.dataset.class_config
-    for scene_config in config.dataset.validation_scenes + config.dataset.test_scenes:
-        if scene_config.id in scene_ids:
+    for scene in config.dataset.validation_scenes + config.dataset.test_scenes:
+        if wanted(scene):
             with tempfile.TemporaryDirectory() as tmp:
-                yield _read_view(scene_config.build(classes, tmp), classes.null_class_id, side)
+                yield scene.build(config.dataset.class_config, tmp)
 
 
-def _read_view(scene: Scene, null_id: int, side: int) -> SceneView:
+def _read_view(scene: Scene, side: int) -> SceneView:
     height, width = scene.extent.size
     step = max(1, max(height, width) // side)
     truth = _thin_labels(scene, scene.label_source.get_label_arr, step)
@@ -50,7 +78,7 @@ def _read_view(scene: Scene, null_id: int, side: int) -> SceneView:
         inside = rasterize(
             scene.aoi_polygons_bbox_coords, truth.shape, transform=Affine.scale(step)
         )
-        truth = np.where(inside > 0, truth, null_id).astype(truth.dtype)
+        truth = np.where(inside > 0, truth.astype(np.int16), -1)
     return SceneView(
         scene_id=scene.id,
         image=_thin_image(scene, step),
