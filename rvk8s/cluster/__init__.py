@@ -65,7 +65,7 @@ class Cluster:
 
     Args:
         connection: what requests need.
-        namespace: of all objects.
+        namespace: of all objects; empty: of all namespaces, for list_all() alone.
         patience: seconds for which a request is tried again after passing faults.
         cancelled: asked between two tries; once true, the last fault is raised.
         forgives: seconds for which a server that has answered before may refuse the user (401,

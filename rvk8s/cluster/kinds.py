@@ -85,10 +85,10 @@ class Response(Protocol):
 
 
 def path_of(namespace: str, kind: str, name: str | None = None) -> str:
-    """The path of a kind's objects in a namespace, or of one of them."""
+    """The path of a kind's objects in a namespace (empty: in all of them), or of one of them."""
     where = KINDS[kind]
     path = f"/{'apis' if '/' in where.api else 'api'}/{where.api}"
-    if where.namespaced:
+    if where.namespaced and namespace:
         path += f"/namespaces/{quote(namespace, safe='')}"
     path += f"/{where.plural}"
     return path if name is None else f"{path}/{quote(name, safe='')}"

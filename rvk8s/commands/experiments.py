@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rvk8s.commands.options import load_project, output_option, print_json
+from rvk8s.commands.options import load_project, output_option, print_output
 from rvk8s.commands.where import file_option
 
 
@@ -17,12 +17,11 @@ def experiments_command(file: str | None, output: str | None) -> None:
     if output:
         keys = ("name", "module", "args", "variant_of")
         names = ("name", "module", "args", "variantOf")
-        print_json(
-            [
-                {new: getattr(experiment, old) for old, new in zip(keys, names, strict=True)}
-                for experiment in project.experiments
-            ]
-        )
+        documents = [
+            {new: getattr(experiment, old) for old, new in zip(keys, names, strict=True)}
+            for experiment in project.experiments
+        ]
+        print_output(output, documents, (experiment.name for experiment in project.experiments))
         return
     from rvk8s.tables import console, experiments_table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def _given(ctx: click.Context, param: click.Parameter, value: str) -> str:
     from rvk8s.runs.status import check_given
 
+    # As `submit -o name` writes it.
+    value = value.removeprefix("job.batch/")
     check_given(value)
     return value
 
@@ -28,8 +31,8 @@ run_argument = click.argument("run", callback=_given)
 output_option = click.option(
     "-o",
     "--output",
-    type=click.Choice(["json"]),
-    help="Print JSON on stdout and nothing else.",
+    type=click.Choice(["name", "json", "yaml"]),
+    help="Print names, JSON or YAML on stdout and nothing else.",
 )
 
 #: The argument and the options that make a plan; for make_plans().
@@ -250,6 +253,25 @@ def make_submissions(
         except InputErrors as errors:
             raise located(errors, project, one, files, given_by(run_options)) from errors
     return submissions
+
+
+def print_output(output: str, value: Any, names: Iterable[str], several: bool = False) -> None:
+    """What --output asks for, on stdout.
+
+    Args:
+        value: for json and yaml; of JSON's types.
+        names: for name, a line each.
+        several: it is one of several documents.
+    """
+    if output == "json":
+        print_json(value)
+    elif output == "yaml":
+        from rvk8s.values import to_yaml
+
+        click.echo(("---\n" if several else "") + to_yaml(value), nl=False)
+    else:
+        for name in names:
+            click.echo(name)
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ from rvk8s.commands.options import (
     make_plans,
     make_submissions,
     plan_options,
-    print_json,
+    print_output,
 )
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["json", "values"]),
-    help="Print JSON, or the values of the chart helm/rvk8s (YAML), and nothing else.",
+    type=click.Choice(["json", "yaml", "values"]),
+    help="Print JSON, YAML, or the values of the chart helm/rvk8s (YAML), and nothing else.",
 )
 def plan_command(output: str | None, **options: Any) -> None:
     """Show what a run with the same options would do; nothing is created.
@@ -53,10 +53,11 @@ def print_plans(output: str | None, **options: Any) -> None:
 
 
 def show_plans(plans: list[Plan], output: str | None, several: bool) -> None:
-    """Plans on stdout: JSON (a list, where there may be several), else a table each."""
+    """Plans on stdout: as --output says (a list, where there may be several), else a table each."""
     if output:
         documents = [plan.to_dict() for plan in plans]
-        print_json(documents if several else documents[0])
+        names = [plan.run_id for plan in plans]
+        print_output(output, documents if several else documents[0], names)
         return
     from rvk8s.tables import console, plan_table
 

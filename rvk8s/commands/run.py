@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rvk8s.commands.options import PlanCommand, make_plans, output_option, plan_options, print_json
+from rvk8s.commands.options import (
+    PlanCommand,
+    make_plans,
+    output_option,
+    plan_options,
+    print_output,
+)
 from rvk8s.errors import Interrupted, Rvk8sError
 
 if TYPE_CHECKING:
@@ -35,10 +41,11 @@ def run_command(output: str | None, dry_run: bool, **options: Any) -> None:
     summaries, failures = _run_all(plans, options["run_id"] is not None, output)
     if output:
         documents = [summary.to_dict() for summary in summaries]
+        names = [summary.record.plan.run_id for summary in summaries]
         if options["match"] is not None:
-            print_json(documents)
+            print_output(output, documents, names)
         elif documents:
-            print_json(documents[0])
+            print_output(output, documents[0], names)
     raise_failures(failures)
 
 

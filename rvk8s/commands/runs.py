@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rvk8s.commands.options import output_option, print_json, run_argument
+from rvk8s.commands.options import output_option, print_output, run_argument
 from rvk8s.commands.where import (
     cluster_place,
     file_option,
@@ -16,34 +16,45 @@ from rvk8s.commands.where import (
     status_command_line,
 )
 
+if TYPE_CHECKING:
+    from rvk8s.runs.status import RunStatus
+
 
 @click.command("list")
 @root_uri_option
 @file_option
 @cluster_place
+@click.option(
+    "-A",
+    "--all-namespaces",
+    is_flag=True,
+    help="The runs of all namespaces, also where -n is given.",
+)
 @output_option
-def list_command(output: str | None, **where: Any) -> None:
+def list_command(all_namespaces: bool, output: str | None, **where: Any) -> None:
     """Show the runs below the root URI and in the namespace, the newest first.
 
     With -n, --context or --kubeconfig, or where rvk8s.yaml has a namespace, those of the cluster.
     Without them the kubeconfig's cluster is asked for runs of a root URI on S3.
     """
-    places = find_places(**where)
+    places = find_places(**where, all_namespaces=all_namespaces)
     runs = places.runs()
     for note in places.notes():
         click.echo(note, err=True)
     if output:
-        print_json([run.to_dict() for run in runs])
+        print_output(output, [run.to_dict() for run in runs], (run.run_id for run in runs))
         return
     if not runs:
         parts = [places.root_uri or ""]
-        parts += [f"namespace {places.cluster.namespace}"] if places.cluster else []
+        if places.cluster:
+            name = places.cluster.namespace
+            parts.append(f"namespace {name}" if name else "any namespace")
         click.echo(f"no runs in {' or '.join(filter(None, parts))}", err=True)
         return
     from rvk8s.runs.status import runs_table
     from rvk8s.tables import console
 
-    console().print(runs_table(runs))
+    console().print(runs_table(runs, with_namespace=all_namespaces))
 
 
 @click.command("status")
@@ -56,17 +67,20 @@ def list_command(output: str | None, **where: Any) -> None:
 def status_command(run: str, watch: bool, output: str | None, **where: Any) -> None:
     """Show the stages of RUN: a run's id, or the beginning of one.
 
-    With -w and -o json, a JSON document now and at each change, as kubectl get has it.
+    With -w and -o, a document now and at each change, as kubectl get has it.
     """
     places = find_places(**where)
     if watch and output:
         from rvk8s.runs.follow import each_change
 
-        each_change(places, run, lambda found: print_json(found.to_dict()))
+        def show(found: RunStatus) -> None:
+            print_output(output, found.to_dict(), [found.run_id], several=True)
+
+        each_change(places, run, show)
         return
     found, _ = places.find(run)
     if output:
-        print_json(found.to_dict())
+        print_output(output, found.to_dict(), [found.run_id])
         return
     from rvk8s.cluster.conditions import ENDED
     from rvk8s.runs.status import LOST, status_table

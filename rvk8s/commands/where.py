@@ -101,6 +101,7 @@ def find_places(
     context: str | None,
     kubeconfig: str | None,
     on_cluster: bool = False,
+    all_namespaces: bool = False,
 ) -> Places:
     """Where --root-uri, -n, --context, --kubeconfig and rvk8s.yaml say that runs are.
 
@@ -110,6 +111,7 @@ def find_places(
 
     Args:
         on_cluster: a cluster is needed: where none is named, that of the kubeconfig.
+        all_namespaces: of a cluster; stronger than `namespace`.
     """
     from rvk8s import project, storage
     from rvk8s.cluster import Cluster
@@ -117,7 +119,7 @@ def find_places(
     from rvk8s.runs.places import Places
 
     named = (namespace, context, kubeconfig)
-    on_cluster = on_cluster or any(name is not None for name in named)
+    on_cluster = on_cluster or all_namespaces or any(name is not None for name in named)
     if root_uri is None and not on_cluster:
         path = Path(file) if file else project.find()
         namespace = project.namespace_of(path)
@@ -131,6 +133,7 @@ def find_places(
     cluster = None
     if on_cluster:
         cluster = Cluster.connect(context=context, namespace=namespace, file=kubeconfig)
+        cluster.namespace = "" if all_namespaces else cluster.namespace
     return Places(found, cluster, guess)
 
 

@@ -47,6 +47,10 @@ class ClusterRun:
         return str(self.driver["metadata"]["labels"].get(Label.EXPERIMENT, ""))
 
     @property
+    def namespace(self) -> str:
+        return _namespace(self.driver)
+
+    @property
     def root_uri(self) -> str:
         """Where the run is written, as the driver's Job says."""
         return _root_uri(self.driver)
@@ -114,17 +118,19 @@ class ClusterRun:
 
 
 def list_runs(cluster: Cluster) -> list[ClusterRun]:
-    """The runs of a namespace, the newest first; without pods and plans."""
+    """The runs of a cluster's namespace, the newest first; without pods and plans."""
     jobs, training = _together(cluster, [("Job", OURS), ("PyTorchJob", OURS)])
-    stages: dict[str, list[Object]] = {}
-    drivers: dict[str, Object] = {}
+    stages: dict[tuple[str, str], list[Object]] = {}
+    drivers: dict[tuple[str, str], Object] = {}
     for item in (*jobs, *training):
+        name = (_namespace(item), _run_id(item))
         if _component(item) == "driver":
-            drivers[_run_id(item)] = item
+            drivers[name] = item
         elif Label.STAGE in item["metadata"]["labels"]:
-            stages.setdefault(_run_id(item), []).append(item)
+            stages.setdefault(name, []).append(item)
     runs = [
-        ClusterRun(run, driver, in_order(stages.get(run, ()))) for run, driver in drivers.items()
+        ClusterRun(name[1], driver, in_order(stages.get(name, ())))
+        for name, driver in drivers.items()
     ]
     return sorted(runs, key=lambda r: (created_in(r.run_id) or r.created, r.run_id), reverse=True)
 
@@ -218,6 +224,10 @@ def _created(item: Object) -> str:
 
 def _component(item: Object) -> str:
     return str(item["metadata"]["labels"].get(Label.COMPONENT, ""))
+
+
+def _namespace(item: Object) -> str:
+    return str(item["metadata"].get("namespace", ""))
 
 
 def _root_uri(driver: Object) -> str:

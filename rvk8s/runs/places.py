@@ -58,18 +58,21 @@ class Places:
 
     def runs(self) -> list[RunStatus]:
         """All runs, the newest first."""
-        found: dict[str, RunStatus] = {}
+        in_storage: dict[str, RunStatus] = {}
         in_cluster = self._ask(cluster_runs.list_runs) or []
         if self.guess:
             in_cluster = [run for run in in_cluster if run.root_uri == self.root_uri]
         if self.root_uri is not None:
             root = self.root_uri
             stored = self.stored(root, lambda: status.list_runs(root, self.unreadable)) or []
-            found = {run.run_id: run for run in stored}
+            in_storage = {run.run_id: run for run in stored}
+        found = []
         for run in in_cluster:
             self.unreadable.pop(run.run_id, None)  # the cluster's answer is shown
-            found[run.run_id] = replace(merged(run, found.get(run.run_id)), stages=())
-        return sorted(found.values(), key=lambda r: (r.record.plan.created, r.run_id), reverse=True)
+            found.append(replace(merged(run, in_storage.get(run.run_id)), stages=()))
+        shown = {run.run_id for run in found}
+        found += [run for run in in_storage.values() if run.run_id not in shown]
+        return sorted(found, key=lambda r: (r.record.plan.created, r.run_id), reverse=True)
 
     def find(self, run: str) -> tuple[RunStatus, ClusterRun | None]:
         """A run, and what the namespace has of it.
@@ -193,6 +196,10 @@ class Places:
 
 def merged(run: ClusterRun, stored: RunStatus | None) -> RunStatus:
     """What the cluster and the storage say of a run, together."""
+    return replace(_merged(run, stored), namespace=run.namespace)
+
+
+def _merged(run: ClusterRun, stored: RunStatus | None) -> RunStatus:
     own = run.record()
     if stored is None:
         stages = tuple(StageStatus(stage, str(stage.state), Progress()) for stage in own.stages)

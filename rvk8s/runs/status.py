@@ -77,6 +77,7 @@ class RunStatus:
         state: its state in a word: that of the record, or LOST.
         stages: its stages; empty in a list of runs.
         notes: what a user should know beside that, such as why it does not start; a line each.
+        namespace: that has its objects; empty where none is known.
     """
 
     uri: str
@@ -84,14 +85,17 @@ class RunStatus:
     state: str
     stages: tuple[StageStatus, ...] = ()
     notes: tuple[str, ...] = ()
+    namespace: str = ""
 
     @property
     def run_id(self) -> str:
         return self.record.plan.run_id
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types: run.json with runId, runUri, the states as shown and the progress."""
+        """JSON types: run.json with runId, runUri, namespace, the states as shown and progress."""
         value = {"runId": self.run_id, "runUri": self.uri, **self.record.to_dict()}
+        if self.namespace:
+            value["namespace"] = self.namespace
         value["state"] = self.state
         if self.stages:
             value["stages"] = [stage.to_dict() for stage in self.stages]
@@ -220,12 +224,14 @@ def _is_left(record: RunRecord) -> bool:
     return min(seconds_since(time) for time in times if time or time is record.started) > LOST_AFTER
 
 
-def runs_table(runs: list[RunStatus]) -> RenderableType:
+def runs_table(runs: list[RunStatus], with_namespace: bool = False) -> RenderableType:
     """A row for each run."""
-    table = _table("RUN", "STATE", "STAGE", "CREATED", "TIME")
+    first = ["NAMESPACE"] if with_namespace else []
+    table = _table(*first, "RUN", "STATE", "STAGE", "CREATED", "TIME")
     for run in runs:
         record = run.record
         table.add_row(
+            *([Text(run.namespace or "-")] if with_namespace else []),
             Text(run.run_id),
             Text(run.state, style=STYLES[run.state]),
             Text(_current_stage(record)),

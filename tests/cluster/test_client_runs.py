@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.apiproxy import api_proxy
-from cluster.clientrun import Client, client, end_run, objects, set_status, submit
+from cluster.clientrun import Client, become_submitter, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
 from s3server import S3Server
 
@@ -105,6 +105,33 @@ def test_a_kubeconfig_by_its_name(client: Client, apiserver: ControlPlane, names
     assert f"rvk8s status {run} -w -n {namespace} --kubeconfig {apiserver.kubeconfig}" in err
     client.ok("delete", run, *place)
     assert objects(apiserver, namespace) == []
+
+
+def test_the_runs_of_all_namespaces(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """Two of them have a run of the same id, as schedules of one name make them."""
+    other, run = f"{namespace}-b", "one-20261124-101112-abcd"
+    apiserver.kubectl("create", "namespace", other)
+    for name in (namespace, other):
+        manifests = client.ok("render", "one", "--run-id", run, "-n", name)
+        apiserver.kubectl("apply", "-n", name, "-f", "-", stdin=manifests)
+    apiserver.kubectl("patch", "job", run, "-n", other, "-p", '{"spec": {"suspend": true}}')
+    mark = '{"metadata": {"annotations": {"rvk8s.io/cancel": "2026-11-24T10:00:00Z"}}}'
+    apiserver.kubectl("patch", "job", run, "-n", other, "-p", mark)
+    expected = [[namespace, run, "Pending"], [other, run, "Cancelled"]]
+    head, *rows = [line.split()[:3] for line in client.ok("list", "-A").splitlines()]
+    assert head == ["NAMESPACE", "RUN", "STATE"]
+    assert sorted(row for row in rows if namespace in row[0]) == expected
+    listed = json.loads(client.ok("list", "-A", "-n", namespace, "-o", "json"))
+    found = [[one["namespace"], one["runId"], one["state"]] for one in listed]
+    assert sorted(row for row in found if namespace in row[0]) == expected
+    assert client.ok("list", "-A", "-o", "name").splitlines().count(run) == 2
+    assert client.ok("list").splitlines()[0].split()[0] == "RUN"
+    assert client.ok("list", "-o", "name") == f"{run}\n"
+    become_submitter(client, apiserver, namespace)
+    assert "at the cluster scope; ask the administrator" in client.error("list", "-A")
+    apiserver.kubectl("delete", "namespace", other, "--wait=false")
 
 
 def test_a_run_that_another_namespace_has_is_not_gone_on_with(

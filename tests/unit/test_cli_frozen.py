@@ -31,24 +31,25 @@ CLUSTER = [
     "--values FILE...",
     *WHERE,
 ]
+OUTPUT = "-o/--output name|json|yaml"
 RUNS = ["--root-uri URI", "-f/--file FILE", *WHERE]
 FROZEN = {
     "init": ["FOLDER?"],
-    "experiments": ["-f/--file FILE", "-o/--output json"],
-    "plan": [*PLAN, *CLUSTER, "-o/--output json|values"],
-    "run": [*PLAN, "--dry-run", "-o/--output json"],
+    "experiments": ["-f/--file FILE", OUTPUT],
+    "plan": [*PLAN, *CLUSTER, "-o/--output json|yaml|values"],
+    "run": [*PLAN, "--dry-run", OUTPUT],
     "submit": [
         *PLAN,
         *CLUSTER,
         "--wait",
         "--follow",
         "--dry-run none|client|server",
-        "-o/--output name|json|yaml",
+        OUTPUT,
     ],
     "render": [*PLAN, *CLUSTER],
     "diff": [*PLAN, *CLUSTER],
-    "list": [*RUNS, "-o/--output json"],
-    "status": ["RUN", "-w/--watch", *RUNS, "-o/--output json"],
+    "list": [*RUNS, "-A/--all-namespaces", OUTPUT],
+    "status": ["RUN", "-w/--watch", *RUNS, OUTPUT],
     "logs": [
         "RUN",
         "STAGE?",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from s3server import S3Server
 
 from rvk8s import cli, storage
@@ -48,6 +49,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     (tmp_path / "rvk8s.yaml").write_text("rootUri: runs\nexperiments: {}\n")
     stored(tmp_path / "runs", "one-20261123-101010-aaaa", "2026-11-23T10:10:10Z")
     stored(tmp_path / "runs", "one-20261124-101010-bbbb", "2026-11-24T10:10:10Z")
+    (tmp_path / "all.yaml").write_text(
+        "apiVersion: rvk8s/v1\nrootUri: runs\n"
+        "experiments: {one: {module: exp.py, variants: {b: {args: {depth: 2}}}}}\n"
+    )
+    (tmp_path / "exp.py").write_text("def get_config(runner, depth=1): ...\n")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
@@ -85,6 +91,25 @@ def test_status(run: Run) -> None:
     found = json.loads(run("status", "one-20261124", "-o", "json")[1])
     assert [stage["state"] for stage in found["stages"]] == ["Succeeded", "Failed"]
     assert found["plan"]["goOn"] == "rvk8s run one"
+
+
+def test_names_and_yaml(run: Run) -> None:
+    """As kubectl has them: nothing else is printed, and YAML says what JSON says."""
+    newest, oldest = "one-20261124-101010-bbbb", "one-20261123-101010-aaaa"
+    assert run("list", "-o", "name") == (0, f"{newest}\n{oldest}\n", "")
+    assert run("list", "-o", "name", "--root-uri", "none") == (0, "", "")
+    assert run("status", "one-20261124", "-o", "name") == (0, f"{newest}\n", "")
+    assert run("status", f"job.batch/{newest}", "-o", "name")[1] == f"{newest}\n"
+    for words in (["list"], ["status", newest], ["experiments", "-f", "../all.yaml"]):
+        code, out, err = run(*words, "-o", "yaml")
+        assert (code, err) == (0, "")
+        assert yaml.safe_load(out) == json.loads(run(*words, "-o", "json")[1])
+    assert run("experiments", "-f", "../all.yaml", "-o", "name") == (0, "one\none-b\n", "")
+    plan = ["plan", "one", "-f", "../all.yaml", "--run-id", newest, "-o"]
+    shown = yaml.safe_load(run(*plan, "yaml")[1])
+    assert shown == json.loads(run(*plan, "json")[1])
+    watched = run("status", newest, "-w", "-o", "yaml")[1]
+    assert watched.startswith("---\nrunId: ")
 
 
 def test_status_watched_as_json_is_a_document_for_each_change(run: Run, tmp_path: Path) -> None:
