@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import pickle
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import torch
 from fastcore.foundation import L
 from rastervision.fastai_backend.models import ModelSpec
 
+from rvk8s.contract import to_json
 from rvk8s.errors import DiskFull, InputError
 
 LAST, BEST = "last.pt", "best.pt"
@@ -164,6 +166,21 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_bytes())
     except ValueError as e:
         raise InputError(f"{path} is damaged: {e}", fix="remove it") from e
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all; numbers that aren't finite are null, for JSON has
+    none. Raises DiskFull."""
+    with whole(path) as temporary:
+        temporary.write_bytes(to_json(_finite(values)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -49,7 +49,6 @@ from rastervision.fastai_backend.tasks.semantic_segmentation import (
     check_ignored,
 )
 
-from rvk8s.contract import to_json
 from rvk8s.errors import InputError, Rvk8sError
 
 log = logging.getLogger(__name__)
@@ -359,8 +358,7 @@ class Training:
             "options": self.options,
             "history": course.history,
         }
-        with checkpoint.whole(self.folder / METRICS) as temporary:
-            temporary.write_bytes(to_json(metrics))
+        checkpoint.write_json(self.folder / METRICS, metrics)
         log.info("the best epoch is %d, with macro F1 %.4f", row["epoch"], row["macro_f1"])
         if self.sync is not None:
             self.sync()

@@ -5,6 +5,7 @@ rvk8s-stage names a JSON file in the environment (Env.PROGRESS_FILE); without it
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -25,13 +26,14 @@ class Progress:
 
     def report(self, *, flush: bool = False, **fields: Any) -> None:
         """Merge `fields` into the file: epoch, epochs, batch, batches, loss, imagesPerSecond,
-        macroF1, scene, pixelsDone, pixelsTotal, message. None removes a field.
+        macroF1, scene, pixelsDone, pixelsTotal, message. None removes a field, and so does a
+        number that isn't finite, which JSON has not.
 
         Args:
             flush: write now, also if the last write was less than INTERVAL ago.
         """
         self._fields.update(fields)
-        self._fields = {k: v for k, v in self._fields.items() if v is not None}
+        self._fields = {k: v for k, v in self._fields.items() if _shown(v)}
         target = os.environ.get(Env.PROGRESS_FILE)
         clock = time.monotonic()
         if not target or (not flush and clock - self._written < INTERVAL):
@@ -41,6 +43,10 @@ class Progress:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_bytes(to_json({"updated": now(), **self._fields}))
         os.replace(temporary, path)
+
+
+def _shown(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 _progress = Progress()

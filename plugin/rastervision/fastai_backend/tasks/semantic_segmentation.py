@@ -18,10 +18,10 @@ from rvk8s.errors import InputError
 
 
 class PixelCrossEntropy(CrossEntropyLossFlat):
-    """fastai's cross entropy over pixels; 0, not NaN, for a batch that has only ignored ones.
+    """fastai's cross entropy over pixels; 0, not NaN, for a batch where none has any weight.
 
     Args:
-        weight: (classes,) a weight for each class, or None.
+        weight: (classes,) a weight for each class, or None; a class of weight 0 adds nothing.
         ignore: a class that adds nothing, or None.
         label_smoothing: share of the target that is spread over all classes.
     """
@@ -34,18 +34,22 @@ class PixelCrossEntropy(CrossEntropyLossFlat):
             weight=weight,
             ignore_index=-100 if ignore is None else ignore,
             label_smoothing=label_smoothing,
-            reduction="mean" if ignore is None else "sum",
+            reduction="mean" if weight is None and ignore is None else "sum",
         )
         self.ignore = ignore
+        self.weightless = weight is not None and bool((weight == 0).any())
 
     def __call__(self, inp: torch.Tensor, targ: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Logits (N, classes, H, W) float and class ids (N, H, W) int64 -> the mean, a scalar."""
-        loss = super().__call__(inp, targ, **kwargs)
-        if self.ignore is None:
-            return loss
         total = self.total(targ)
-        assert total is not None
-        return loss / total.clamp(min=torch.finfo(torch.float32).tiny)
+        if self.weightless:  # else label smoothing would give them a loss
+            targ = targ.masked_fill(self.func.weight[targ] == 0, self.func.ignore_index)
+        loss = super().__call__(inp, targ, **kwargs)
+        if total is None:
+            return loss
+        # Not the quotient alone: scaled up for fp16, its gradient would be 0 times infinity.
+        mean = loss / total.clamp(min=torch.finfo(torch.float32).tiny)
+        return torch.where(total > 0, mean, 0 * loss)
 
     def total(self, targ: torch.Tensor) -> torch.Tensor | None:
         """What the sum over pixels is divided by, a scalar; None: their number, which is the same
