@@ -104,7 +104,9 @@ class SolverOptions(Options):
         "GPU. In fp32, GPUs since Ampere round what convolutions multiply to TF32.",
     )
     class_weights: list[float] | Literal["balanced"] | None = Field(
-        None, description="A weight for each class; balanced: inverse of its share of the pixels."
+        None,
+        description="A weight for each class, 0: it adds nothing; balanced: inverse of its share "
+        "of the pixels, 1 for classes that are not scored.",
     )
     ignore_class_index: int | None = Field(
         None,

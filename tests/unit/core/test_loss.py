@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from rastervision.fastai_backend import checkpoint, progress
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
-from rastervision.fastai_backend.tasks.semantic_segmentation import make_loss
+from rastervision.fastai_backend.tasks.semantic_segmentation import PixelScores, make_loss
 from torch.nn import functional as F
 
 from rvk8s.contract import Env
@@ -117,3 +118,25 @@ def test_json_holds_no_bare_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     progress.Progress().report(flush=True, loss=float("inf"), epoch=1)
     content = (tmp_path / "progress.json").read_text()
     assert set(json.loads(content, parse_constant=pytest.fail)) == {"updated", "epoch"}
+
+
+def test_balanced_weights_leave_null_alone(make_chips: Callable[..., ArrayChips]) -> None:
+    chips = make_chips(4)
+    chips.labels[chips.labels == 2] = 0
+    chips.labels[0, :2, :2] = 2
+    weights = make_loss(SolverOptions(class_weights="balanced"), chips, WITH_NULL).func.weight
+    assert weights[2] == 1
+    pixels = chips.class_pixels().sum(axis=0)
+    np.testing.assert_allclose(weights[:2] * pixels[:2], pixels[:2].sum() / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("ignore", "f1"), [(None, (8 / 9, 8 / 9, 0)), (1, (8 / 9, 0, 0))])
+def test_an_epoch_is_scored_as_eval_scores(ignore: int | None, f1: tuple[float, ...]) -> None:
+    """Pixels without a label have no say in which epoch is the best one."""
+    truth = torch.tensor([[[0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]]])
+    said = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0]]])
+    metric = PixelScores(WITH_NULL, ignore, beta=1.0)
+    logits = F.one_hot(said, 3).permute(0, 3, 1, 2)
+    metric.accumulate(SimpleNamespace(pred=logits, yb=(truth,)))
+    assert metric.scores().f1 == pytest.approx(f1)
+    assert metric.value == pytest.approx(8 / 9)

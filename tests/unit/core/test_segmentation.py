@@ -91,10 +91,10 @@ class TestLoss:
         loss = make_loss(SolverOptions(class_weights="balanced"), chips, classes)
         weight = loss.func.weight.numpy()
         np.testing.assert_allclose(weight * pixels, (weight * pixels)[0], rtol=1e-5)
-        assert balanced_weights(np.array([30, 10, 0]), None) == pytest.approx([2 / 3, 2, 1])
-        assert balanced_weights(np.array([30, 10, 99]), ignore=2) == pytest.approx([2 / 3, 2, 1])
+        assert balanced_weights(np.array([30, 10, 0])) == pytest.approx([2 / 3, 2, 1])
+        assert balanced_weights(np.array([30, 10, 99]), {2}) == pytest.approx([2 / 3, 2, 1])
         with pytest.raises(InputError, match="no labelled pixel"):
-            balanced_weights(np.array([0, 0, 7]), ignore=2)
+            balanced_weights(np.array([0, 0, 7]), {2})
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -117,15 +117,15 @@ class TestScores:
     PREDICTED = torch.tensor([0, 0, 1, 2, 1, 1, 0, 0, 1, 0])
 
     def test_confusion_matrix_leaves_out_ignored_and_unknown_truth(self) -> None:
-        matrix = confusion_matrix(self.PREDICTED, self.TRUTH, 3, None)
+        matrix = confusion_matrix(self.PREDICTED, self.TRUTH, 3)
         assert matrix.tolist() == [[3, 1, 1], [1, 2, 0], [0, 0, 0]]
-        assert confusion_matrix(self.PREDICTED, self.TRUTH, 4, 3).sum() == 8
+        assert confusion_matrix(self.PREDICTED, self.TRUTH, 4, {3}).sum() == 8
 
     @pytest.mark.parametrize("beta", [1.0, 0.5, 2.0])
     def test_scores_agree_with_scikit_learn(self, beta: float) -> None:
         rng = np.random.default_rng(0)
         truth, predicted = rng.integers(0, 4, (2, 500))
-        matrix = confusion_matrix(torch.tensor(predicted), torch.tensor(truth), 4, None)
+        matrix = confusion_matrix(torch.tensor(predicted), torch.tensor(truth), 4)
         s = Scores.of(matrix.numpy(), beta=beta)
         each = {"average": None}
         assert s.precision == pytest.approx(precision_score(truth, predicted, **each))
@@ -143,7 +143,7 @@ class TestScores:
 
     def test_the_ignored_class_has_no_truth(self) -> None:
         matrix = np.array([[5, 1, 0], [0, 4, 0], [7, 7, 7]])
-        s = Scores.of(matrix, ignore=2)
+        s = Scores.of(matrix, {2})
         assert s.support == (6, 4, 0)
         assert s.accuracy == pytest.approx(0.9)
         assert s.precision[0] == 1

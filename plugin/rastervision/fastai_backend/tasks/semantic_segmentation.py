@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,8 @@ def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> Pix
     ignore = check_ignored(solver.ignore_class_index, classes)
     weights = solver.class_weights
     if weights == "balanced":
-        weights = balanced_weights(class_pixels(train, len(classes)).sum(axis=0), ignore)
+        pixels = class_pixels(train, len(classes)).sum(axis=0)
+        weights = balanced_weights(pixels, classes.unscored(ignore))
     elif weights is not None:
         check_weights(weights, classes)
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32)
@@ -100,19 +101,19 @@ def check_weights(weights: Sequence[float], classes: Classes) -> None:
         )
 
 
-def balanced_weights(pixels: np.ndarray, ignore: int | None) -> list[float]:
+def balanced_weights(pixels: np.ndarray, unscored: Collection[int] = ()) -> list[float]:
     """Weights inverse to the classes' pixels, scaled so that an average pixel weighs 1.
 
     weight = all pixels / (classes present * pixels of the class), as scikit-learn's "balanced";
-    1 for classes without pixels, which never count.
+    1 for classes without pixels, which never count, and for those that are not scored: a few
+    pixels without a label, which nothing can be learnt from, would weigh more than all others.
 
     Args:
         pixels: (classes,) labelled pixels of each.
-        ignore: class that is left out.
+        unscored: classes that are left out; see Classes.unscored().
     """
     counts = pixels.astype(np.float64).copy()
-    if ignore is not None:
-        counts[ignore] = 0
+    counts[list(unscored)] = 0
     present = counts > 0
     if not present.any():
         raise InputError("the training chips have no labelled pixel")
@@ -122,10 +123,13 @@ def balanced_weights(pixels: np.ndarray, ignore: int | None) -> list[float]:
 
 
 class PixelScores(Metric):
-    """fastai metric: gathers the confusion matrix of an epoch; its value is the macro F-beta."""
+    """fastai metric: gathers the confusion matrix of an epoch; its value is the macro F-beta.
+
+    It scores the classes that eval scores: the best epoch is to be the one that does best there.
+    """
 
     def __init__(self, classes: Classes, ignore: int | None, beta: float) -> None:
-        self.classes, self.ignore, self.beta = classes, ignore, beta
+        self.classes, self.unscored, self.beta = classes, classes.unscored(ignore), beta
         self.reset()
 
     def reset(self) -> None:
@@ -135,7 +139,7 @@ class PixelScores(Metric):
     def accumulate(self, learn: Learner) -> None:
         self.confusion = self.confusion.to(learn.pred.device)
         self.confusion += confusion_matrix(
-            learn.pred.argmax(dim=1), learn.yb[0], len(self.classes), self.ignore
+            learn.pred.argmax(dim=1), learn.yb[0], len(self.classes), self.unscored
         )
 
     def reduce(self, group: Group) -> None:
@@ -151,24 +155,24 @@ class PixelScores(Metric):
         return "f_beta"
 
     def scores(self) -> Scores:
-        return Scores.of(self.confusion.cpu().numpy(), self.ignore, self.beta)
+        return Scores.of(self.confusion.cpu().numpy(), self.unscored, self.beta)
 
 
 def confusion_matrix(
-    predicted: torch.Tensor, truth: torch.Tensor, num_classes: int, ignore: int | None
+    predicted: torch.Tensor, truth: torch.Tensor, num_classes: int, unscored: Collection[int] = ()
 ) -> torch.Tensor:
     """Pixels by (true class, predicted class).
 
     Args:
-        predicted, truth: class ids of one shape. Pixels whose truth is `ignore`, or no class at
-            all, are left out.
+        predicted, truth: class ids of one shape. Pixels whose truth is one of `unscored`, or no
+            class at all, are left out.
 
     Returns:
         (num_classes, num_classes) int64, a row for each true class.
     """
     keep = truth < num_classes
-    if ignore is not None:
-        keep &= truth != ignore
+    for id_ in unscored:
+        keep &= truth != id_
     codes = truth[keep].long() * num_classes + predicted[keep].long()
     return torch.bincount(codes, minlength=num_classes**2).view(num_classes, num_classes)
 
@@ -197,11 +201,10 @@ class Scores:
     f_beta: float
 
     @classmethod
-    def of(cls, confusion: np.ndarray, ignore: int | None = None, beta: float = 1.0) -> Scores:
-        """Scores of (classes, classes) pixels by (truth, prediction); `ignore` has no truth."""
+    def of(cls, confusion: np.ndarray, unscored: Collection[int] = (), beta: float = 1.0) -> Scores:
+        """Scores of (classes, classes) pixels by (truth, prediction); `unscored` have no truth."""
         matrix = confusion.astype(np.float64)
-        if ignore is not None:
-            matrix[ignore] = 0
+        matrix[list(unscored)] = 0
         tp = np.diag(matrix)
         fp, fn = matrix.sum(axis=0) - tp, matrix.sum(axis=1) - tp
         support = matrix.sum(axis=1)
