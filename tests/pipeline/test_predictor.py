@@ -3,7 +3,6 @@ Predictor, ScenePredictor and `rastervision predict` give the pipeline's own pix
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -11,59 +10,54 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import rasterio
+from bench import Bench
 from rastervision.core.data import SemanticSegmentationLabelStoreConfig
 from rastervision.core.predictor import Predictor, ScenePredictor
 from rastervision.pipeline.config import build_config
 from rastervision.pipeline.file_system.utils import file_to_json
 from s3server import S3Server
+from tinyrun import SMALL
 
 TINY = Path(__file__).parent / "tiny"
 BIN = Path(sys.executable).parent
 
 
-def rastervision(*args: str | Path) -> None:
-    """Run the rastervision program; its stages find the same Python."""
-    env = dict(os.environ, PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", OMP_NUM_THREADS="1")
-    done = subprocess.run(
-        [BIN / "rastervision", *map(str, args)], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
-def module(path: Path) -> ModuleType:
-    """A Python file as a module."""
-    spec = importlib.util.spec_from_file_location(f"tiny_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+Program = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the tiny experiment: chip, in two splits, and train by Raster Vision's local runner,
-    the rest in this process, which has Raster Vision imported already."""
-    folder = tmp_path_factory.mktemp("predictor")
-    raw, root = folder / "raw", folder / "run"
-    module(TINY / "scenes.py").draw(raw)
-    experiment = TINY / "experiment.py"
-    cfg = module(experiment).get_config("local", str(raw), str(root))
-    cfg.update()
-    cfg.build(str(folder)).analyze()
-    rastervision(
-        "run", "local", experiment, "chip", "train", "--splits", "2",
-        "-a", "raw_uri", raw, "-a", "root_uri", root,
-    )  # fmt: skip
-    pipeline = build_config(file_to_json(str(root / "pipeline-config.json"))).build(str(folder))
-    pipeline.bundle()
-    pipeline.predict()
+def rastervision(table: Bench, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """Runs the rastervision program; it and all processes that it starts have Raster Vision
+    imported already (tiny/stage_server.py)."""
+    folder = tmp_path_factory.mktemp("rastervision")
+
+    def run(*args: str | Path) -> None:
+        path = f"{table.raster_vision}{os.pathsep}{os.environ['PATH']}"
+        env = dict(os.environ, PATH=path, TMPDIR=str(folder))
+        done = subprocess.run(
+            [table.raster_vision / "rastervision", *map(str, args)],
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(rastervision: Program, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny experiment by Raster Vision's local runner: all stages, two splits."""
+    root = tmp_path_factory.mktemp("predictor") / "run"
+    args = {"raw_uri": tiny_data, "root_uri": root, **SMALL}
+    words = [word for name, value in args.items() for word in ("-a", name, value)]
+    rastervision("run", "local", TINY / "experiment.py", "--splits", "2", *words)
     return root
 
 
@@ -81,10 +75,28 @@ def test_the_local_runner_writes_chips_in_splits(run: Path) -> None:
     ]
 
 
-def test_predictor(run: Path, tmp_path: Path) -> None:
+def test_the_local_runner_predicts_and_evaluates(run: Path, tiny_data: Path) -> None:
+    """In two splits; the scores are those of the pixels that lie there."""
+    right, named = np.zeros(2), np.zeros((2, 2))
+    for name in ("val_a", "val_b"):
+        predicted = labels(run / "predict" / name)
+        with rasterio.open(tiny_data / f"label_{name}.tif") as file:
+            truth = file.read(1)
+        for c in (0, 1):
+            right[c] += np.sum((predicted == c) & (truth == c))
+            named[c] += np.sum(predicted == c), np.sum(truth == c)
+    report = json.loads((run / "eval" / "validation_scenes" / "eval.json").read_text())
+    found = {entry["class_name"]: entry["metrics"]["f1"] for entry in report["overall"]}
+    f1 = 2 * right / named.sum(axis=1)
+    assert f1.min() > 0.2
+    assert [found["field"], found["house"]] == pytest.approx(f1.tolist(), abs=1e-6)
+    assert "--split-ind 1" in (run / "Makefile").read_text()
+
+
+def test_predictor(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     predictor = Predictor(str(run / "bundle" / "model-bundle.zip"), str(tmp_path))
     for name in ("val_a", "val_b"):
-        image = run.parent / "raw" / f"image_{name}.tif"
+        image = tiny_data / f"image_{name}.tif"
         predictor.predict([str(image)], str(tmp_path / name))
         expected = labels(run / "predict" / name)
         assert len(np.unique(expected)) >= 2
@@ -100,13 +112,17 @@ def test_scene_predictor(run: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels(tmp_path / "out"), labels(run / "predict" / scene.id))
 
 
-def test_rastervision_predict(run: Path, tmp_path: Path) -> None:
-    image = run.parent / "raw" / "image_val_b.tif"
+def test_rastervision_predict(
+    run: Path, rastervision: Program, tiny_data: Path, tmp_path: Path
+) -> None:
+    image = tiny_data / "image_val_b.tif"
     rastervision("predict", run / "bundle" / "model-bundle.zip", image, tmp_path / "out")
     np.testing.assert_array_equal(labels(tmp_path / "out"), labels(run / "predict" / "val_b"))
 
 
-def test_imagery_on_a_server_that_is_not_amazons(run: Path, s3: S3Server, tmp_path: Path) -> None:
+def test_imagery_on_a_server_that_is_not_amazons(
+    run: Path, rastervision: Program, tiny_data: Path, s3: S3Server, tmp_path: Path
+) -> None:
     """A run whose scenes were streamed says so in its bundle."""
     with (
         zipfile.ZipFile(run / "bundle" / "model-bundle.zip") as source,
@@ -121,7 +137,7 @@ def test_imagery_on_a_server_that_is_not_amazons(run: Path, s3: S3Server, tmp_pa
                 data = json.dumps(config).encode()
             target.writestr(name, data)
     bucket = s3.bucket("new")
-    shutil.copy(run.parent / "raw" / "image_val_b.tif", s3.data / "new" / "scene.tif")
+    shutil.copy(tiny_data / "image_val_b.tif", s3.data / "new" / "scene.tif")
     rastervision("predict", tmp_path / "bundle.zip", f"{bucket}/scene.tif", tmp_path / "out")
     np.testing.assert_array_equal(labels(tmp_path / "out"), labels(run / "predict" / "val_b"))
 
@@ -144,9 +160,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rastervision_predict_with_an_installed_wheel(
-    run: Path, elsewhere: Path, tmp_path: Path
+    run: Path, elsewhere: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    image = run.parent / "raw" / "image_val_a.tif"
+    image = tiny_data / "image_val_a.tif"
     arguments = ["predict", run / "bundle" / "model-bundle.zip", image, tmp_path / "out"]
     code = (
         "import sys, rvk8s, rastervision.fastai_backend as backend;"

@@ -1,4 +1,7 @@
-"""The train stage with several ranks: real processes, gloo, on this machine."""
+"""The train stage with several ranks: real processes, gloo, on this machine.
+
+Where several trainings are broken the ranks are forks of their agent (tiny/forked_ranks.py).
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import forks
 import pytest
+from bench import Bench
+from forked_ranks import name_of
 from rastervision.kubernetes import launch
 from tinyrun import FOLDER, make_plan, outputs, write_run_json
 
@@ -60,25 +65,18 @@ class Chipped:
         return outputs(self.layout.at("train"))
 
     def ranks(self) -> list[int]:
-        """Ranks that train for this run."""
-        return self._processes(b"TORCHELASTIC_RUN_ID=")
+        """Forked ranks that train for this run."""
+        name, found = name_of(self.plan.run_uri), []
+        for path in Path("/proc").glob("[0-9]*/comm"):
+            with suppress(OSError):
+                if path.read_text().strip() == name:
+                    found.append(int(path.parent.name))
+        return found
 
     def end(self) -> None:
         """What a test that failed has left."""
-        for pid in self._processes(b"BREAK_RANK="):
+        for pid in self.ranks():
             os.kill(pid, signal.SIGKILL)
-
-    def _processes(self, variable: bytes) -> list[int]:
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                environ = (folder / "environ").read_bytes() if folder.name.isdecimal() else b""
-            except OSError:
-                continue
-            mine = f"{Env.RUN_URI}={self.plan.run_uri}\0".encode()
-            if mine in environ and variable in environ:
-                found.append(int(folder.name))
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +195,11 @@ def test_two_nodes_meet(chipped: Chipped, trained: dict[str, str], how: str) -> 
         assert chipped.failed["message"].startswith("rank 1: ValueError: ")
 
 
-def test_rvk8s_run_ranks(chipped: Chipped, trained: dict[str, str]) -> None:
-    """The whole pipeline, from the chips on, as a user starts it."""
+def test_rvk8s_run_ranks(chipped: Chipped, trained: dict[str, str], table: Bench) -> None:
+    """The whole pipeline, from the chips on, as a user starts it; agent and ranks are programs."""
     chipped.forget()
     plan = chipped.plan
-    command = [sys.executable, "-m", "rvk8s.cli", "run", "tiny", "-f", str(FOLDER / "rvk8s.yaml")]
+    command = [str(table.rvk8s), "run", "tiny", "-f", str(FOLDER / "rvk8s.yaml")]
     for key, value in plan.args.items():
         command += ["-a", key, str(value)]
     command += ["--root-uri", plan.root_uri, "--run-id", plan.run_id, "--ranks", "2", "-o", "json"]

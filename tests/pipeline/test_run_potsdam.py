@@ -1,5 +1,7 @@
 """`rvk8s run potsdam` as a user starts it, on synthetic scenes: stopped while it trains, gone on
-with by the command that it prints, and looked at when it is done."""
+with by the command that it prints, and looked at when it is done.
+
+Its stages are forks, but for the training that is stopped and the one that goes on."""
 
 from __future__ import annotations
 
@@ -16,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench import Bench
 from PIL import Image
 
-from rvk8s.contract import ExitCode
+from rvk8s.contract import Env, ExitCode
 
 REPOSITORY = Path(__file__).parents[2]
-#: Small: 16 chips of 128 pixels, three epochs.
+#: Small: 16 chips of 128 pixels, and a network that is quick; epochs enough to be stopped in one.
 ARGS = {
     "train_ids": "6_10",
     "val_ids": "2_12",
     "pretrained": "false",
-    "last_cross": "false",
-    "num_epochs": "3",
+    "arch": "deeplabv3",
+    "backbone": "squeezenet1_1",
+    "num_epochs": "6",
     "chip_sz": "128",
     "pred_chip_size": "256",
     "lr": "0.001",
@@ -43,12 +47,12 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(500)
-def test_stopped_while_it_trains_and_gone_on_with(raw: Path, tmp_path: Path) -> None:
-    root = tmp_path / "root"
+def test_stopped_while_it_trains_and_gone_on_with(raw: Path, tmp_path: Path, table: Bench) -> None:
+    root, environ = tmp_path / "root", _environ(table)
     args = [word for name, value in ARGS.items() for word in ("-a", name, value)]
     command = ["rvk8s", "run", "potsdam", "-f", str(REPOSITORY / "rvk8s.yaml"), "--splits", "1"]
     command += ["--root-uri", str(root), "-a", "raw_uri", str(raw), *args]
-    said = _stopped_in_train(command, root)
+    said = _stopped_in_train(command, root, environ)
     (run,) = root.iterdir()
     record = json.loads((run / "run.json").read_text())
     assert record["state"] == "Cancelled"
@@ -60,7 +64,7 @@ def test_stopped_while_it_trains_and_gone_on_with(raw: Path, tmp_path: Path) -> 
     seconds = {stage["name"]: stage["seconds"] for stage in record["stages"]}
 
     (go_on,) = re.findall(r"go on with\n\s*(rvk8s run .*)", said)
-    done = subprocess.run(shlex.split(go_on), capture_output=True, text=True, env=_environ())
+    done = subprocess.run(shlex.split(go_on), capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
     assert "chip: skipped, found done" in done.stderr
     assert (run / ".rvk8s/chip/done.json").read_bytes() == chipped
@@ -73,14 +77,14 @@ def test_stopped_while_it_trains_and_gone_on_with(raw: Path, tmp_path: Path) -> 
     _look_at(run, done.stdout)
 
 
-def _stopped_in_train(command: list[str], root: Path) -> str:
+def _stopped_in_train(command: list[str], root: Path, environ: dict[str, str]) -> str:
     """Start a run, interrupt it while it trains, and return what it says on stderr."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environ(),
+        env=environ,
         start_new_session=True,
     )
     try:
@@ -118,9 +122,9 @@ def _look_at(run: Path, printed: str) -> None:
     assert (run / "bundle/model-bundle.zip").stat().st_size > 10_000_000
 
 
-def _environ() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path}
+def _environ(table: Bench) -> dict[str, str]:
+    path = f"{table.rvk8s.parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, Env.THREADS: "1"}
 
 
 def _alive(pid: int) -> bool:

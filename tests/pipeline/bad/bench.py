@@ -37,6 +37,21 @@ _CLI = "import sys; sys.executable = sys.argv.pop(1); from rvk8s.cli import main
 _STAGE = """#!/bin/sh
 exec {python} -S -E {client} {socket} "$4"
 """
+#: The same where train is a program of its own, as for a user; and the client that starts it.
+_STAGE_BUT_TRAIN = """#!/bin/sh
+[ "$4" = train ] && exec {python} "$@"
+exec {stage} "$@"
+"""
+_RVK8S = """#!/bin/sh
+exec {python} -c '{cli}' {stage} "$@"
+"""
+#: `python -m MODULE` that asks for a fork, and Raster Vision's program by it.
+_PYTHON = """#!/bin/sh
+exec {python} -S -E {client} {socket} "$@"
+"""
+_RASTER_VISION = """#!/bin/sh
+exec python -m rastervision.pipeline.cli "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,16 @@ class Bench:
     @property
     def stage_program(self) -> Path:
         return self.folder / "stage"
+
+    @property
+    def rvk8s(self) -> Path:
+        """`rvk8s` whose stages are forked, but for train; alone in its folder."""
+        return self.folder / "bin" / "rvk8s"
+
+    @property
+    def raster_vision(self) -> Path:
+        """A folder with `rastervision` and the `python` that it starts, both forked."""
+        return self.folder / "raster-vision"
 
     def project(self, name: str, args: Mapping[str, Any], code: str = "", text: str = "") -> Path:
         """A project folder with one experiment `tiny`.
@@ -160,10 +185,14 @@ def bench(folder: Path, data: Path, server: StageServer) -> Iterator[Bench]:
     with socketserver.ThreadingUnixStreamServer(str(socket), Handler) as listener:
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        made.stage_program.write_text(
-            _STAGE.format(python=sys.executable, client=HERE / "stage_client.py", socket=socket)
-        )
-        made.stage_program.chmod(0o755)
+        client, but_train = HERE / "stage_client.py", folder / "stage-but-train"
+        stage, python = made.stage_program, sys.executable
+        _program(stage, _STAGE.format(python=python, client=client, socket=socket))
+        _program(but_train, _STAGE_BUT_TRAIN.format(python=python, stage=stage))
+        _program(made.rvk8s, _RVK8S.format(python=python, cli=_CLI, stage=but_train))
+        fork = _PYTHON.format(python=python, client=client, socket=socket)
+        _program(made.raster_vision / "python", fork)
+        _program(made.raster_vision / "rastervision", _RASTER_VISION)
         try:
             yield made
         finally:
@@ -171,13 +200,21 @@ def bench(folder: Path, data: Path, server: StageServer) -> Iterator[Bench]:
             thread.join()
 
 
+def _program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def _fork(bench: Bench, request: dict[str, Any]) -> int:
-    """Do a stage in a fork; its exit code."""
-    environ = {k: v for k, v in request["env"].items() if k != Env.WATCH_PARENT}
-    log = environ[Env.LOG_FILE]
-    if bench.memory is not None and request["stage"] == "train":
-        return _with_little_memory(environ, Path(log), bench.memory)
-    pid = bench.server.start({"stage": request["stage"], "env": environ, "log": log})
+    """Do a stage, or what another program would, in a fork; its exit code."""
+    if "stage" in request:
+        environ = {k: v for k, v in request["env"].items() if k != Env.WATCH_PARENT}
+        log = environ[Env.LOG_FILE]
+        if bench.memory is not None and request["stage"] == "train":
+            return _with_little_memory(environ, Path(log), bench.memory)
+        request = {"stage": request["stage"], "env": environ, "log": log}
+    pid = bench.server.start(request)
     while (code := bench.server.code(pid)) is None:
         time.sleep(0.02)
     return code

@@ -3,7 +3,8 @@
 Importing it takes 14 CPU-seconds, so the tests that start and kill stages dozens of times pay for
 that once. Everything after the imports is what `rvk8s-stage` does. Requests and answers are lines
 of JSON: {"stage", "env", "log", "dieAfterPublishes"} -> {"pid"}; {"pid"} -> {"code"}, null while
-it runs.
+it runs. {"module", "arguments", "folder", "env", "log"} does what `python -m MODULE ARGUMENTS` does
+in a folder.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import runpy
 import signal
 import sys
 import tempfile
+import traceback
 from typing import Any
+
+from forked_ranks import fork_ranks
 
 
 def main() -> None:
@@ -30,7 +35,7 @@ def main() -> None:
     print(json.dumps({"ready": ready}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        answer = {"pid": start(request)} if "stage" in request else {"code": code(request["pid"])}
+        answer = {"code": code(request["pid"])} if "pid" in request else {"pid": start(request)}
         print(json.dumps(answer), flush=True)
 
 
@@ -39,7 +44,7 @@ def start(request: dict[str, Any]) -> int:
     if pid:
         return pid
     try:
-        status = _stage(request)
+        status = _stage(request) if "stage" in request else _module(request)
     finally:
         logging.shutdown()
         sys.stderr.flush()
@@ -55,19 +60,44 @@ def code(pid: int) -> int | None:
 
 
 def _stage(request: dict[str, Any]) -> int:
+    _begin(request)
+    os.environ.update(request["env"])
+    from rastervision.kubernetes import stage
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    if request["stage"] == "train":
+        fork_ranks()
+    if request.get("dieAfterPublishes") is not None:
+        _die_after_publishes(request["dieAfterPublishes"])
+    return int(stage.run(request["stage"]))
+
+
+def _module(request: dict[str, Any]) -> int:
+    _begin(request)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["folder"])
+    from rastervision.pipeline import rv_config_
+
+    rv_config_.set_tmp_dir_root(os.environ["TMPDIR"])
+    sys.argv = [request["module"], *request["arguments"]]
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - as Python itself does
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _begin(request: dict[str, Any]) -> None:
     os.setsid()
     null, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_APPEND)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.update(request["env"])
     tempfile.tempdir = None  # of the parent's TMPDIR
-    from rastervision.kubernetes import stage
-
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
-    if request.get("dieAfterPublishes") is not None:
-        _die_after_publishes(request["dieAfterPublishes"])
-    return int(stage.run(request["stage"]))
 
 
 def _die_after_publishes(count: int) -> None:

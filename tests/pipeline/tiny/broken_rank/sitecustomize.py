@@ -56,4 +56,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") == os.environ.get("BREAK_RANK"):
-    sys.meta_path.insert(0, _Finder())
+    if _MODULE in sys.modules:  # a fork has it from the beginning
+        _patch(sys.modules[_MODULE])
+    else:
+        sys.meta_path.insert(0, _Finder())
