@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
 import pickle
@@ -20,10 +21,12 @@ from rastervision.fastai_backend.models import ModelSpec
 from rvk8s.contract import to_json
 from rvk8s.errors import DiskFull, InputError
 
+log = logging.getLogger(__name__)
+
 LAST, BEST = "last.pt", "best.pt"
 _FORMAT = 2
-#: Parts of a ModelSpec without which weights have no place in the network.
-_NETWORK = ("arch", "backbone", "channels", "class_names", "dtype", "last_cross")
+#: How the names of those options end that tell whether labels have changed.
+LABELS = "labels (digest)"
 
 
 @dataclass
@@ -84,30 +87,39 @@ class Checkpoint:
         except (KeyError, TypeError) as e:
             raise _damaged(path, "parts are missing") from e
 
-    def check_fits(self, path: Path, spec: ModelSpec, options: Mapping[str, Any]) -> None:
-        """Raise InputError if this is of another network or training than the one given."""
-        fix = f"remove {path.parent} to train anew, or use the options that it was written with"
-        for name in _NETWORK:
-            if (old := getattr(self.spec, name)) != (new := getattr(spec, name)):
-                raise InputError(
-                    f"checkpoint {path} is of a network with {name} {_show(old)}, "
-                    f"this one has {_show(new)}",
-                    fix=fix,
-                )
-        check_options(self.options, options, path, fix)
+
+def check_network(old: ModelSpec, new: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if the file at `path` is of another network.
+
+    Args:
+        old: the file's.
+        new: parts of the present one's spec.
+    """
+    for name, value in new.items():
+        if (was := getattr(old, name)) != value:
+            raise InputError(
+                f"checkpoint {path} is of a network with {name} {_show(was)}, "
+                f"this one has {_show(value)}",
+                fix=_anew(path),
+            )
 
 
-def check_options(
-    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, fix: str | None = None
-) -> None:
-    """Raise InputError if a training was started with other options than the present ones."""
-    different = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+def check_options(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if a training was started with other options than the present ones.
+
+    What an older version did not write down is taken to be the same; a line in the log says so.
+    """
+    if unknown := [k for k in new if k not in old]:
+        log.warning("%s does not say whether %s have changed", path, ", ".join(unknown))
+    different = [k for k in sorted(old) if old[k] != new.get(k)]
     if different:
-        changes = ", ".join(f"{k} {old.get(k)} is now {new.get(k)}" for k in different)
-        raise InputError(
-            f"{path} is of a training with other options: {changes}",
-            fix=fix or f"remove {path.parent} to train anew",
-        )
+        changes = ", ".join(f"{k} {old[k]} is now {new.get(k)}" for k in different)
+        what = "labels" if all(k.endswith(LABELS) for k in different) else "options"
+        raise InputError(f"{path} is of a training with other {what}: {changes}", fix=_anew(path))
+
+
+def _anew(path: Path) -> str:
+    return f"remove {path.parent} to train anew, or use the options that it was written with"
 
 
 def optimizer_state(opt: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -171,6 +172,14 @@ def class_pixels(source: ChipSource, num_classes: int, batch: int = 64) -> np.nd
         for indices in _batches(np.arange(len(source)), batch)
     ]
     return np.concatenate(parts) if parts else np.zeros((0, num_classes), np.int64)
+
+
+def labels_digest(source: ChipSource) -> str | None:
+    """Tells whether chips have other labels than before; None where every epoch has other chips."""
+    counts = source.class_pixels()
+    if counts is None:
+        return None
+    return hashlib.sha256(counts.astype("<i8").tobytes()).hexdigest()[:12]
 
 
 def band_statistics(

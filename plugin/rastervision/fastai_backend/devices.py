@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
 
 import torch
+from rastervision.fastai_backend.options import SolverOptions
 from rastervision.fastai_backend.ranks import Ranks
 
 from rvk8s.contract import Env
 from rvk8s.errors import InputError
 
+log = logging.getLogger(__name__)
+
 CPU = torch.device("cpu")
 #: Values of NVIDIA_VISIBLE_DEVICES that name no GPU; images of CUDA set "all" wherever they run.
 _NAMES_NONE = ("", "none", "void", "all")
+#: Chips whose statistics are near enough to those of a batch.
+_ENOUGH = 4
 
 
 def device_of(ranks: Ranks | None = None, dev: Path = Path("/dev")) -> torch.device:
@@ -59,6 +65,30 @@ def asked() -> int:
     """How many GPUs the engine has asked for on this node; 0 where it does not say."""
     text = os.environ.get(Env.GPUS, "")
     return int(text) if text.isdecimal() else 0
+
+
+def say_where(device: torch.device, ranks: int, precision: str, solver: SolverOptions) -> None:
+    """Log what a training computes on, and what of that may surprise."""
+    chips = solver.batch_sz // ranks
+    if device.type == "cuda":
+        many = f"{ranks} ranks with NCCL, a GPU each" if ranks > 1 else "one GPU"
+        log.info("training on %s: %s, %s", torch.cuda.get_device_name(), many, precision)
+        if ranks == 1 and (gpus := torch.cuda.device_count()) > 1:
+            log.warning("one process trains on one of the %d GPUs", gpus)
+        if ranks > 1 and chips < _ENOUGH and not solver.sync_bn:
+            log.warning(
+                "batch normalization takes the statistics of only %d chips, those of one rank: set "
+                "solver.sync_bn to true, or solver.batch_sz to %d or more",
+                *(chips, _ENOUGH * ranks),
+            )
+        return
+    many = f"{ranks} ranks with gloo, each " if ranks > 1 else ""
+    threads = torch.get_num_threads()
+    log.warning("no GPU: training on the CPU, %s%d threads, %s", many, threads, precision)
+    if gpus := asked():
+        log.warning("%d GPUs were asked for, and this node has none by NVIDIA", gpus)
+    if solver.sync_bn and ranks > 1:
+        log.warning("solver.sync_bn needs GPUs: every rank normalizes over its own %d chips", chips)
 
 
 def _check_kernels(index: int) -> None:

@@ -37,11 +37,12 @@ from rastervision.fastai_backend.chips import (
     ChipSource,
     Classes,
     band_statistics,
+    labels_digest,
     scale_of,
 )
 from rastervision.fastai_backend.data_parallel import hidden_from_fastai
 from rastervision.fastai_backend.debug import chips_picture
-from rastervision.fastai_backend.devices import asked, device_of
+from rastervision.fastai_backend.devices import device_of, say_where
 from rastervision.fastai_backend.distributed import Group, lost
 from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.options import TrainSettings
@@ -64,7 +65,6 @@ _FREE = {
     "solver.log_tensorboard",
     "solver.save_all_checkpoints",
     "solver.sync_interval",
-    "model.pretrained_uri",
 }
 
 
@@ -143,11 +143,11 @@ class Training:
         groups = self.settings.model_dump(mode="json", exclude={"predict"})
         flat = {f"{group}.{k}": v for group, o in groups.items() for k, v in o.items()}
         options = {k: v for k, v in flat.items() if k not in _FREE}
-        return options | {
-            "training chips": len(self.train),
-            "validation chips": len(self.valid),
-            _PRECISION: self.precision,
-        }
+        for name, chips in (("training", self.train), ("validation", self.valid)):
+            options[f"{name} chips"] = len(chips)
+            if self.group.writes:  # who compares: counting may mean to read them all
+                options[f"{name} {checkpoint.LABELS}"] = labels_digest(chips)
+        return options | {_PRECISION: self.precision}
 
     def run(self) -> Path:
         """See train()."""
@@ -162,7 +162,8 @@ class Training:
                 return path
             last = self.folder / checkpoint.LAST
             self._resume(last)
-            self._say_where()
+            if self.group.writes:
+                say_where(self.device, self.group.size, self.precision, self.settings.solver)
             spec = first(lambda: self._spec(last))
             learn = self._learner(spec)
             guard["learn"], guard["spec"] = learn, spec
@@ -194,35 +195,27 @@ class Training:
         try:
             metrics = checkpoint.read_json(path)
             used = {_PRECISION: metrics["options"][_PRECISION]}
+            spec = models.ModelSpec.from_dict(metrics["model"])
+            checkpoint.check_network(spec, self._network(), path)
             checkpoint.check_options(metrics["options"], self.options | used, path)
         except KeyError as e:
             raise InputError(f"{path} lacks {e}", fix=f"remove {self.folder}") from e
         return True
 
-    def _say_where(self) -> None:
-        if not self.group.writes:
-            return
-        threads, ranks = torch.get_num_threads(), self.group.size
-        if self.device.type == "cuda":
-            many = f"{ranks} ranks with NCCL, a GPU each" if ranks > 1 else "one GPU"
-            name = torch.cuda.get_device_name()
-            log.info("training on %s: %s, %s", name, many, self.precision)
-            if ranks == 1 and (gpus := torch.cuda.device_count()) > 1:
-                log.warning("one process trains on one of the %d GPUs", gpus)
-            return
-        many = f"{ranks} ranks with gloo, each " if ranks > 1 else ""
-        log.warning("no GPU: training on the CPU, %s%d threads, %s", many, threads, self.precision)
-        if gpus := asked():
-            log.warning("%d GPUs were asked for, and this node has none by NVIDIA", gpus)
-        if self.settings.solver.sync_bn and ranks > 1:
-            log.warning(
-                "solver.sync_bn needs GPUs: every rank normalizes over its own %d chips",
-                self.settings.solver.batch_sz // ranks,
-            )
+    def _network(self) -> dict[str, Any]:
+        """Those parts of the network's spec that a checkpoint must have in common with it."""
+        m = self.settings.model
+        return {
+            "arch": m.arch,
+            "backbone": m.backbone,
+            "channels": self.train.channels,
+            "class_names": tuple(self.classes.names),
+            "dtype": str(self.train.dtype),
+            "last_cross": m.last_cross,
+        }
 
     def _spec(self, path: Path) -> models.ModelSpec:
         """The network's spec; the checkpoint that lies at `path` gives its statistics."""
-        m, c = self.settings.model, self.classes
         bands = self.train.channels
         if self.resumed:
             mean, std = self.resumed.spec.mean, self.resumed.spec.std
@@ -231,20 +224,16 @@ class Training:
         else:
             mean, std = (0.0,) * bands, (scale_of(self.train.dtype),) * bands
         spec = models.ModelSpec(
-            arch=m.arch,
-            backbone=m.backbone,
-            channels=bands,
-            class_names=tuple(c.names),
-            class_colors=tuple(c.colors),
-            null_id=c.null_id,
+            **self._network(),
+            class_colors=tuple(self.classes.colors),
+            null_id=self.classes.null_id,
             mean=mean,
             std=std,
             img_sz=self.settings.data.img_sz or self.train.size,
-            dtype=str(self.train.dtype),
-            last_cross=m.last_cross,
         )
         if self.resumed:
-            self.resumed.check_fits(path, spec, self.options)
+            checkpoint.check_network(self.resumed.spec, self._network(), path)
+            checkpoint.check_options(self.resumed.options, self.options, path)
         return spec
 
     def _learner(self, spec: models.ModelSpec) -> ChipLearner:

@@ -115,6 +115,7 @@ class FastaiSemanticSegmentation(Backend):
         self.group = Group.join()
         settings, uri = self.config.settings(), self.pipeline.train_uri
         start_from = source_bundle_uri or settings.model.pretrained_uri
+        settings.model = settings.model.model_copy(update={"pretrained_uri": start_from})
         output, uploads = Path(uri), None
         if storage.is_s3(uri) and self.group.writes:
             output = self._folder("train")

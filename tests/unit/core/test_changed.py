@@ -1,0 +1,133 @@
+"""Training again into the folder of another training: labels, classes or weights have changed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rastervision.fastai_backend import checkpoint, learner
+from rastervision.fastai_backend.chips import ArrayChips, Classes, labels_digest
+from rastervision.fastai_backend.devices import say_where
+from rastervision.fastai_backend.options import SolverOptions, TrainSettings
+from torchvision import models as torchvision_models
+
+from rvk8s.errors import InputError, Preempted
+
+Train = Callable[..., Path]
+Settings = Callable[..., TrainSettings]
+MakeChips = Callable[..., ArrayChips]
+REMOVE = r"; remove .*/train to train anew"
+
+
+def corrected(chips: ArrayChips) -> ArrayChips:
+    """The same images, a few pixels with another label."""
+    labels = chips.labels.copy()
+    labels[0, :3, :3] = (labels[0, :3, :3] + 1) % 3
+    return ArrayChips(chips.images, labels, 3)
+
+
+def preempt() -> None:
+    raise Preempted("the node goes away")
+
+
+@pytest.fixture(params=["finished", "stopped"])
+def again(request: pytest.FixtureRequest, train: Train, settings: Settings) -> Train:
+    """Trains for two epochs, to the end or until the first one's, and then gives train()."""
+    two = settings(solver={"num_epochs": 2})
+    if request.param == "finished":
+        train(two)
+    else:
+        with pytest.raises(Preempted):
+            train(two, sync=preempt)
+    return lambda **kwargs: train(kwargs.pop("settings", two), **kwargs)
+
+
+def test_labels_that_were_corrected(again: Train, make_chips: MakeChips) -> None:
+    chips, valid = make_chips(6), make_chips(2, seed=1)
+    other = r"is of a training with other labels: {} labels \(digest\) \w+ is now \w+" + REMOVE
+    with pytest.raises(InputError, match=other.format("training")):
+        again(chips=corrected(chips))
+    with pytest.raises(InputError, match=other.format("validation")):
+        again(valid=corrected(valid))
+    assert (again(chips=chips, valid=valid) / "metrics.json").exists()
+
+
+def test_classes_of_other_names(
+    again: Train, make_chips: MakeChips, settings: Settings, tmp_path: Path
+) -> None:
+    renamed = Classes(("ground", "roof", "road"), ("grey", "red", "blue"))
+    two = settings(solver={"num_epochs": 2})
+    chips, valid = make_chips(6), make_chips(2, seed=1)
+    message = r"class_names ground, house, road, this one has ground, roof, road" + REMOVE
+    with pytest.raises(InputError, match=message):
+        learner.train(two, chips, valid, renamed, tmp_path / "train")
+
+
+def test_other_weights_to_start_from(again: Train, settings: Settings, tmp_path: Path) -> None:
+    network = torchvision_models.get_model("mobilenet_v3_small", weights=None)
+    torch.save(network.state_dict(), tmp_path / "start.pth")
+    model = {"pretrained_uri": str(tmp_path / "start.pth")}
+    with pytest.raises(InputError, match=r"model\.pretrained_uri None is now .*/start\.pth"):
+        again(settings=settings(model=model, solver={"num_epochs": 2}))
+
+
+def test_what_an_older_version_wrote_is_gone_on_with(
+    again: Train, tmp_path: Path, make_chips: MakeChips, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no digests: nobody knows whether labels have changed, and the log says so."""
+    new = ("training labels (digest)", "validation labels (digest)", "model.pretrained_uri")
+    last = tmp_path / "train/last.pt"
+    values = torch.load(last, weights_only=True)
+    for key in new:
+        del values["options"][key]
+    torch.save(values, last)
+    if (path := tmp_path / "train/metrics.json").exists():
+        metrics = json.loads(path.read_text())
+        for key in new:
+            del metrics["options"][key]
+        path.write_text(json.dumps(metrics))
+    with caplog.at_level(logging.WARNING):
+        again(chips=corrected(make_chips(6)))
+    assert "does not say whether model.pretrained_uri, training labels (digest)" in caplog.text
+
+
+def test_windows_that_each_epoch_draws_anew_have_no_digest(make_chips: MakeChips) -> None:
+    chips = make_chips(2)
+    digest = labels_digest(chips)
+    assert digest == labels_digest(make_chips(2))
+    assert digest != labels_digest(corrected(chips))
+    chips.class_pixels = lambda: None  # type: ignore[method-assign, assignment, return-value]
+    assert labels_digest(chips) is None
+    assert checkpoint.LABELS in "training labels (digest)"
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "chips"),
+    [
+        ({}, 8, "1"),
+        ({"batch_sz": 24}, 8, "3"),
+        ({"batch_sz": 32}, 8, None),
+        ({"sync_bn": True}, 8, None),
+        ({"batch_sz": 1}, 1, None),
+    ],
+)
+def test_few_chips_for_batch_normalization_are_said(
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, int],
+    ranks: int,
+    chips: str | None,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with caplog.at_level(logging.INFO):
+        say_where(torch.device("cuda"), ranks, "fp16", SolverOptions(**options))
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == (chips is not None)
+    if chips is not None:
+        assert f"of only {chips} chips" in warnings[0]
+        assert warnings[0].endswith("set solver.sync_bn to true, or solver.batch_sz to 32 or more")
