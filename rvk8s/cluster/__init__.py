@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from math import ceil
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -229,6 +230,8 @@ class Cluster:
         follow: bool = False,
         timestamps: bool = False,
         since: str | None = None,
+        seconds: float | None = None,
+        tail: int | None = None,
     ) -> Iterator[bytes]:
         """The lines that a container has written, without their ends; none where it is gone.
 
@@ -237,11 +240,15 @@ class Cluster:
                 ask again with `since` while it runs.
             timestamps: put the time (RFC 3339, UTC, nanoseconds) and a space before each line.
             since: RFC 3339; only lines of that second or later.
+            seconds: only lines of the last seconds, so many, by the node's clock.
+            tail: only the last lines, so many.
         """
         query = {"container": container}
         flags = {"follow": follow, "timestamps": timestamps}
         query |= {name: "true" for name, on in flags.items() if on}
         query |= {"sinceTime": since} if since else {}
+        query |= {} if seconds is None else {"sinceSeconds": str(max(ceil(seconds), 1))}
+        query |= {} if tail is None else {"tailLines": str(tail)}
         with suppress(NotFound):
             path = path_of(self.namespace, "Pod", pod) + "/log"
             with self._stream(path, query, 300.0 if follow else 60.0) as response:

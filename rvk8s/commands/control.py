@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rvk8s.commands.options import run_argument
+from rvk8s.commands.options import Duration, run_argument, runs_argument
+from rvk8s.commands.run import raise_failures
 from rvk8s.commands.where import cluster_place, file_option, find_places, root_uri_option
-from rvk8s.contract import ExitCode, RunLayout
+from rvk8s.contract import ExitCode
 
+if TYPE_CHECKING:
+    from rvk8s.runs.cluster_runs import ClusterRun
+    from rvk8s.runs.control import ToDelete
 
-class Duration(click.ParamType):
-    """A time as kubectl writes it: 30s, 10m, 2h, 1h30m; a number alone is seconds."""
-
-    name = "duration"
-    _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}  # noqa: RUF012
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value)
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return float(text)
-        parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
-        if not parts or "".join(number + unit for number, unit in parts) != text:
-            self.fail(f"{text!r} is not a time: give 30s, 10m or 2h", param, ctx)
-        return sum(float(number) * self._UNITS[unit] for number, unit in parts)
+_Found = TypeVar("_Found", "ClusterRun", "ToDelete")
 
 
 def confirm(question: str) -> None:
@@ -85,32 +74,48 @@ def wait_command(run: str, target: str, timeout: float | None, **where: Any) -> 
 
 
 @click.command("cancel")
-@run_argument
+@runs_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask where RUN is the beginning of an id.")
 @file_option
 @cluster_place
-def cancel_command(run: str, yes: bool, **where: Any) -> None:
-    """Stop RUN on its cluster; finished stages stay finished.
+def cancel_command(runs: tuple[str, ...], yes: bool, **where: Any) -> None:
+    """Stop each RUN on its cluster; finished stages stay finished.
 
-    `rvk8s submit ... --run-id RUN` goes on with it.
+    `rvk8s submit ... --run-id RUN` goes on with it. Where one of several is not there or has ended,
+    none is stopped.
     """
-    from rvk8s.errors import InputError
+    from rvk8s.errors import Rvk8sError
     from rvk8s.runs import cluster_runs, control
 
     places = find_places(None, on_cluster=True, **where)
-    assert places.cluster is not None
-    found = cluster_runs.find(places.cluster, run)
-    if found is None:
-        fix = "`rvk8s list` shows the runs; -n looks in another namespace"
-        raise InputError(f"no run {run} in namespace {places.cluster.namespace}", fix=fix)
-    if found.run_id != run and not yes:
-        confirm(f"Stop {found.run_id}?")
-    control.cancel(places, places.cluster, found)
-    click.echo(f"{found.run_id} cancelled")
+    cluster = places.cluster
+    assert cluster is not None
+
+    def look(run: str) -> ClusterRun:
+        found = cluster_runs.find(cluster, run)
+        if found is None:
+            raise control.no_run(cluster, run)
+        control.check_goes_on(found)
+        return found
+
+    found = _all_or_none(look, runs)
+    ids = [one.run_id for one in found]
+    if not yes and set(ids) - set(runs):
+        confirm(f"Stop {', '.join(ids)}?")
+    for one in found:
+        control.tell_to_stop(cluster, one)
+    failures: list[tuple[str, Rvk8sError]] = []
+    for one in found:
+        try:
+            control.see_stopped(places, cluster, one)
+            click.echo(f"{one.run_id} cancelled")
+        except Rvk8sError as error:
+            failures.append((one.run_id, error))
+    raise_failures(failures)
 
 
 @click.command("delete")
-@run_argument
+@runs_argument
 @click.option("--results", is_flag=True, help="Delete the run's folder in the storage too.")
 @click.option(
     "-y",
@@ -121,43 +126,53 @@ def cancel_command(run: str, yes: bool, **where: Any) -> None:
 @root_uri_option
 @file_option
 @cluster_place
-def delete_command(run: str, results: bool, yes: bool, **where: Any) -> None:
-    """Remove the objects of RUN from the cluster, and end it if it is running.
+def delete_command(runs: tuple[str, ...], results: bool, yes: bool, **where: Any) -> None:
+    """Remove the objects of each RUN from the cluster, and end it if it is running.
 
-    What it has written stays in the storage, unless --results is given.
+    What it has written stays in the storage, unless --results is given. Where one of several is not
+    there, nothing is removed.
     """
     from rvk8s import storage
     from rvk8s.cluster.objects import wait_until_gone
-    from rvk8s.errors import InputError
-    from rvk8s.heartbeat import OtherDriver, other_driver
-    from rvk8s.runs import cluster_runs, control
-    from rvk8s.runs.status import find_run
+    from rvk8s.runs import control
 
     places = find_places(on_cluster=True, **where)
-    assert places.cluster is not None
-    found = cluster_runs.find(places.cluster, run)
-    run_id = found.run_id if found else run
-    root = found.root_uri if found else places.root_uri
-    if results:
-        if root is None:
-            fix = "give --root-uri"
-            raise InputError(f"nothing says where the results of {run} are", fix=fix)
-        run_id = run_id if found else find_run(root, run)
-        if not yes:
-            confirm(f"Delete {root}/{run_id} and all that is in it?")
-        session = found.driver["metadata"]["uid"] if found else None
-        if other := other_driver(RunLayout(f"{root}/{run_id}"), session):
-            fix = "delete it there, or leave --results out"
-            raise OtherDriver(f"another driver, {other.who}, has this run", fix=fix)
-    elif run_id != run and not yes:
-        confirm(f"Delete the objects of {run_id}?")
-    deleted = control.delete(places.cluster, run_id, found)
-    for name in deleted:
-        click.echo(f"{name} deleted")
-    if results:
-        wait_until_gone(places.cluster, run_id)  # what still writes would make the folder anew
-        storage.delete_tree(f"{root}/{run_id}")
-        click.echo(f"{root}/{run_id} deleted")
-    elif not deleted:
-        fix = "`rvk8s list` shows the runs; -n looks in another namespace"
-        raise InputError(f"no run {run} in namespace {places.cluster.namespace}", fix=fix)
+    cluster = places.cluster
+    assert cluster is not None
+    found = _all_or_none(lambda run: control.to_delete(places, cluster, run, results), runs)
+    ids = [one.run_id for one in found]
+    if results and not yes:
+        folders = ", ".join(one.folder for one in found)
+        confirm(f"Delete {folders} and all that is in {'it' if len(found) == 1 else 'them'}?")
+    elif not yes and set(ids) - set(runs):
+        confirm(f"Delete the objects of {', '.join(ids)}?")
+    for one in found if results else ():
+        control.check_is_ours(one)
+    for one in found:
+        for name in control.delete(cluster, one):
+            click.echo(f"{name} deleted")
+    for one in found if results else ():
+        wait_until_gone(cluster, one.run_id)  # what still writes would make the folder anew
+        storage.delete_tree(one.folder)
+        click.echo(f"{one.folder} deleted")
+
+
+def _all_or_none(look: Callable[[str], _Found], runs: Sequence[str]) -> list[_Found]:
+    """What is found of several runs, each once.
+
+    Raises:
+        InputErrors, InputError: what is wrong with some of them.
+    """
+    from rvk8s.errors import InputError, InputErrors
+
+    found: dict[str, _Found] = {}
+    wrong: dict[str, InputError] = {}
+    for run in runs:
+        try:
+            one = look(run)
+            found.setdefault(one.run_id, one)
+        except InputError as error:
+            wrong.setdefault(str(error), error)
+    if wrong:
+        raise InputErrors(list(wrong.values())) if len(wrong) > 1 else next(iter(wrong.values()))
+    return list(found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
     from rvk8s.submit import Submission
 
 
-def _given(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def _given(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     from rvk8s.runs.status import check_given
 
     # As `submit -o name` writes it.
-    value = value.removeprefix("job.batch/")
-    check_given(value)
-    return value
+    several = isinstance(value, tuple)
+    names = [name.removeprefix("job.batch/") for name in (value if several else [value])]
+    for name in names:
+        check_given(name)
+    return tuple(dict.fromkeys(names)) if several else names[0]
 
 
 run_argument = click.argument("run", callback=_given)
+runs_argument = click.argument("runs", nargs=-1, required=True, metavar="RUN...", callback=_given)
 output_option = click.option(
     "-o",
     "--output",
@@ -125,6 +129,24 @@ cluster_options = all_of(
     ),
     cluster_place,
 )
+
+
+class Duration(click.ParamType):
+    """A time as kubectl writes it: 30s, 10m, 2h, 1h30m; a number alone is seconds."""
+
+    name = "duration"
+    _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}  # noqa: RUF012
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value)
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return float(text)
+        parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+        if not parts or "".join(number + unit for number, unit in parts) != text:
+            self.fail(f"{text!r} is not a time: give 30s, 10m or 2h", param, ctx)
+        return sum(float(number) * self._UNITS[unit] for number, unit in parts)
 
 
 class PlanCommand(click.Command):

@@ -51,7 +51,7 @@ def run_command(output: str | None, dry_run: bool, **options: Any) -> None:
 
 def _run_all(
     plans: Sequence[Plan], run_id_given: bool, output: str | None
-) -> tuple[list[RunSummary], list[tuple[Plan, Rvk8sError]]]:
+) -> tuple[list[RunSummary], list[tuple[str, Rvk8sError]]]:
     """Run plans one after the other, until one is interrupted.
 
     Returns:
@@ -60,7 +60,7 @@ def _run_all(
     from rvk8s.engines import local
 
     summaries: list[RunSummary] = []
-    failures: list[tuple[Plan, Rvk8sError]] = []
+    failures: list[tuple[str, Rvk8sError]] = []
     for plan in plans:
         try:
             summary = local.run(
@@ -69,20 +69,24 @@ def _run_all(
             summaries.append(summary)
         except local.RunError as error:
             summaries.append(error.summary)
-            failures.append((plan, error))
+            failures.append((plan.run_id, error))
         except Rvk8sError as error:
-            failures.append((plan, error))
+            failures.append((plan.run_id, error))
             if isinstance(error, Interrupted):
                 break
     return summaries, failures
 
 
-def raise_failures(failures: Sequence[tuple[Plan, Rvk8sError]]) -> None:
-    """Raise what failed of several runs, in one error; with the first one's code, or Ctrl-C's."""
+def raise_failures(failures: Sequence[tuple[str, Rvk8sError]]) -> None:
+    """Raise what failed of several runs, in one error; with the first one's code, or Ctrl-C's.
+
+    Args:
+        failures: ids of runs, and how they failed.
+    """
     if len(failures) == 1:
         raise failures[0][1]
     if failures:
-        lines = [f"{plan.run_id}: {line}" for plan, e in failures for line in str(e).splitlines()]
+        lines = [f"{run_id}: {line}" for run_id, e in failures for line in str(e).splitlines()]
         error = Rvk8sError("\n".join(lines))
         last = failures[-1][1]
         error.exit_code = (last if isinstance(last, Interrupted) else failures[0][1]).exit_code

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rvk8s.commands.options import output_option, print_output, run_argument
+from rvk8s.commands.options import Duration, output_option, print_output, run_argument
 from rvk8s.commands.where import (
     cluster_place,
     file_option,
@@ -112,6 +112,22 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
     is_flag=True,
     help="Of each log, what the attempt before its last one wrote.",
 )
+@click.option(
+    "--tail",
+    type=click.IntRange(min=-1),
+    default=-1,
+    metavar="N",
+    help="Of each log, only the last N lines; -1: all.",
+)
+@click.option(
+    "--since",
+    type=Duration(),
+    metavar="TIME",
+    help="Only lines of the last 30s, 10m, 2h; of pods that are there: stored logs have no times.",
+)
+@click.option(
+    "--timestamps", is_flag=True, help="The time before each line; of pods that are there, too."
+)
 @root_uri_option
 @long_file_option
 @cluster_place
@@ -122,6 +138,9 @@ def logs_command(
     rank: int | None,
     follow: bool,
     previous: bool,
+    tail: int,
+    since: float | None,
+    timestamps: bool,
     **where: Any,
 ) -> None:
     """Show what the stages of RUN wrote; of one STAGE where it is named.
@@ -129,6 +148,7 @@ def logs_command(
     On a cluster, `rvk8s logs RUN driver` shows what the driver wrote.
     """
     from rvk8s.runs.logs import print_run_logs
+    from rvk8s.runs.pod_logs import Part
 
     if follow and previous:
         raise click.UsageError("--follow and --previous exclude each other")
@@ -140,4 +160,5 @@ def logs_command(
         rank=rank,
         follow=follow,
         previous=previous,
+        part=Part(None if tail < 0 else tail, since or None, timestamps),
     )

@@ -20,7 +20,6 @@ from rvk8s.errors import Interrupted, Rvk8sError
 
 if TYPE_CHECKING:
     from rvk8s.cluster import Cluster, Object
-    from rvk8s.plan import Plan
     from rvk8s.submit import Submission
 
 _DRY_RUNS = ("none", "client", "server")
@@ -116,13 +115,13 @@ def _wait_for_all(
     from rvk8s.runs.follow import until_ended
     from rvk8s.runs.places import Places
 
-    failures: list[tuple[Plan, Rvk8sError]] = []
+    failures: list[tuple[str, Rvk8sError]] = []
     for submission in submissions:
         plan, again = submission.plan, _follow_command(submission, place)
         try:
             until_ended(Places(cluster=cluster), plan.run_id, show=show, go_on=again)
         except Rvk8sError as error:
-            failures.append((plan, error))
+            failures.append((plan.run_id, error))
             if isinstance(error, Interrupted):
                 break
     raise_failures(failures)

@@ -174,7 +174,7 @@ def _driver(cluster: Cluster, run: str, root_uri: str | None) -> Object | None:
         wanted = (job for job in jobs if root_uri in (None, _root_uri(job)))
         return {_run_id(job): job for job in wanted}
 
-    if _is_label(run) and (exact := drivers(f"{Label.RUN}={run}")):
+    if is_label(run) and (exact := drivers(f"{Label.RUN}={run}")):
         return exact[run]
     found = drivers(OURS)
     names = sorted(name for name in found if name.startswith(run))
@@ -186,7 +186,7 @@ def _driver(cluster: Cluster, run: str, root_uri: str | None) -> Object | None:
     return None
 
 
-def _is_label(run: str) -> bool:
+def is_label(run: str) -> bool:
     """Whether the API takes it as a label's value."""
     return 0 < len(run) < 64 and run.replace("-", "").isalnum() and run[-1] != "-"
 

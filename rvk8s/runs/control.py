@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.objects import delete_all, list_kinds
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, InputError
+from rvk8s.heartbeat import OtherDriver, other_driver
 from rvk8s.runs import cluster_runs
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
 from rvk8s.runs.record import RunRecord
+from rvk8s.runs.status import find_run
 
 #: Seconds that a driver may take to stop its stages: their pods get 60 to end.
 _STOPPED = 120.0
@@ -22,21 +25,38 @@ _STAGES = ("Job", "PyTorchJob", "Service")
 _ALL = ("Job", "PyTorchJob", "Service", "ConfigMap", "NetworkPolicy", "Lease")
 
 
-def cancel(places: Places, cluster: Cluster, run: ClusterRun) -> None:
-    """Stop a run for good; what its finished stages have made stays.
+def no_run(cluster: Cluster, run: str) -> InputError:
+    """The error that a namespace has no such run."""
+    fix = "`rvk8s list` shows the runs; -n looks in another namespace"
+    return InputError(f"no run {run} in namespace {cluster.namespace}", fix=fix)
 
-    The driver does it. Where none runs, it is done from here: the driver's Job is suspended, or
-    ended where a schedule made it, so that no other one starts, and the stages are deleted. A
-    driver that was killed too often has ended and left its stages running.
+
+def check_goes_on(run: ClusterRun) -> None:
+    """See that there is something to stop.
 
     Raises:
-        InputError: it has ended, its stages too.
-        ClusterUnavailable: it does not stop.
+        InputError: the run has ended, its stages too.
     """
     if run.has_ended and not run.left_behind:
         raise InputError(f"{run.run_id} has ended: {run.state}", fix="there is nothing to cancel")
+
+
+def tell_to_stop(cluster: Cluster, run: ClusterRun) -> None:
+    """Have a run's driver stop it for good; what its finished stages have made stays."""
     job = run.driver["metadata"]["name"]
     cluster.patch("Job", job, {"metadata": {"annotations": {Annotation.CANCEL: now()}}})
+
+
+def see_stopped(places: Places, cluster: Cluster, run: ClusterRun) -> None:
+    """Wait until a run that was told to stop has done so.
+
+    Where no driver runs, it is stopped from here: the driver's Job is suspended, or ended where a
+    schedule made it, so that no other one starts, and the stages are deleted. A driver that was
+    killed too often has ended and left its stages running.
+
+    Raises:
+        ClusterUnavailable: it does not stop.
+    """
     if run.has_ended:
         _stop_from_here(places, cluster, run)
         return
@@ -53,20 +73,75 @@ def cancel(places: Places, cluster: Cluster, run: ClusterRun) -> None:
     raise ClusterUnavailable(f"{what}: `rvk8s logs {run.run_id} driver` says what it does")
 
 
-def delete(cluster: Cluster, run_id: str, run: ClusterRun | None) -> list[str]:
+@dataclass(frozen=True)
+class ToDelete:
+    """A run that can be deleted.
+
+    Attributes:
+        run_id: its id.
+        folder: in the storage; empty where it is not asked for.
+        there: what the namespace has of it; None where its driver's Job is gone.
+    """
+
+    run_id: str
+    folder: str
+    there: ClusterRun | None
+
+
+def to_delete(places: Places, cluster: Cluster, run: str, results: bool) -> ToDelete:
+    """Find a run that is to be deleted; nothing is changed.
+
+    Args:
+        run: a run's id, or the beginning of one and only one.
+        results: its folder is to be deleted, too.
+
+    Raises:
+        InputError: there is no such run, or nothing says where its results are.
+    """
+    found = cluster_runs.find(cluster, run)
+    if not results:
+        if found is None and not _is_left(cluster, run):
+            raise no_run(cluster, run)
+        return ToDelete(found.run_id if found else run, "", found)
+    root = found.root_uri if found else places.root_uri
+    if root is None:
+        raise InputError(f"nothing says where the results of {run} are", fix="give --root-uri")
+    run_id = found.run_id if found else find_run(root, run)
+    return ToDelete(run_id, f"{root}/{run_id}", found)
+
+
+def check_is_ours(run: ToDelete) -> None:
+    """See that nobody else works on a run whose results are to be deleted.
+
+    Raises:
+        OtherDriver: somebody does.
+    """
+    session = run.there.driver["metadata"]["uid"] if run.there else None
+    if other := other_driver(RunLayout(run.folder), session):
+        fix = "delete it there, or leave --results out"
+        raise OtherDriver(f"another driver, {other.who}, has {run.run_id}", fix=fix)
+
+
+def _is_left(cluster: Cluster, run_id: str) -> bool:
+    """Whether there is anything of a run whose driver's Job is gone."""
+    selector = f"{Label.RUN}={run_id}"
+    return cluster_runs.is_label(run_id) and any(list_kinds(cluster, selector, _ALL))
+
+
+def delete(cluster: Cluster, run: ToDelete) -> list[str]:
     """Delete the objects of a run; pods that run are ended.
 
     Returns:
         The objects as kubectl's -o name writes them.
     """
-    deleted = []
-    list(list_kinds(cluster, f"{Label.RUN}={run_id}", _ALL))  # a refusal comes before any change
-    if run is not None:  # the driver first, or it would make stages anew
-        job = run.driver["metadata"]
+    deleted, selector = [], f"{Label.RUN}={run.run_id}"
+    list(list_kinds(cluster, selector, _ALL))  # a refusal comes before any change
+    if run.there is not None:  # the driver first, or it would make stages anew
+        job = run.there.driver["metadata"]
         if cluster.delete("Job", job["name"], uid=job["uid"]):
             deleted.append(f"job.batch/{job['name']}")
-    deleted += delete_all(cluster, f"{Label.RUN}={run_id}", _ALL)
-    return [name for index, name in enumerate(deleted) if name not in deleted[:index]]
+    deleted += delete_all(cluster, selector, _ALL)
+    return list(dict.fromkeys(deleted))
 
 
 def _driver_runs(run: ClusterRun) -> bool:

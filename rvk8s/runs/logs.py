@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rvk8s import storage
+from rvk8s.cluster import Object
 from rvk8s.cluster.conditions import ENDED
 from rvk8s.contract import ATTEMPT, DRIVER, STAGES, RunLayout, State
 from rvk8s.errors import InputError
 from rvk8s.runs import display, pod_logs
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
-from rvk8s.runs.pod_logs import Printer, Wanted, check_stage
+from rvk8s.runs.pod_logs import ALL, Part, Printer, Wanted, check_stage
 from rvk8s.runs.status import RunStatus, find_run, run_state
 
 #: Seconds between two looks at the logs with follow; on S3 they grow every ten seconds.
@@ -58,6 +59,7 @@ def print_run_logs(
     rank: int | None = None,
     follow: bool = False,
     previous: bool = False,
+    part: Part = ALL,
 ) -> None:
     """Print what the stages of a run wrote: from its pods while they are there, else from storage.
 
@@ -68,9 +70,11 @@ def print_run_logs(
         rank: of the training, only the node that has this rank: its ranks share a log.
         follow: go on with what they write until the run has ended.
         previous: of each log, what the attempt before its last one wrote.
+        part: of each log, which lines.
 
     Raises:
-        InputError: no such run, stage, split or rank; nothing has been written yet.
+        InputError: no such run, stage, split or rank; nothing has been written yet, or its times
+            are asked for and nobody knows them any more.
     """
     found, there = places.find(run)
     check_stage(stage, on_cluster=found.record.engine == "kubernetes")
@@ -79,27 +83,37 @@ def print_run_logs(
     root = found.uri.rpartition("/")[0]
     wanted, printer = Wanted(stage, split, node), Printer()
     if previous:
-        _print_previous(places, found, there, wanted, printer)
+        _print_previous(places, found, there, wanted, printer, part)
         return
     if there is None or places.cluster is None:
-        print_logs(root, found.run_id, stage=stage, split=split, follow=follow, node=node)
+        if part.needs_times:
+            raise _no_times(part)
+        print_logs(root, found.run_id, stage, split, follow=follow, node=node, tail=part.tail)
         return
     for note in places.notes():
         display.say(note)
     if follow and not there.has_ended:
-        pod_logs.follow(places.cluster, there, wanted, printer)
-    elif not _print_stored_or_live(places, found, there, wanted, printer):
+        pod_logs.follow(places.cluster, there, wanted, printer, part)
+    elif not _print_stored_or_live(places, found, there, wanted, printer, part):
         fix = "`rvk8s status` shows which stages have run"
         raise InputError(f"nothing is written yet{_by(stage, split)}", fix=fix)
 
 
 def _print_stored_or_live(
-    places: Places, found: RunStatus, there: ClusterRun, wanted: Wanted, printer: Printer
+    places: Places,
+    found: RunStatus,
+    there: ClusterRun,
+    wanted: Wanted,
+    printer: Printer,
+    part: Part,
 ) -> bool:
-    """Stage by stage: the stored log of one that has ended has all its attempts.
+    """Stage by stage: the stored log of one that has ended has all its attempts, but no times.
 
     Returns:
-        Whether anything was printed.
+        Whether anything was there to be printed.
+
+    Raises:
+        InputError: nothing that was there has times, which are asked for.
     """
     assert places.cluster is not None
     layout, root = RunLayout(found.uri), found.uri.rpartition("/")[0]
@@ -107,37 +121,62 @@ def _print_stored_or_live(
     stored = places.stored(root, lambda: list(_logs(layout, *asked))) or []
     printed: dict[str, _Printed] = {}
     last: str | None = None
+    without: list[_Log] = []
     for name in (pod_logs.DRIVER, *STAGES):
         record = found.record.stage(name) if name in STAGES else None
         logs = [log for log in stored if log.stage == name]
         pods = [pod for pod in there.pods if pod_logs.stage_of(pod) == name]
         ended = record.state in ENDED if record else there.has_ended
-        if logs and (not pods or ended):
-            for log in sorted(logs, key=_order):
-                last = _print_rest(log, printed, last)
+        if pods and (part.needs_times or not logs or not ended):
+            pod_logs.print_now(places.cluster, pods, wanted, printer, part)
+        elif part.needs_times:
+            without += logs
         else:
-            pod_logs.print_now(places.cluster, pods, wanted, printer)
-    return bool(printed or printer.lines)
+            for log in sorted(logs, key=_order):
+                last = _print_rest(log, printed, last, part.tail)
+    any_pods = any(map(wanted.has, there.pods))
+    if without and not any_pods:
+        raise _no_times(part)
+    if without:
+        names = "; ".join(log.title for log in sorted(without, key=_order))
+        display.say(f"left out, because it is stored without times: {names}")
+    return bool(printed or printer.lines or (any_pods and part.may_be_nothing))
+
+
+def _no_times(part: Part) -> InputError:
+    option = "--since" if part.since is not None else "--timestamps"
+    fix = "leave it out; --tail N shows the last lines"
+    return InputError("logs are stored without the times of their lines", where=option, fix=fix)
 
 
 def _print_previous(
-    places: Places, found: RunStatus, there: ClusterRun | None, wanted: Wanted, printer: Printer
+    places: Places,
+    found: RunStatus,
+    there: ClusterRun | None,
+    wanted: Wanted,
+    printer: Printer,
+    part: Part,
 ) -> None:
     """From storage, which has all attempts, else from the pods that are left of them."""
     layout, root = RunLayout(found.uri), found.uri.rpartition("/")[0]
     asked = (wanted.stage, wanted.split, wanted.node)
-    for log in sorted(places.stored(root, lambda: list(_logs(layout, *asked))) or [], key=_order):
+    stored = places.stored(root, lambda: list(_logs(layout, *asked))) or []
+    for log in sorted(stored, key=_order) if not part.needs_times else ():
         _, *attempts = ATTEMPT.split(_read(log))
-        for line in attempts[-2].splitlines() if len(attempts) > 1 else ():
+        for line in part.end_of(attempts[-2]).splitlines() if len(attempts) > 1 else ():
             printer.put(log.title, line)
     for note in places.notes():  # else "nothing" would be said of what cannot be seen from here
         display.say(note)
+    pods: list[Object] = []
     if not printer.lines and there is not None and places.cluster is not None:
         pods = pod_logs.before_last(filter(wanted.has, there.pods))
-        pod_logs.print_now(places.cluster, pods, wanted, printer)
-    if not printer.lines:
-        what = f"nothing was tried more than once{_by(wanted.stage, wanted.split)}"
-        raise InputError(what, fix="leave --previous out")
+        pod_logs.print_now(places.cluster, pods, wanted, printer, part)
+    if printer.lines or (pods and part.may_be_nothing):
+        return
+    if part.needs_times and stored:
+        raise _no_times(part)
+    what = f"nothing was tried more than once{_by(wanted.stage, wanted.split)}"
+    raise InputError(what, fix="leave --previous out")
 
 
 def _node(found: RunStatus, rank: int, named: str | None) -> int:
@@ -165,6 +204,7 @@ def print_logs(
     split: int | None = None,
     follow: bool = False,
     node: int | None = None,
+    tail: int | None = None,
 ) -> None:
     """Print what the stages of a run wrote, stage by stage.
 
@@ -174,6 +214,7 @@ def print_logs(
         split: only this split.
         follow: go on with what they write until the run has ended.
         node: only this node of the training.
+        tail: only the last lines, so many, of what is there; what comes is printed whole.
 
     Raises:
         InputError: no such run, stage or split; nothing has been written yet.
@@ -187,9 +228,10 @@ def print_logs(
         # Asked before the logs are read, so that nothing that was written before is missed.
         over = not follow or _has_ended(layout)
         for log in sorted(_logs(layout, stage, split, node), key=_order):
-            last = _print_rest(log, printed, last)
+            last = _print_rest(log, printed, last, tail)
         if over:
             break
+        tail = None
         time.sleep(interval)
     if not printed:
         fix = "`rvk8s status` shows which stages have run"
@@ -229,8 +271,13 @@ def _nodes(layout: RunLayout, stage: str) -> list[int]:
     return [0, *sorted(int(match[1]) for match in found if match)]
 
 
-def _print_rest(log: _Log, printed: dict[str, _Printed], last: str | None) -> str | None:
+def _print_rest(
+    log: _Log, printed: dict[str, _Printed], last: str | None, tail: int | None = None
+) -> str | None:
     """Print what a log has gained since it was last printed; a line says whose it is.
+
+    Args:
+        tail: only the last lines of it, so many.
 
     Returns:
         The log that was printed last.
@@ -240,9 +287,12 @@ def _print_rest(log: _Log, printed: dict[str, _Printed], last: str | None) -> st
     if len(data) <= done:
         return last
     printed[log.uri] = _Printed(len(data), data[-_END:])
+    data = Part(tail).end_of(data[done:])
+    if not data:
+        return last
     if last != log.uri:
         sys.stdout.write(f"==> {log.title} <==\n")
-    sys.stdout.write(data[done:].decode(errors="replace"))
+    sys.stdout.write(data.decode(errors="replace"))
     sys.stdout.flush()
     return log.uri
 

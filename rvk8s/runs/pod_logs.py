@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.kinds import Forbidden
@@ -58,6 +58,42 @@ class Wanted:
         return self.split is None or (stage != "train" and number == self.split)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which lines of each log, and how: by default all.
+
+    Attributes:
+        tail: only its last lines, so many.
+        since: only those of the last seconds, so many.
+        timestamps: the time before each line.
+    """
+
+    tail: int | None = None
+    since: float | None = None
+    timestamps: bool = False
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether it can be told of pods alone: stored logs have no times."""
+        return self.timestamps or self.since is not None
+
+    @property
+    def may_be_nothing(self) -> bool:
+        return self.since is not None or self.tail == 0
+
+    def end_of(self, data: bytes) -> bytes:
+        """The last lines of a text."""
+        at = len(data) - data.endswith(b"\n")
+        for _ in range(len(data) if self.tail is None else self.tail):
+            at = data.rfind(b"\n", 0, at)
+            if at < 0:
+                return data
+        return data[at + 1 :]
+
+
+ALL = Part()
+
+
 class Printer:
     """Prints lines; a head says whose they are when that changes, as tail(1) does."""
 
@@ -73,13 +109,26 @@ class Printer:
         self.lines += 1
 
 
-def print_now(cluster: Cluster, pods: Iterable[Object], wanted: Wanted, printer: Printer) -> None:
+def print_now(
+    cluster: Cluster,
+    pods: Iterable[Object],
+    wanted: Wanted,
+    printer: Printer,
+    part: Part = ALL,
+) -> None:
     """Print what pods have written so far; of one that cannot be read, as on a lost node, why."""
     for pod in sorted(filter(wanted.has, pods), key=_order):
         if has_started(pod):
             name, container = pod["metadata"]["name"], container_of(pod)
             try:
-                for line in cluster.log_lines(name, container):
+                lines = cluster.log_lines(
+                    name,
+                    container,
+                    timestamps=part.timestamps,
+                    tail=part.tail,
+                    seconds=part.since,
+                )
+                for line in lines:
                     printer.put(_title(pod), line)
             except Forbidden:  # as of all others
                 raise
@@ -96,10 +145,15 @@ def before_last(pods: Iterable[Object]) -> list[Object]:
     return [same[-2] for same in tries.values() if len(same) > 1]
 
 
-def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) -> None:
+def follow(
+    cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer, part: Part = ALL
+) -> None:
     """Print what pods write until the run has ended.
 
     Pods that cannot be read then, as on a lost node, are waited for some seconds.
+
+    Args:
+        part: of what is there; what comes is printed whole.
     """
     labels = f"{Label.RUN}={run.run_id}"
     scheduled = Label.RUN not in run.driver["metadata"]["labels"]
@@ -117,11 +171,13 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
             for pod in sorted(filter(wanted.has, pods.objects().values()), key=_order):
                 uid = pod["metadata"]["uid"]
                 if uid not in readers and has_started(pod):
+                    args = (cluster, pod, lines, part)
                     reader = threading.Thread(
-                        target=_read, args=(cluster, pod, lines), name=_title(pod), daemon=True
+                        target=_read, args=args, name=_title(pod), daemon=True
                     )
                     readers[uid] = reader
                     reader.start()
+            part = replace(part, tail=None)
             reading = [reader.name for reader in readers.values() if reader.is_alive()]
             for title, line in _taken(lines):
                 printer.put(title, line)
@@ -137,7 +193,9 @@ def follow(cluster: Cluster, run: ClusterRun, wanted: Wanted, printer: Printer) 
                 return
 
 
-def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) -> None:
+def _read(
+    cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]], part: Part = ALL
+) -> None:
     """Put the lines of a pod's container into a queue until it has ended."""
     name, container, title = pod["metadata"]["name"], container_of(pod), _title(pod)
     last, tries = "", _TRIES
@@ -145,14 +203,15 @@ def _read(cluster: Cluster, pod: Object, lines: queue.Queue[tuple[str, bytes]]) 
         fault = None
         try:
             try:
+                where = {"since": last} if last else {"tail": part.tail, "seconds": part.since}
                 for raw in cluster.log_lines(
-                    name, container, follow=True, timestamps=True, since=last or None
+                    name, container, follow=True, timestamps=True, **where
                 ):
                     stamp, line = stamped(raw)
                     # `since` counts whole seconds: what was seen of that second comes again.
                     if stamp > last or not stamp:
                         last = stamp or last
-                        lines.put((title, line))
+                        lines.put((title, raw if part.timestamps else line))
             except ClusterUnavailable as error:
                 fault = error  # of a lost node's pods for ever: it may be gone meanwhile
             now = cluster.get("Pod", name)

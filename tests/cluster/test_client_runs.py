@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.apiproxy import api_proxy
-from cluster.clientrun import Client, become_submitter, client, end_run, objects, set_status, submit
+from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
 from s3server import S3Server
 
@@ -86,52 +86,6 @@ def test_an_id_that_no_run_has_is_not_gone_on_with(
     client.ok("delete", run)
     client.ok("submit", "one", "--run-id", kept)  # its objects were deleted, its folder is there
     assert f"job.batch/{kept}" in objects(apiserver, namespace)
-
-
-def test_a_kubeconfig_by_its_name(client: Client, apiserver: ControlPlane, namespace: str) -> None:
-    """It wins over KUBECONFIG, and --dry-run=none is no dry run, as with kubectl."""
-    client.environ["KUBECONFIG"] = str(client.folder / "none")
-    place = ("--kubeconfig", str(apiserver.kubeconfig))
-    run = submit(client, "--dry-run=none", *place)
-    assert run in client.ok("list", *place)
-    assert "kubeconfig: there is no file" in client.error("list")
-    assert "Pending" in client.ok("status", run, *place)
-    assert client.ok("diff", run, *place) == ""
-    assert "nothing is written yet" in client.error("logs", run, *place)
-    client.error("wait", run, "--for=ended", "--timeout=1s", *place, code=124)
-    assert client.ok("cancel", run, *place) == f"{run} cancelled\n"
-    _, out, err = client("submit", "one", "--run-id", run, "--dry-run", "none", *place)
-    assert f"job.batch/{run} configured\n" in out
-    assert f"rvk8s status {run} -w -n {namespace} --kubeconfig {apiserver.kubeconfig}" in err
-    client.ok("delete", run, *place)
-    assert objects(apiserver, namespace) == []
-
-
-def test_the_runs_of_all_namespaces(
-    client: Client, apiserver: ControlPlane, namespace: str
-) -> None:
-    """Two of them have a run of the same id, as schedules of one name make them."""
-    other, run = f"{namespace}-b", "one-20261124-101112-abcd"
-    apiserver.kubectl("create", "namespace", other)
-    for name in (namespace, other):
-        manifests = client.ok("render", "one", "--run-id", run, "-n", name)
-        apiserver.kubectl("apply", "-n", name, "-f", "-", stdin=manifests)
-    apiserver.kubectl("patch", "job", run, "-n", other, "-p", '{"spec": {"suspend": true}}')
-    mark = '{"metadata": {"annotations": {"rvk8s.io/cancel": "2026-11-24T10:00:00Z"}}}'
-    apiserver.kubectl("patch", "job", run, "-n", other, "-p", mark)
-    expected = [[namespace, run, "Pending"], [other, run, "Cancelled"]]
-    head, *rows = [line.split()[:3] for line in client.ok("list", "-A").splitlines()]
-    assert head == ["NAMESPACE", "RUN", "STATE"]
-    assert sorted(row for row in rows if namespace in row[0]) == expected
-    listed = json.loads(client.ok("list", "-A", "-n", namespace, "-o", "json"))
-    found = [[one["namespace"], one["runId"], one["state"]] for one in listed]
-    assert sorted(row for row in found if namespace in row[0]) == expected
-    assert client.ok("list", "-A", "-o", "name").splitlines().count(run) == 2
-    assert client.ok("list").splitlines()[0].split()[0] == "RUN"
-    assert client.ok("list", "-o", "name") == f"{run}\n"
-    become_submitter(client, apiserver, namespace)
-    assert "at the cluster scope; ask the administrator" in client.error("list", "-A")
-    apiserver.kubectl("delete", "namespace", other, "--wait=false")
 
 
 def test_a_run_that_another_namespace_has_is_not_gone_on_with(

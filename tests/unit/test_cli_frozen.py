@@ -57,13 +57,16 @@ FROZEN = {
         "--rank N",
         "-f/--follow",
         "-p/--previous",
+        "--tail N",
+        "--since TIME",
+        "--timestamps",
         "--root-uri URI",
         "--file FILE",
         *WHERE,
     ],
     "wait": ["RUN", "--for WHAT", "--timeout TIME", *RUNS],
-    "cancel": ["RUN", "-y/--yes", "-f/--file FILE", *WHERE],
-    "delete": ["RUN", "--results", "-y/--yes", *RUNS],
+    "cancel": ["RUN...", "-y/--yes", "-f/--file FILE", *WHERE],
+    "delete": ["RUN...", "--results", "-y/--yes", *RUNS],
 }
 
 

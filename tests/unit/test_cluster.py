@@ -167,6 +167,18 @@ def test_a_webhook_that_does_not_answer_is_named_and_nothing_is_made(
     assert all("dryRun=All" in one for one in server.requests if one.startswith("PATCH"))
 
 
+def test_part_of_a_log(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = server.cluster(monkeypatch)
+    for asked, query in (
+        ({}, "container=c"),
+        ({"tail": 0}, "container=c&tailLines=0"),
+        ({"seconds": 0.2, "timestamps": True}, "container=c&timestamps=true&sinceSeconds=1"),
+        ({"seconds": 90.0, "tail": 5}, "container=c&sinceSeconds=90&tailLines=5"),
+    ):
+        list(cluster.log_lines("a", "c", **asked))
+        assert server.requests[-1] == f"GET /api/v1/namespaces/ml/pods/a/log?{query}"
+
+
 @pytest.fixture
 def plugin(server: Server, tmp_path: Path) -> Plugin:
     return Plugin(server, tmp_path)

@@ -1,0 +1,236 @@
+"""Part of logs: their last lines, those of the last minutes, their times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from launching import make_plan
+
+from rvk8s import storage
+from rvk8s.cli import rvk8s
+from rvk8s.contract import State, attempt_line
+from rvk8s.errors import InputError
+from rvk8s.plan import Plan
+from rvk8s.runs import logs, pod_logs
+from rvk8s.runs.cluster_runs import ClusterRun
+from rvk8s.runs.places import Places
+from rvk8s.runs.pod_logs import Part, Printer, Wanted
+from rvk8s.runs.record import RunRecord
+from rvk8s.runs.status import RunStatus
+
+DRIVER = {
+    "kind": "Job",
+    "metadata": {"name": "run-1", "labels": {"rvk8s.io/run": "run-1"}, "uid": "d"},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "tail", "end"),
+    [
+        (b"1\n2\n3\n", 2, b"2\n3\n"),
+        (b"1\n2\n3", 2, b"2\n3"),
+        (b"1\n2\n", 2, b"1\n2\n"),
+        (b"1\n2\n", 9, b"1\n2\n"),
+        (b"1\r2\n3\n", 2, b"1\r2\n3\n"),
+        (b"1\n\n\n", 2, b"\n\n"),
+        (b"1\n2\n", 0, b""),
+        (b"1\n2", 0, b""),
+        (b"", 2, b""),
+        (b"1\n2\n", None, b"1\n2\n"),
+    ],
+)
+def test_the_last_lines(text: bytes, tail: int | None, end: bytes) -> None:
+    assert Part(tail).end_of(text) == end
+
+
+def stored(root: Path, state: State = State.SUCCEEDED) -> Plan:
+    """A run in storage with logs of configure and chip, three lines each."""
+    plan = make_plan(root)
+    record = RunRecord.of_plan(plan, "test")
+    record.state = state
+    storage.write_json(plan.layout.run_json, record.to_dict())
+    for stage in ("configure", "chip"):
+        text = "".join(f"{stage} {number}\n" for number in range(3))
+        storage.write_bytes(plan.layout.log(stage), text.encode())
+    return plan
+
+
+def test_the_last_lines_of_each_stored_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path)
+    places = Places(root_uri=str(tmp_path))
+    logs.print_run_logs(places, "run-1", part=Part(1))
+    assert capsys.readouterr().out == "==> configure <==\nconfigure 2\n==> chip <==\nchip 2\n"
+    logs.print_run_logs(places, "run-1", part=Part(0))
+    assert capsys.readouterr().out == ""
+    result = CliRunner().invoke(rvk8s, ["logs", "run-1", "--root-uri", str(tmp_path), "--tail=1"])
+    assert result.output == "==> configure <==\nconfigure 2\n==> chip <==\nchip 2\n"
+    result = CliRunner().invoke(rvk8s, ["logs", "run-1", "--root-uri", str(tmp_path), "--tail=-1"])
+    assert len(result.output.splitlines()) == 8
+
+
+def test_what_comes_while_it_follows_is_printed_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = stored(tmp_path, State.RUNNING)
+
+    def waited(seconds: float) -> None:
+        storage.write_bytes(plan.layout.log("chip"), b"chip 0\nchip 1\nchip 2\nchip 3\nchip 4\n")
+        storage.write_bytes(plan.layout.log("train"), b"train 0\ntrain 1\n")
+        record = RunRecord.of_plan(plan, "test")
+        record.state = State.SUCCEEDED
+        storage.write_json(plan.layout.run_json, record.to_dict())
+
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=waited))
+    logs.print_logs(str(tmp_path), "run-1", follow=True, tail=1)
+    shown = [line for line in capsys.readouterr().out.splitlines() if "=" not in line]
+    assert shown == ["configure 2", "chip 2", "chip 3", "chip 4", "train 0", "train 1"]
+
+
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [(Part(since=60.0), "--since"), (Part(timestamps=True), "--timestamps")],
+)
+@pytest.mark.parametrize("previous", [False, True])
+def test_stored_logs_have_no_times(
+    part: Part, option: str, previous: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path)
+    places = Places(root_uri=str(tmp_path))
+    with pytest.raises(InputError, match=f"^{option}: logs are stored without the times of their"):
+        logs.print_run_logs(places, "run-1", part=part, previous=previous)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", ["5x", "1h 5m", "h", "-5s"])
+def test_a_time_that_is_none(text: str) -> None:
+    result = CliRunner().invoke(rvk8s, ["logs", "run-1", f"--since={text}"])
+    assert result.exit_code == 2
+    assert f"'{text}' is not a time: give 30s, 10m or 2h" in result.output
+
+
+def test_the_attempt_before_the_last_one_s_last_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = stored(tmp_path)
+    heads = [attempt_line(f"train {number}") for number in range(2)]
+    text = "".join(f"{head}\nline {n} a\nline {n} b\n" for n, head in enumerate(heads))
+    storage.write_bytes(plan.layout.log("train"), text.encode())
+    places = Places(root_uri=str(tmp_path))
+    logs.print_run_logs(places, "run-1", previous=True, part=Part(1))
+    assert capsys.readouterr().out == "==> train <==\nline 0 b\n"
+
+
+class Pods:
+    """A cluster that says what it was asked for of the logs of pods."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def log_lines(self, pod: str, container: str, **asked: object) -> Iterator[bytes]:
+        self.asked.append((pod, {key: value for key, value in asked.items() if value}))
+        yield b"2026-11-30T10:00:00.5Z of " + pod.encode()
+
+
+def pod(name: str, stage: str, phase: str = "Running") -> dict[str, Any]:
+    state = {"name": "stage", "state": {"running": {}}}
+    meta = {"name": name, "uid": name, "labels": {"rvk8s.io/stage": stage}}
+    return {
+        "metadata": {**meta, "creationTimestamp": f"2026-11-30 {name}"},
+        "spec": {"containers": [{"name": "stage"}]},
+        "status": {"phase": phase, "containerStatuses": [state]},
+    }
+
+
+def printed(root: Path, pods: list[dict[str, Any]], part: Part) -> tuple[bool, Pods]:
+    """What print_run_logs() does of a run that has ended, in storage and with some pods."""
+    cluster = Pods()
+    plan = stored(root)
+    record = RunRecord.of_plan(plan, "kubernetes")
+    record.stage("configure").state = record.stage("chip").state = State.SUCCEEDED
+    found = RunStatus(plan.run_uri, record, str(State.SUCCEEDED))
+    places = Places(root_uri=str(root), cluster=cluster)  # type: ignore[arg-type]
+    run = ClusterRun("run-1", DRIVER, pods=tuple(pods))
+    said = logs._print_stored_or_live(places, found, run, Wanted(), Printer(), part)
+    return said, cluster
+
+
+def test_times_are_those_of_pods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = Part(5, 90.0, True)
+    said, cluster = printed(tmp_path, [pod("a", "chip")], part)
+    out, err = capsys.readouterr()
+    assert said
+    assert out == "==> chip, split 0 <==\n2026-11-30T10:00:00.5Z of a\n"
+    assert err == "left out, because it is stored without times: configure\n"
+    assert cluster.asked == [("a", {"timestamps": True, "tail": 5, "seconds": 90.0})]
+    with pytest.raises(InputError, match=r"^--since: logs are stored without"):
+        printed(tmp_path, [], part)
+
+
+def test_where_no_times_are_asked_for_storage_has_all_attempts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, cluster = printed(tmp_path, [pod("a", "chip")], Part(1))
+    assert said
+    assert capsys.readouterr() == ("==> configure <==\nconfigure 2\n==> chip <==\nchip 2\n", "")
+    assert cluster.asked == []
+
+
+def test_nothing_since_then_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pods, "log_lines", lambda *_, **__: iter(()))
+    assert printed(tmp_path, [pod("a", "chip")], Part(since=1.0))[0]
+    assert not printed(tmp_path, [pod("a", "train")], Part(timestamps=True))[0]
+
+
+class Going(Pods):
+    """A run with a pod; another one comes, then it ends."""
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        return pod(name, "chip", "Succeeded")
+
+    def watch_once(
+        self, kind: str, labels: str, version: str | None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        if version is None:
+            driver = DRIVER
+            first = driver if kind == "Job" else pod("a", "chip")
+            yield "LISTED", {"items": [first], "version": "1"}
+        elif version == "1":
+            while not self.asked:
+                time.sleep(0.05)
+            meta = {"resourceVersion": "2"}
+            if kind == "Pod":
+                second = pod("b", "chip")
+                yield "ADDED", {**second, "metadata": {**second["metadata"], **meta}}
+                return
+            while len(self.asked) < 2:
+                time.sleep(0.05)
+            ended = {"conditions": [{"type": "Complete", "status": "True"}]}
+            yield (
+                "MODIFIED",
+                {"kind": "Job", "metadata": {**DRIVER["metadata"], **meta}, "status": ended},
+            )
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_a_pod_that_comes_while_it_follows_is_printed_whole(
+    timestamps: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster, part = Going(), Part(7, 60.0, timestamps)
+    run = ClusterRun("run-1", DRIVER)
+    pod_logs.follow(cluster, run, Wanted(), Printer(), part)  # type: ignore[arg-type]
+    always = {"follow": True, "timestamps": True}
+    assert cluster.asked == [
+        ("a", {**always, "tail": 7, "seconds": 60.0}),
+        ("b", {**always, "seconds": 60.0}),
+    ]
+    stamp = "2026-11-30T10:00:00.5Z " if timestamps else ""
+    assert capsys.readouterr().out == f"==> chip, split 0 <==\n{stamp}of a\n{stamp}of b\n"
