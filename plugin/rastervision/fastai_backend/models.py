@@ -205,9 +205,11 @@ def _body(
 
     network = _classifier(spec, pretrained)
     if state is not None:
+        name, _ = _first_convolution(network)
+        if (weight := state.get(f"{name}.weight")) is not None and weight.ndim == 4:
+            _adapt_first_convolution(network, weight.shape[1], pretrained=False)
         _load_classifier(network, state, spec)
-    if spec.channels != 3:
-        _adapt_first_convolution(network, spec.channels, pretrained or state is not None)
+    _adapt_first_convolution(network, spec.channels, pretrained or state is not None)
     body = create_body(network, pretrained=pretrained, cut=_cut)
     # Many backbones keep all layers in one block: the U-Net needs to see inside.
     while len(body) == 1 and isinstance(body[0], nn.Sequential):
@@ -302,17 +304,20 @@ def _dilate_basic_blocks(network: nn.Module) -> None:
                 block.downsample[0].stride = (1, 1)
 
 
-def _adapt_first_convolution(network: nn.Module, channels: int, pretrained: bool) -> None:
-    """Replace the first convolution by one of `channels` input bands.
+def _first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The layer that takes the bands, and its name."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return name, module
+    raise _uncuttable(type(network).__name__)
 
-    Pretrained weights of red, green and blue become those of the first three bands; other bands
-    get their mean. All are scaled by 3 / channels, so that activations keep their size.
-    """
-    name, conv = next(
-        ((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), (None, None)
-    )
-    if name is None or conv is None or conv.in_channels != 3:
-        raise InputError(f"the backbone's first layer can't take {channels} bands")
+
+def _adapt_first_convolution(network: nn.Module, channels: int, pretrained: bool) -> None:
+    """Replace the first convolution by one of `channels` input bands, where it has others; see
+    spread_bands() for its weights."""
+    name, conv = _first_convolution(network)
+    if conv.in_channels == channels:
+        return
     new = nn.Conv2d(
         channels,
         conv.out_channels,
@@ -323,19 +328,30 @@ def _adapt_first_convolution(network: nn.Module, channels: int, pretrained: bool
     )
     if pretrained:
         with torch.no_grad():
-            rgb = conv.weight
-            mean = rgb.mean(dim=1, keepdim=True)
-            bands = [rgb[:, i : i + 1] if i < 3 and channels > 2 else mean for i in range(channels)]
-            new.weight.copy_(torch.cat(bands, dim=1) * (3 / channels))
+            new.weight.copy_(spread_bands(conv.weight, channels))
             if conv.bias is not None and new.bias is not None:
                 new.bias.copy_(conv.bias)
-        log.info(
-            "the images have %d bands: the pretrained first convolution is adapted (the first "
-            "three bands take the weights of red, green and blue, others their mean)",
-            channels,
-        )
     parent, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, new)
+
+
+def spread_bands(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """The weights of a first convolution, (filters, bands, h, w), for images of other bands.
+
+    The first bands keep theirs (three of an ImageNet network's: red, green and blue); bands beyond
+    get their mean, and so do all where there are only one or two. All are scaled by old / new
+    bands, so that activations keep their size.
+    """
+    old = weight.shape[1]
+    mean = weight.mean(dim=1, keepdim=True)
+    kept = min(old, channels) if channels > 2 else 0
+    bands = torch.cat([weight[:, :kept], mean.expand(-1, channels - kept, -1, -1)], dim=1)
+    log.info(
+        "the images have %d bands: the pretrained first convolution is adapted (of its %d bands "
+        "the first %d keep their weights, others take the mean)",
+        *(channels, old, kept),
+    )
+    return bands * (old / channels)
 
 
 def _out_channels(spec: ModelSpec, body: nn.Module) -> int:

@@ -47,7 +47,8 @@ class ModelOptions(Options):
     pretrained_uri: str | None = Field(
         None,
         description="A model bundle or weights file to start from instead: the whole network "
-        "where shapes agree, else the backbone.",
+        "where shapes agree, else the backbone. Of other bands the first ones keep their weights, "
+        "and those beyond take the mean.",
     )
     last_cross: bool = Field(
         True, description="unet: feed the input image to the last block; off is 40% cheaper."
@@ -136,7 +137,8 @@ class SolverOptions(Options):
     log_tensorboard: bool = Field(True, description="Write train/tensorboard/.")
     sync_bn: bool = Field(
         False,
-        description="Several ranks: batch normalization over the chips of all of them; on GPUs.",
+        description="Several ranks: batch normalization over the chips of all of them; on GPUs. "
+        "Worth it where a rank has fewer than four.",
     )
     seed: int = Field(0, ge=0, description="Same seed, same machine, on a CPU: same model.")
 

@@ -58,8 +58,10 @@ def start(spec: models.ModelSpec, path: Path) -> nn.Module:
     own = model.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     backbone = models.backbone_names(model)
-    # The first convolution may differ: it takes the bands.
-    if len(backbone & fitting.keys()) < len(backbone) - 1:
+    lacking = backbone - fitting.keys()
+    if len(lacking) == 1 and _of_other_bands(state.get(name := lacking.pop()), own[name]):
+        fitting[name] = models.spread_bands(state[name], spec.channels)
+    if not backbone <= fitting.keys():
         raise InputError(
             f"{path} does not hold the weights of {spec.arch} with backbone {spec.backbone}",
             where="model.pretrained_uri",
@@ -68,3 +70,10 @@ def start(spec: models.ModelSpec, path: Path) -> nn.Module:
     model.load_state_dict(fitting, strict=False)
     log.info("%d of %d tensors start from %s", len(fitting), len(own), path)
     return model
+
+
+def _of_other_bands(given: torch.Tensor | None, own: torch.Tensor) -> bool:
+    """Whether weights are those of the same convolution for images of other bands."""
+    if given is None or given.ndim != 4 or own.ndim != 4:
+        return False
+    return given.shape[0] == own.shape[0] and given.shape[2:] == own.shape[2:]
