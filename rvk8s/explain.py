@@ -230,8 +230,10 @@ def _no_image(image: object, reason: str, text: str) -> Trouble:
     if _TOO_MANY.search(text):
         fix = "wait until the registry takes requests again, or log in to it (image.pullSecrets)"
         return Trouble(f"{what}; {fix}", waits=True)
-    fix = "is its name right (--image), has the registry it, and may the cluster pull it "
-    fix += "(image.pullSecrets)?"
+    fix = "is its name right (--image), has the registry it"
+    if "@" in str(image):
+        fix += " still (a run keeps to what its tags were first; where that is gone submit it anew)"
+    fix += ", and may the cluster pull it (image.pullSecrets)?"
     may_pass = reason in _PULLING and not _REFUSED.search(text)
     return Trouble(f"{what}; {fix}", waits=False, may_pass=may_pass)
 

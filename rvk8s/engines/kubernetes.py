@@ -13,6 +13,7 @@ from rvk8s.cluster.kinds import NoSuchKind
 from rvk8s.cluster.pod_state import has_ended
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, Label
+from rvk8s.engines.image_digests import digests, pinned
 from rvk8s.engines.log_collector import PodLogs
 from rvk8s.engines.stage_objects import (
     MAIN_KINDS,
@@ -72,6 +73,7 @@ class KubernetesLauncher:
         self._reasons: dict[tuple[str, int], str] = {}
         self._run: StageRun | None = None
         self._found: set[str] = set()
+        self._digests: dict[str, str] = {}
         self._stack = ExitStack()
         self.logs = PodLogs(cluster, plan.layout, self.pods.objects)
 
@@ -158,13 +160,17 @@ class KubernetesLauncher:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         if kind in MAIN_KINDS:
             self._wait_for_end(lambda: self._left_behind(manifest), f"{kind} {name} of before")
-        end = monotonic() + self.patience.start
+        known, end = self._known(), monotonic() + self.patience.start
         while True:
             self.check()
             self.confirm()
             try:
-                item = self.cluster.create(stamped(manifest, self.owner, attempt, spent))
+                # The hash is that of the manifest as it was given: by that it is found again.
+                wanted, images = pinned(stamped(manifest, self.owner, attempt, spent), known)
+                item = self.cluster.create(wanted)
                 log.info("Made %s %s", kind, name)
+                for image, by_digest in images.items():
+                    log.info("%s has %s as the run began with it: %s", name, image, by_digest)
                 return {"kind": kind, **item}
             except Conflict:
                 found = self.cluster.get(kind, name)
@@ -183,6 +189,17 @@ class KubernetesLauncher:
                 return found
             spent = max(spent, self._spent_on(found))
             self._clear(found, attempt)
+
+    def _known(self) -> Mapping[str, str]:
+        """Images by digest as this Job's pods got them; an earlier Job's may be out of date.
+
+        They are remembered, since a pod goes with its node.
+        """
+        job = self.jobs.get(self.owner["name"])
+        if job is not None and job["metadata"]["uid"] == self.owner["uid"]:
+            since = job["metadata"]["creationTimestamp"]
+            self._digests = digests(self.pods.objects().values(), since) | self._digests
+        return self._digests
 
     def _spent_on(self, found: Object) -> float:
         """What a stage has taken of its deadline, also before a queue ended it."""

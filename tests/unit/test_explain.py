@@ -146,10 +146,10 @@ def test_faults_of_the_cluster_are_waited_for(
     assert text in trouble.text
 
 
-def unpulled(reason: str, message: str) -> dict[str, Any]:
+def unpulled(reason: str, message: str, image: str = "r/i:1") -> dict[str, Any]:
     """A pod whose image does not come."""
     state = {"waiting": {"reason": reason, "message": message}}
-    status = {"name": "stage", "image": "r/i:1", "state": state}
+    status = {"name": "stage", "image": image, "state": state}
     return {
         "metadata": {"name": "p"},
         "status": {"phase": "Pending", "containerStatuses": [status]},
@@ -186,6 +186,15 @@ def test_a_registry_that_does_not_answer_is_asked_for_longer(
     assert trouble is not None
     assert (trouble.waits, trouble.may_pass) == (waits, may_pass)
     assert f"the image r/i:1 cannot be pulled ({text})" in trouble.text
+    assert "still" not in trouble.text
+
+
+def test_an_image_that_a_tag_was_may_be_gone() -> None:
+    trouble = pod_trouble(unpulled("ErrImagePull", "not found", "r/i@sha256:0"))
+    assert trouble is not None
+    assert "the image r/i@sha256:0 cannot be pulled (not found); is its name " in trouble.text
+    assert "has the registry it still (a run keeps to what its tags were first; " in trouble.text
+    assert not trouble.waits
 
 
 def evicted(message: str) -> dict[str, Any]:
