@@ -77,6 +77,7 @@ def make_learner(
         model,
         loss_func=make_loss(s, train, classes),
         opt_func=FusedAdam,
+        wd=s.weight_decay,  # lr_find's, too
         splitter=models.parameter_groups,
         metrics=[PixelScores(classes, s.ignore_class_index, s.beta)],
         path=folder,

@@ -55,9 +55,10 @@ def advice(
     batch = next((b for b in tries if step.fits(b)), 0)
     smaller = "smaller chips, data.img_sz or another backbone"
     if batch:
-        steps = -(-batch_sz // batch) * grad_accum
-        fix = f"set solver.batch_sz to {batch * ranks} (and solver.grad_accum to {steps} "
-        fix += "to train alike)"
+        fix = f"set solver.batch_sz to {batch * ranks}"
+        if batch_sz % batch == 0:  # else no number of such batches has as many chips
+            steps = batch_sz // batch * grad_accum
+            fix += f" (and solver.grad_accum to {steps} to train alike)"
     elif tries:
         # A process that has run out may be refused what a new one would get: that is no proof.
         fix = f"set solver.batch_sz to {next(iter(tries)) * ranks} or less, or use {smaller}"

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rastervision.fastai_backend import checkpoint, progress
+from rastervision.fastai_backend import checkpoint, memory, progress, schedule
 from rastervision.fastai_backend.chips import ArrayChips, Classes
+from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
 from rastervision.fastai_backend.tasks.semantic_segmentation import PixelScores, make_loss
 from torch.nn import functional as F
@@ -140,3 +141,46 @@ def test_an_epoch_is_scored_as_eval_scores(ignore: int | None, f1: tuple[float, 
     metric.accumulate(SimpleNamespace(pred=logits, yb=(truth,)))
     assert metric.scores().f1 == pytest.approx(f1)
     assert metric.value == pytest.approx(8 / 9)
+
+
+def test_the_learning_rate_is_found_with_the_weight_decay_of_the_training(
+    settings: Callable[..., TrainSettings],
+    train: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[float] = []
+    step = FusedAdam.step
+
+    def look(self: FusedAdam, *args: Any, **kwargs: Any) -> None:
+        used.extend(hypers["wd"] for hypers in self.hypers)
+        step(self, *args, **kwargs)
+
+    monkeypatch.setattr(FusedAdam, "step", look)
+    monkeypatch.setattr(schedule, "LR_FIND_BATCHES", 2)
+    monkeypatch.setattr(schedule, "valley", lambda *_: (1e-3, (1e-3, 1.0)))
+    train(settings(solver={"lr": None, "weight_decay": 0.25}))
+    batches = 3
+    assert len(used) > 2 * batches, "of the mock training, too"
+    assert set(used) == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "advice"),
+    [
+        (9, 1, "set solver.batch_sz to 4"),
+        (7, 2, "set solver.batch_sz to 6"),
+        (12, 1, "set solver.batch_sz to 6 (and solver.grad_accum to 4 to train alike)"),
+    ],
+)
+def test_advice_to_train_alike_is_given_where_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch, batch: int, ranks: int, advice: str
+) -> None:
+    """A step of as many chips: not three batches of 4 for one of 9."""
+    cpu = torch.device("cpu")
+    learn: Any = SimpleNamespace(
+        dls=SimpleNamespace(train=SimpleNamespace(bs=batch), device=cpu), loss_func=None
+    )
+    monkeypatch.setattr(memory._Step, "fits", lambda self, batch: True)
+    spec: Any = SimpleNamespace(arch="unet", img_sz=64)
+    error = memory.advice(MemoryError(), learn, spec, "fp32", grad_accum=2, ranks=ranks)
+    assert str(error).endswith(f"memory; {advice}")
