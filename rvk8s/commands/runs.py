@@ -30,15 +30,28 @@ if TYPE_CHECKING:
     is_flag=True,
     help="The runs of all namespaces, also where -n is given.",
 )
+@click.option(
+    "-l",
+    "--selector",
+    metavar="LABELS",
+    help="Only runs of the cluster whose driver's Job has these labels: rvk8s.io/experiment=NAME.",
+)
 @output_option
-def list_command(all_namespaces: bool, output: str | None, **where: Any) -> None:
+def list_command(
+    all_namespaces: bool, selector: str | None, output: str | None, **where: Any
+) -> None:
     """Show the runs below the root URI and in the namespace, the newest first.
 
     With -n, --context or --kubeconfig, or where rvk8s.yaml has a namespace, those of the cluster.
     Without them the kubeconfig's cluster is asked for runs of a root URI on S3.
     """
     places = find_places(**where, all_namespaces=all_namespaces)
-    runs = places.runs()
+    if selector and places.cluster is None and not places.guess:
+        from rvk8s.errors import InputError
+
+        fix = "give -n, --context or --kubeconfig, or leave it out"
+        raise InputError("runs in storage have no labels", where="--selector", fix=fix)
+    runs = places.runs(selector or "")
     for note in places.notes():
         click.echo(note, err=True)
     if output:

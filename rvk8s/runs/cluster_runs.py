@@ -117,9 +117,15 @@ class ClusterRun:
         return code, message
 
 
-def list_runs(cluster: Cluster) -> list[ClusterRun]:
-    """The runs of a cluster's namespace, the newest first; without pods and plans."""
-    jobs, training = _together(cluster, [("Job", OURS), ("PyTorchJob", OURS)])
+def list_runs(cluster: Cluster, labels: str = "") -> list[ClusterRun]:
+    """The runs of a cluster's namespace, the newest first; without pods and plans.
+
+    Args:
+        labels: a selector; only runs whose driver's Job it picks.
+    """
+    asked = [("Job", OURS), ("PyTorchJob", OURS)]
+    asked += [("Job", f"{OURS},{Label.COMPONENT}=driver,{labels}")] if labels else []
+    jobs, training, *picked = _together(cluster, asked)
     stages: dict[tuple[str, str], list[Object]] = {}
     drivers: dict[tuple[str, str], Object] = {}
     for item in (*jobs, *training):
@@ -128,6 +134,8 @@ def list_runs(cluster: Cluster) -> list[ClusterRun]:
             drivers[name] = item
         elif Label.STAGE in item["metadata"]["labels"]:
             stages.setdefault(name, []).append(item)
+    if picked:
+        drivers = {(_namespace(item), _run_id(item)): item for item in picked[0]}
     runs = [
         ClusterRun(name[1], driver, in_order(stages.get(name, ())))
         for name, driver in drivers.items()

@@ -56,10 +56,14 @@ class Places:
     unasked: str | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
 
-    def runs(self) -> list[RunStatus]:
-        """All runs, the newest first."""
+    def runs(self, labels: str = "") -> list[RunStatus]:
+        """All runs, the newest first.
+
+        Args:
+            labels: a selector; only runs of the cluster that it picks: storage has no labels.
+        """
         in_storage: dict[str, RunStatus] = {}
-        in_cluster = self._ask(cluster_runs.list_runs) or []
+        in_cluster = self._ask(lambda cluster: cluster_runs.list_runs(cluster, labels)) or []
         if self.guess:
             in_cluster = [run for run in in_cluster if run.root_uri == self.root_uri]
         if self.root_uri is not None:
@@ -71,7 +75,8 @@ class Places:
             self.unreadable.pop(run.run_id, None)  # the cluster's answer is shown
             found.append(replace(merged(run, in_storage.get(run.run_id)), stages=()))
         shown = {run.run_id for run in found}
-        found += [run for run in in_storage.values() if run.run_id not in shown]
+        if not labels:
+            found += [run for run in in_storage.values() if run.run_id not in shown]
         return sorted(found, key=lambda r: (r.record.plan.created, r.run_id), reverse=True)
 
     def find(self, run: str) -> tuple[RunStatus, ClusterRun | None]:

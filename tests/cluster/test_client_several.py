@@ -56,6 +56,22 @@ def test_the_runs_of_all_namespaces(
     apiserver.kubectl("delete", "namespace", other, "--wait=false")
 
 
+def test_runs_by_their_labels(client: Client, apiserver: ControlPlane, namespace: str) -> None:
+    one, deep = (
+        client.ok("submit", name, "-o", "name").strip().removeprefix("job.batch/")
+        for name in ("one", "one-deep")
+    )
+    apiserver.kubectl("label", "job", one, "-n", namespace, "team=a")
+    for selector, runs in (
+        ("rvk8s.io/experiment=one", {one}),
+        ("rvk8s.io/experiment in (one,one-deep),team!=a", {deep}),
+        ("team", {one}),
+        ("team=b", set()),
+    ):
+        assert set(client.ok("list", "-l", selector, "-o", "name").split()) == runs
+    assert "expected: ',' or 'end of string'" in client.error("list", "-l", "team=a=b")
+
+
 def test_several_runs_at_once(client: Client, apiserver: ControlPlane, namespace: str) -> None:
     """All of them, or none where one is not there."""
     ids = [submit(client) for _ in range(3)]

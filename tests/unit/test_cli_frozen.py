@@ -48,7 +48,7 @@ FROZEN = {
     ],
     "render": [*PLAN, *CLUSTER],
     "diff": [*PLAN, *CLUSTER],
-    "list": [*RUNS, "-A/--all-namespaces", OUTPUT],
+    "list": [*RUNS, "-A/--all-namespaces", "-l/--selector LABELS", OUTPUT],
     "status": ["RUN", "-w/--watch", *RUNS, OUTPUT],
     "logs": [
         "RUN",

@@ -183,6 +183,7 @@ def test_logs(run: Run) -> None:
         *((words, "RUN: is empty; give a run's id") for words in NO_RUN),
         (["logs", "one-20261123", "chop"], "there is no stage chop; there are configure,"),
         (["logs", "one-20261123", "train"], "nothing is written yet by stage train;"),
+        (["list", "-l", "a=b"], "--selector: runs in storage have no labels; give -n, --context"),
         (["list", "--root-uri", "ftp://x"], "--root-uri: ftp:// is not supported; give a folder"),
     ],
 )
