@@ -37,6 +37,13 @@ _SERVER_FAULT = re.compile(
     re.IGNORECASE,
 )
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+#: What runc and crun say of an image's program that cannot be run, and of one of the node's own.
+_NO_PROGRAM = re.compile(
+    r"executable file|open executable|exec format error"
+    r"|(?<!/)\bexec:? \S+: .*(no such file or directory|permission denied)",
+    re.IGNORECASE,
+)
+_OF_THE_NODE = re.compile(r"nvidia-c|hook|retrieve OCI runtime error", re.IGNORECASE)
 #: Events after which an earlier warning is of the past.
 _WENT_ON = {"SuccessfulCreate", "SuccessfulCreatePod", "Pulling", "Pulled", "Created", "Started"}
 #: Reasons of a failed pod whose node, not whose program, is at fault.
@@ -140,19 +147,24 @@ def disk_was_full(pod: Object) -> bool:
 def _of_container(pod: Object, ended: Object) -> Verdict:
     code, reason = int(ended.get("exitCode", 1)), ended.get("reason") or ""
     if reason == "OOMKilled" and code:
-        limit = _limit(pod, "memory")
+        limit = (_container(pod).get("resources", {}).get("limits") or {}).get("memory")
         bound = f" (its limit is {limit})" if limit else ""
         fix = "give the pool more memory, or use smaller batches, chips or fewer workers"
         return Verdict(ExitCode.OUT_OF_MEMORY, f"was killed for want of memory{bound}; {fix}")
     if reason in ("StartError", "ContainerCannotRun"):
-        text = _line(ended.get("message"))
-        fix = (
-            "the image must have rvk8s-stage and rvk8s-driver on its PATH: build it as docker/ does"
-        )
-        return Verdict(ExitCode.BAD_INPUT, f"{_image(pod)} does not start: {text}; {fix}")
+        return _not_started(pod, _line(ended.get("message")))
     if reason == "ContainerStatusUnknown":
         return Verdict(ExitCode.PREEMPTED, "lost its node: nobody saw it end", disrupted=True)
     return Verdict(code)
+
+
+def _not_started(pod: Object, text: str) -> Verdict:
+    if not _NO_PROGRAM.search(text) or _OF_THE_NODE.search(text):
+        node = pod.get("spec", {}).get("nodeName")
+        return Verdict(ExitCode.RETRYABLE, f"its node {node} could not start it: {text}")
+    fix = "the image must have rvk8s-stage and rvk8s-driver on its PATH: build it as docker/ does"
+    what = f"image {_container(pod).get('image')} does not start: {text}; {fix}"
+    return Verdict(ExitCode.BAD_INPUT, what)
 
 
 def first_cause(pods: Sequence[Object]) -> tuple[Object, Verdict] | None:
@@ -372,19 +384,10 @@ def last_words(pod: Object) -> str | None:
     return next((text for text in reversed(said) if text), None)
 
 
-def _image(pod: Object) -> str:
-    for container in pod.get("spec", {}).get("containers", ()):
-        if container["name"] in CONTAINERS:
-            return f"image {container.get('image')}"
-    return "the image"
-
-
-def _limit(pod: Object, resource: str) -> str | None:
-    for container in pod.get("spec", {}).get("containers", ()):
-        if container["name"] in CONTAINERS:
-            limit: str | None = (container.get("resources", {}).get("limits") or {}).get(resource)
-            return limit
-    return None
+def _container(pod: Object) -> Object:
+    """Ours."""
+    found = pod.get("spec", {}).get("containers", ())
+    return next((one for one in found if one["name"] in CONTAINERS), {})
 
 
 def _event_order(event: Object) -> tuple[str, bool]:

@@ -275,3 +275,73 @@ def test_gpus_by_any_name(name: str) -> None:
     limits = {"cpu": "4", "vpc.amazonaws.com/efa": "1", name: "2"}
     pod = {"spec": {"containers": [{"name": "stage", "resources": {"limits": limits}}]}}
     assert gpus(pod) == f"2 {name}"
+
+
+RUNC = "failed to create containerd task: failed to create shim task: OCI runtime create failed: "
+INIT = f"{RUNC}runc create failed: unable to start container process: "
+UNTOLD = f"{RUNC}unable to retrieve OCI runtime error (open log.json: no such file or directory)"
+NVIDIA = "error running prestart hook #0: exit status 1, stdout: , stderr: nvidia-container-cli: "
+
+
+def not_started(text: str) -> dict[str, Any]:
+    """A pod whose node's runtime did not start its container, as the kubelet says it."""
+    state = {"terminated": {"exitCode": 128, "reason": "StartError", "message": text}}
+    containers = [{"name": "stage", "image": "team/own:1"}]
+    return {
+        "metadata": {"name": "p"},
+        "spec": {"nodeName": "gpu-3", "containers": containers},
+        "status": {"phase": "Failed", "containerStatuses": [{"name": "stage", "state": state}]},
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        INIT + 'exec: "rvk8s-stage": executable file not found in $PATH: unknown',
+        INIT + "error during container init: "
+        'exec: "rvk8s-stage": executable file not found in $PATH: unknown',
+        INIT + 'exec: "/usr/bin/tini": stat /usr/bin/tini: no such file or directory: unknown',
+        INIT + 'exec: "/opt/nvidia/nvidia_entrypoint.sh": permission denied: unknown',
+        INIT + "exec /usr/bin/tini: exec format error: unknown",
+        "container_linux.go:380: starting container process caused: "
+        'exec: "rvk8s-stage": executable file not found in $PATH: unknown',
+        "crun: executable file `rvk8s-stage` not found in $PATH: No such file or directory: "
+        "OCI runtime attempted to invoke a command that was not found",
+        "crun: open executable: Permission denied: OCI permission denied",
+    ],
+)
+def test_an_image_without_the_program_is_its_maker_s_fault(text: str) -> None:
+    said = verdict(not_started(text))
+    assert said is not None
+    assert said.code == ExitCode.BAD_INPUT
+    assert str(said.message).startswith("image team/own:1 does not start: ")
+    assert "must have rvk8s-stage" in str(said.message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        INIT + NVIDIA + "detection error: nvml error: unknown error: unknown",
+        INIT + NVIDIA + "initialization error: driver rpc error: timed out: unknown",
+        INIT + NVIDIA + "initialization error: load library failed: libnvidia-ml.so.1: cannot "
+        "open shared object file: no such file or directory: unknown",
+        INIT + NVIDIA + "mount error: open failed: /sys/fs/cgroup/devices: permission denied",
+        INIT + "error running createContainer hook #0: fork/exec /usr/bin/nvidia-ctk: no such file "
+        "or directory: unknown",
+        UNTOLD + ': exec: "nvidia-container-runtime": executable file not found in $PATH: unknown',
+        UNTOLD + ": fork/exec /usr/local/bin/kata-runtime: no such file or directory: unknown",
+        INIT + 'error mounting "/var/lib/kubelet/pods/1/volume-subpaths/source/stage/3" to rootfs '
+        'at "/workspace/project/a.py": no such file or directory: unknown',
+        "failed to create containerd task: failed to create shim task: context deadline exceeded",
+        "failed to start shim: fork/exec /usr/bin/containerd-shim-runc-v2: permission denied",
+        "crun: open /sys/fs/cgroup/kubepods.slice/container/cgroup.freeze: No such file or "
+        "directory: OCI runtime attempted to invoke a command that was not found",
+        "",
+    ],
+)
+def test_a_node_that_cannot_start_a_container_is_not_the_image_s_fault(text: str) -> None:
+    """Another node may, or the same one a little later."""
+    said = verdict(not_started(text))
+    assert said is not None
+    assert (said.code, said.disrupted) == (ExitCode.RETRYABLE, False)
+    assert str(said.message).startswith("its node gpu-3 could not start it: ")
