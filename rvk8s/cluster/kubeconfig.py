@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,8 @@ class Connection:
 
     def authorize(self, headers: HTTPHeaderDict) -> None:
         """Add who we are; a token that has expired is fetched anew."""
-        with _messages():  # a fetch that fails is told by the server's answer
+        # That a fetch failed is told by the server's answer.
+        with _messages() if self.passes else nullcontext():
             self.api.update_params_for_auth(headers, [], ["BearerToken"])
         for name, value in self.acts_as:
             headers.add(name, value)
