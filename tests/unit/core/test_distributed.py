@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranked import Hook, Ranked, torchrun
-from rastervision.fastai_backend import checks, distributed, learner
+from rastervision.fastai_backend import checks, distributed, learner, schedule
 from rastervision.fastai_backend.callbacks import EpochLog
 from rastervision.fastai_backend.chip_learner import ChipLearner, batch_of_rank
 from rastervision.fastai_backend.chips import ArrayChips, Classes
@@ -29,10 +29,13 @@ from rvk8s.storage import uploads
 Settings = Callable[..., TrainSettings]
 MakeChips = Callable[..., ArrayChips]
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def several(settings: Settings, **solver: Any) -> TrainSettings:
-    """All that could differ by rank in data and schedule."""
+    """All that could differ by rank in data, schedule and batch normalization."""
     return settings(
+        model={"backbone": "mobilenet_v3_small"},
         data={"dihedral": True, "lighting": 0.2},
         solver={"batch_sz": 4, "num_epochs": 2, "precision": "fp32", "lr": 2e-4, **solver},
     )
@@ -161,6 +164,7 @@ class TestOneOutput:
 
         def hook(rank: int) -> None:
             logging.basicConfig(level=logging.INFO, force=True)
+            schedule.LR_FIND_BATCHES = 30
             without_dropout(rank)
 
         assert ranked(chosen, make_chips(8), make_chips(1, seed=1), hook=hook) == ["ok", "ok"]

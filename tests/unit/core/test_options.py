@@ -29,6 +29,8 @@ Train = Callable[..., Path]
 Settings = Callable[..., TrainSettings]
 MakeChips = Callable[..., ArrayChips]
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def rows(folder: Path) -> list[dict[str, float]]:
     with open(folder / "log.csv", newline="") as f:
@@ -70,7 +72,7 @@ def test_a_training_writes_all_that_it_promises(
         synced.append({p.name for p in (tmp_path / "train").iterdir()})
 
     options = settings(
-        model={"arch": "unet", "backbone": "resnet18"},
+        model={"arch": "unet"},
         data={"debug": True},
         solver={
             "batch_sz": 4,

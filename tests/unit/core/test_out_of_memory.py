@@ -21,6 +21,8 @@ from rvk8s.errors import OutOfMemory
 Train = Callable[..., Path]
 Settings = Callable[..., TrainSettings]
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def demand(*_: Any) -> None:
     """Ask the allocator for 4 petabytes."""
@@ -66,7 +68,7 @@ def test_what_ran_out_is_let_go_and_a_whole_step_is_tried(
     """A U-Net keeps its encoder's activations. The trial is in the training's precision."""
     hungry = Hungry(monkeypatch, when)
     chosen = settings(
-        model={"arch": "unet", "backbone": "resnet18", "last_cross": False},
+        model={"arch": "unet", "last_cross": False},
         solver={"batch_sz": 6, "grad_accum": 4, "precision": "bf16", "num_epochs": 2},
     )
     with pytest.raises(OutOfMemory) as e:

@@ -19,14 +19,18 @@ from rvk8s.errors import InputError, Preempted
 
 Train = Callable[..., Path]
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 @pytest.fixture
 def several(settings: Callable[..., TrainSettings]) -> TrainSettings:
-    """All that could depend on the moment: phases, schedule, accumulation, dropout, augmentation.
+    """All that could depend on the moment: phases, schedule, accumulation, dropout, augmentation,
+    batch normalization of what is frozen.
 
     Six chips are three batches: with the accumulation an epoch has two steps.
     """
     return settings(
+        model={"backbone": "mobilenet_v3_small"},
         data={"dihedral": True, "lighting": 0.2},
         solver={
             "freeze_epochs": 1,
@@ -34,6 +38,7 @@ def several(settings: Callable[..., TrainSettings]) -> TrainSettings:
             "grad_accum": 2,
             "checkpoint_seconds": 1e-6,
             "save_all_checkpoints": True,
+            "precision": "fp32",
         },
     )
 
