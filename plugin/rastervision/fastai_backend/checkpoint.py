@@ -27,6 +27,8 @@ LAST, BEST = "last.pt", "best.pt"
 _FORMAT = 2
 #: How the names of those options end that tell whether labels have changed.
 LABELS = "labels (digest)"
+#: What versions did that had no such option yet.
+_BEFORE = {"solver.loss": "cross_entropy"}
 
 
 @dataclass
@@ -109,6 +111,7 @@ def check_options(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) ->
 
     What an older version did not write down is taken to be the same; a line in the log says so.
     """
+    old = {**_BEFORE, **old}
     if unknown := [k for k in new if k not in old]:
         log.warning("%s does not say whether %s have changed", path, ", ".join(unknown))
     different = [k for k in sorted(old) if old[k] != new.get(k)]

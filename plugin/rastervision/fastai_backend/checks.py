@@ -11,7 +11,11 @@ from rastervision.fastai_backend import models, precision, sampling
 from rastervision.fastai_backend.chip_learner import check_batch
 from rastervision.fastai_backend.chips import Classes
 from rastervision.fastai_backend.options import ModelOptions, TrainSettings
-from rastervision.fastai_backend.tasks.semantic_segmentation import check_ignored, check_weights
+from rastervision.fastai_backend.tasks.semantic_segmentation import (
+    check_ignored,
+    check_loss,
+    check_weights,
+)
 
 from rvk8s.errors import InputError
 
@@ -28,6 +32,7 @@ def check(settings: TrainSettings, classes: Classes, gpus: int, ranks: int = 1) 
         lambda: _check_network(settings.model),
         lambda: _check_weights_file(settings.model.pretrained_uri),
         lambda: check_ignored(solver.ignore_class_index, classes),
+        lambda: check_loss(solver),
     ]
     if ranks > 1:
         checks.append(partial(check_batch, solver.batch_sz, ranks))
@@ -35,7 +40,7 @@ def check(settings: TrainSettings, classes: Classes, gpus: int, ranks: int = 1) 
     for key in [key for key, value in asked.items() if value == "fp16" and gpus == 0]:
         checks.append(partial(precision.choose, "fp16", torch.device("cpu"), key))
     if isinstance(weights := solver.class_weights, list):
-        checks.append(lambda: check_weights(weights, classes))
+        checks.append(lambda: check_weights(weights, classes, solver.ignore_class_index))
     if oversample is not None:
         checks.append(lambda: sampling.check_rare(oversample.rare_class_ids, len(classes)))
     errors = []

@@ -84,7 +84,7 @@ class DataOptions(Options):
 
 
 class SolverOptions(Options):
-    """The optimisation. Loss is cross entropy over the pixels that are not ignored."""
+    """The optimisation. The loss is a mean over the pixels that are not ignored."""
 
     batch_sz: int = Field(8, ge=1, description="Chips in a batch, over all ranks.")
     num_epochs: int = Field(5, ge=1, description="Epochs with the whole network trained.")
@@ -96,6 +96,13 @@ class SolverOptions(Options):
         "one_cycle",
         description="one_cycle: up to lr in a quarter of the epochs, then down; flat_cos: lr for "
         "three quarters, then down. Frozen epochs have a schedule of their own.",
+    )
+    loss: Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"] = Field(
+        "cross_entropy",
+        description="focal: cross entropy in which pixels that are right already count less (gamma "
+        "2), class_weights being its alpha; dice: 1 - Dice of the probabilities, the mean over "
+        "classes and chips, for rare classes; cross_entropy_dice: their sum. class_weights and "
+        "label_smoothing are of cross entropy: dice takes neither, focal no label_smoothing.",
     )
     weight_decay: float = Field(1e-2, ge=0, description="Decoupled from the gradient, as in AdamW.")
     precision: Precision = Field(

@@ -1,81 +1,53 @@
-"""Semantic segmentation: the loss, and scores from one confusion matrix."""
+"""Semantic segmentation: the loss that options ask for, and scores from one confusion matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from fastai.learner import Learner, Metric
-from fastai.losses import CrossEntropyLossFlat
 from rastervision.fastai_backend.chips import ChipSource, Classes, class_pixels
 from rastervision.fastai_backend.distributed import Group
 from rastervision.fastai_backend.options import SolverOptions
+from rastervision.fastai_backend.tasks.losses import LOSSES, PixelCrossEntropy
 
 from rvk8s.errors import InputError
-
-
-class PixelCrossEntropy(CrossEntropyLossFlat):
-    """fastai's cross entropy over pixels; 0, not NaN, for a batch where none has any weight.
-
-    Args:
-        weight: (classes,) a weight for each class, or None; a class of weight 0 adds nothing.
-        ignore: a class that adds nothing, or None.
-        label_smoothing: share of the target that is spread over all classes.
-    """
-
-    def __init__(
-        self, weight: torch.Tensor | None, ignore: int | None, label_smoothing: float
-    ) -> None:
-        super().__init__(
-            axis=1,
-            weight=weight,
-            ignore_index=-100 if ignore is None else ignore,
-            label_smoothing=label_smoothing,
-            reduction="mean" if weight is None and ignore is None else "sum",
-        )
-        self.ignore = ignore
-        self.weightless = weight is not None and bool((weight == 0).any())
-
-    def __call__(self, inp: torch.Tensor, targ: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Logits (N, classes, H, W) float and class ids (N, H, W) int64 -> the mean, a scalar."""
-        total = self.total(targ)
-        if self.weightless:  # else label smoothing would give them a loss
-            targ = targ.masked_fill(self.func.weight[targ] == 0, self.func.ignore_index)
-        loss = super().__call__(inp, targ, **kwargs)
-        if total is None:
-            return loss
-        # Not the quotient alone: scaled up for fp16, its gradient would be 0 times infinity.
-        mean = loss / total.clamp(min=torch.finfo(torch.float32).tiny)
-        return torch.where(total > 0, mean, 0 * loss)
-
-    def total(self, targ: torch.Tensor) -> torch.Tensor | None:
-        """What the sum over pixels is divided by, a scalar; None: their number, which is the same
-        for all batches of one size."""
-        weight = self.func.weight
-        if self.ignore is None:
-            return None if weight is None else weight[targ].sum()
-        counted = targ != self.ignore
-        return counted.sum() if weight is None else (weight[targ] * counted).sum()
 
 
 def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> PixelCrossEntropy:
     """The loss that the options ask for.
 
     Raises:
-        InputError: the ignored class is unknown, or weights aren't one for each class.
+        InputError: the ignored class is unknown, weights aren't one for each class, or the loss
+            takes none.
     """
+    check_loss(solver)
     ignore = check_ignored(solver.ignore_class_index, classes)
     weights = solver.class_weights
     if weights == "balanced":
         pixels = class_pixels(train, len(classes)).sum(axis=0)
         weights = balanced_weights(pixels, classes.unscored(ignore))
     elif weights is not None:
-        check_weights(weights, classes)
+        check_weights(weights, classes, ignore)
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-    return PixelCrossEntropy(weight, ignore, solver.label_smoothing)
+    return LOSSES[solver.loss](weight, ignore, solver.label_smoothing)
+
+
+def check_loss(solver: SolverOptions) -> None:
+    """Raise InputError where an option has no meaning for the loss."""
+    given = {
+        "class_weights": solver.class_weights is not None,
+        "label_smoothing": solver.label_smoothing > 0,
+    }
+    for name in LOSSES[solver.loss].without:
+        if given[name]:
+            raise InputError(
+                f"the {solver.loss} loss has no {name}",
+                where=f"solver.{name}",
+                fix="leave it out, or take solver.loss cross_entropy or cross_entropy_dice",
+            )
 
 
 def check_ignored(ignore: int | None, classes: Classes) -> int | None:
@@ -88,12 +60,12 @@ def check_ignored(ignore: int | None, classes: Classes) -> int | None:
     return ignore
 
 
-def check_weights(weights: Sequence[float], classes: Classes) -> None:
+def check_weights(weights: Sequence[float], classes: Classes, ignore: int | None = None) -> None:
     where, fix = "solver.class_weights", "give one for each class, in the order of their ids"
     if len(weights) != len(classes):
         what = f"{len(weights)} weights for {len(classes)} classes ({', '.join(classes.names)})"
         raise InputError(what, where=where, fix=fix)
-    if min(weights) < 0 or max(weights) == 0:
+    if min(weights) < 0 or not any(weight for i, weight in enumerate(weights) if i != ignore):
         raise InputError(
             f"{list(weights)} has a negative weight or no positive one",
             where=where,
