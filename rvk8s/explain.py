@@ -160,8 +160,8 @@ def _of_container(pod: Object, ended: Object) -> Verdict:
 
 def _not_started(pod: Object, text: str) -> Verdict:
     if not _NO_PROGRAM.search(text) or _OF_THE_NODE.search(text):
-        node = pod.get("spec", {}).get("nodeName")
-        return Verdict(ExitCode.RETRYABLE, f"its node {node} could not start it: {text}")
+        what = f"its node {pod['spec'].get('nodeName')} could not start it: {text}"
+        return Verdict(ExitCode.RETRYABLE, what)
     fix = "the image must have rvk8s-stage and rvk8s-driver on its PATH: build it as docker/ does"
     what = f"image {_container(pod).get('image')} does not start: {text}; {fix}"
     return Verdict(ExitCode.BAD_INPUT, what)
@@ -254,8 +254,9 @@ def _unscheduled(pod: Object, scheduled: Object) -> Trouble:
     text, since = _line(scheduled.get("message")), scheduled.get("lastTransitionTime")
     if scheduled.get("reason") == "SchedulingGated":
         return Trouble("waits for admission by the cluster's queue", waits=True, since=since)
-    wants = gpus(pod)
-    if wants and "Insufficient" in text:
+    if "pod affinity rules" in text:
+        fix = "wait for room in the zone of the training, or set the pool's oneZone: preferred"
+    elif "Insufficient" in text and (wants := gpus(pod)):
         fix = f"each pod wants {wants}: wait until some are free, or give fewer --gpus-per-node"
     elif "affinity" in text or "selector" in text or "taint" in text:
         fix = "do the pool's nodeSelector and tolerations fit its nodes?"
@@ -340,8 +341,7 @@ def suspended(item: Object, workloads: Iterable[Object] = ()) -> Trouble | None:
     """
     if not is_suspended(item):
         return None
-    queue = queue_of(item)
-    what = f"waits in queue {queue}" if queue else "waits"
+    what = f"waits in queue {queue}" if (queue := queue_of(item)) else "waits"
     for workload in workloads:
         reason, since = _not_admitted(workload)
         if reason:

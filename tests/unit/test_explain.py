@@ -345,3 +345,14 @@ def test_a_node_that_cannot_start_a_container_is_not_the_image_s_fault(text: str
     assert said is not None
     assert (said.code, said.disrupted) == (ExitCode.RETRYABLE, False)
     assert str(said.message).startswith("its node gpu-3 could not start it: ")
+
+
+def test_a_training_that_has_to_be_in_one_zone() -> None:
+    text = "0/4 nodes are available: 2 Insufficient cpu, 2 node(s) didn't match pod affinity rules."
+    scheduled = {"type": "PodScheduled", "status": "False", "message": text}
+    trouble = pod_trouble({"metadata": {"name": "p"}, "status": {"conditions": [scheduled]}})
+    assert trouble is not None
+    assert trouble.waits
+    assert trouble.text.endswith(
+        "; wait for room in the zone of the training, or set the pool's oneZone: preferred"
+    )

@@ -178,6 +178,7 @@ spec:
   subdomain: {{ quote . }}
   {{- end }}
   {{- include "rvk8s.placement" (dict "root" $root "pool" $shape.pool) | trim | nindent 2 }}
+  {{- with include "rvk8s.oneZone" . | trim }}{{ nindent 2 . }}{{ end }}
   {{- with include "rvk8s.pullSecrets" $root }}{{ nindent 2 . }}{{ end }}
   securityContext:
     {{- include "rvk8s.podSecurity" $root | nindent 4 }}

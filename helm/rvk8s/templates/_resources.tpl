@@ -165,6 +165,29 @@ stage may ask for less, and a limit of its own is its request, too, where it giv
 {{- toYaml $resources }}
 {{- end }}
 
+{{/*
+(dict "root" $ "stage" NAME "shape" SHAPE): keeps the nodes of a training in one zone: what each of
+its steps sends to other zones is slow and costs money, and networks such as EFA end at a zone's. A
+pod that matches its own term and finds no other one may be placed anywhere, so the first one is.
+*/}}
+{{- define "rvk8s.oneZone" -}}
+{{- $pool := index .root.Values.pools .shape.pool }}
+{{- $wish := ternary $pool.oneZone "preferred" (hasKey $pool "oneZone") }}
+{{- if and $wish (gt (int64 .shape.nodes) 1) }}
+{{- $labels := pick (fromYaml (include "rvk8s.stageLabels" .)) "rvk8s.io/run" "rvk8s.io/stage" }}
+{{- $term := dict "topologyKey" "topology.kubernetes.io/zone" "labelSelector" (dict "matchLabels" $labels) }}
+affinity:
+  podAffinity:
+    {{- if eq $wish "required" }}
+    requiredDuringSchedulingIgnoredDuringExecution:
+      {{- list $term | toYaml | nindent 6 }}
+    {{- else }}
+    preferredDuringSchedulingIgnoredDuringExecution:
+      {{- list (dict "weight" 100 "podAffinityTerm" $term) | toYaml | nindent 6 }}
+    {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The whole processors of a CPU quantity, at least 1. */}}
 {{- define "rvk8s.threads" -}}
 {{- $cpu := toString . }}
