@@ -27,6 +27,7 @@ LAST, BEST = "last.pt", "best.pt"
 _FORMAT = 2
 #: How the names of those options end that tell whether labels have changed.
 LABELS = "labels (digest)"
+_EPOCHS, _SCHEDULE = "solver.num_epochs", "solver.schedule"
 #: What versions did that had no such option yet.
 _BEFORE = {"solver.loss": "cross_entropy"}
 
@@ -115,10 +116,18 @@ def check_options(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) ->
     if unknown := [k for k in new if k not in old]:
         log.warning("%s does not say whether %s have changed", path, ", ".join(unknown))
     different = [k for k in sorted(old) if old[k] != new.get(k)]
+    if more_epochs(old, new):
+        different.remove(_EPOCHS)
     if different:
         changes = ", ".join(f"{k} {old[k]} is now {new.get(k)}" for k in different)
         what = "labels" if all(k.endswith(LABELS) for k in different) else "options"
         raise InputError(f"{path} is of a training with other {what}: {changes}", fix=_anew(path))
+
+
+def more_epochs(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a training just goes on for longer: a constant rate knows no last epoch."""
+    constant = old.get(_SCHEDULE) == new[_SCHEDULE] == "constant"
+    return constant and old.get(_EPOCHS, 0) < new[_EPOCHS]
 
 
 def _anew(path: Path) -> str:

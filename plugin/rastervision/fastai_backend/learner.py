@@ -200,7 +200,7 @@ class Training:
             checkpoint.check_options(metrics["options"], self.options | used, path)
         except KeyError as e:
             raise InputError(f"{path} lacks {e}", fix=f"remove {self.folder}") from e
-        return True
+        return not checkpoint.more_epochs(metrics["options"], self.options)
 
     def _network(self) -> dict[str, Any]:
         """Those parts of the network's spec that a checkpoint must have in common with it."""

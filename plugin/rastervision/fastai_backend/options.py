@@ -87,7 +87,12 @@ class SolverOptions(Options):
     """The optimisation. The loss is a mean over the pixels that are not ignored."""
 
     batch_sz: int = Field(8, ge=1, description="Chips in a batch, over all ranks.")
-    num_epochs: int = Field(5, ge=1, description="Epochs with the whole network trained.")
+    num_epochs: int = Field(
+        5,
+        ge=1,
+        description="Epochs with the whole network trained. With the constant schedule Raster "
+        "Vision's own runner, in the same folder, goes on with more of them.",
+    )
     freeze_epochs: int = Field(0, ge=0, description="Epochs before those with the body frozen.")
     lr: float | None = Field(
         1e-4, gt=0, description="Learning rate, the peak of a schedule; None: fastai's lr_find."

@@ -95,6 +95,38 @@ def test_what_an_older_version_wrote_is_gone_on_with(
     assert "does not say whether model.pretrained_uri, training labels (digest)" in caplog.text
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_more_epochs_of_a_constant_rate(train: Train, settings: Settings, finished: bool) -> None:
+    """They end as if there had been so many from the beginning."""
+
+    def epochs(number: int, schedule: str = "constant") -> TrainSettings:
+        frozen = {"freeze_epochs": 1, "save_all_checkpoints": True}
+        return settings(solver={"num_epochs": number, "schedule": schedule, **frozen})
+
+    whole = train(epochs(2), "whole")
+    if finished:
+        train(epochs(1))
+    else:
+        with pytest.raises(Preempted):
+            train(epochs(1), sync=preempt)
+    more = train(epochs(2))
+    for name in ("last.pt", "best.pt"):
+        one, other = (torch.load(f / name, weights_only=True)["model"] for f in (whole, more))
+        assert all(torch.equal(one[k], other[k]) for k in one), name
+    metrics = json.loads((more / "metrics.json").read_text())
+    assert (metrics["epochs"], metrics["options"]["solver.num_epochs"]) == (3, 2)
+    assert (more / "model-bundle.zip").read_bytes() == (whole / "model-bundle.zip").read_bytes()
+    for other, what in (
+        (epochs(1), r"solver\.num_epochs 2 is now 1"),
+        (
+            epochs(3, "one_cycle"),
+            r"solver\.num_epochs 2 is now 3, solver\.schedule constant is now",
+        ),
+    ):
+        with pytest.raises(InputError, match=what):
+            train(other)
+
+
 def test_windows_that_each_epoch_draws_anew_have_no_digest(make_chips: MakeChips) -> None:
     chips = make_chips(2)
     digest = labels_digest(chips)
