@@ -88,7 +88,7 @@ class Verdict:
 
     def as_full_disk(self) -> Verdict:
         """The same of a pod that fills the disk of each node that it gets."""
-        return Verdict(ExitCode.DISK_FULL, f"{self.message}; {_LESS_DISK}")
+        return Verdict(ExitCode.DISK_FULL, f"{self.message}; give nodes more disk, or {_LESS_DISK}")
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,7 @@ def test_a_node_that_ran_short_is_not_the_fault_of_its_pod() -> None:
         assert said is not None
         assert (said.code, said.disrupted) == (ExitCode.PREEMPTED, True), what
         assert f"low on resource: {what}" in str(said.message)
+        assert "; give nodes more disk, or give the pool" in str(said.as_full_disk().message)
     for volume, fix in (("tmp", "give the pool more"), ("project", "write below /tmp instead")):
         said = verdict(evicted(f'Usage of EmptyDir volume "{volume}" exceeds the limit "1Mi". '))
         assert said is not None
