@@ -17,9 +17,11 @@ from typing import Any
 
 import yaml
 from cluster.controlplane import kubectl, kubectl_json
+from cluster.programs import program
 from cluster.testbed import Testbed, lock
 
 from rvk8s import storage
+from rvk8s.contract import RunLayout, split_of
 from rvk8s.values import deep_merged
 
 TINY = Path(__file__).parents[1] / "pipeline" / "tiny"
@@ -155,11 +157,25 @@ class Site:
         assert "eval/scores.json" in files
         for stage in record["stages"]:
             assert stage["state"] in ("Succeeded", "Skipped"), stage
-        logs = [name for name in files if name.startswith(".rvk8s/train") and "log" in name]
-        assert logs, "no log of the training was collected"
-        texts = [storage.read_bytes(f"{self.root_uri}/{run}/{name}").decode() for name in logs]
-        said = [text.count("no GPU: training on the CPU") for text in texts]
-        assert sum(said) == 1, "a training on processors says so, once"
+        # A stage that is skipped has no pod, unless its pod found it done.
+        ran = [stage for stage in record["stages"] if stage["state"] == "Succeeded"]
+        logs = {stage["name"]: self.stored_logs(run, stage["name"]) for stage in ran}
+        assert all(text for texts in logs.values() for text in texts), logs
+        said = [text.count("no GPU: training on the CPU") for text in logs["train"]]
+        (train,) = (stage for stage in ran if stage["name"] == "train")
+        assert sum(said) == train["attempts"], "a training on processors says so, once"
+
+    def stored_logs(self, run: str, stage: str) -> list[str]:
+        """The logs of a stage in storage, one of each split or node."""
+        layout, record = RunLayout(f"{self.root_uri}/{run}"), self.run_json(run)
+        splits = next(one["splits"] for one in record["stages"] if one["name"] == stage)
+        nodes = next(one["nodes"] for one in record["plan"]["stages"] if one["name"] == stage)
+        uris = [
+            layout.log(stage, split_of(splits, split), node)
+            for split in range(splits)
+            for node in range(nodes)
+        ]
+        return [storage.read_bytes(uri).decode() for uri in uris]
 
     def report(self, run: str) -> str:
         """Everything that helps to see why a run is not where it should be."""
@@ -174,6 +190,15 @@ class Site:
     def pods(self, run: str, stage: str | None = None) -> list[dict[str, Any]]:
         more = f",rvk8s.io/stage={stage}" if stage else ""
         return self.objects("pods", f"rvk8s.io/run={run}{more}")
+
+    def has_checkpoint(self, run: str) -> bool:
+        """Whether a training can go on from what is in storage: its first epoch is over."""
+        return storage.exists(f"{self.root_uri}/{run}/train/last.pt")
+
+    def running(self, run: str, stage: str) -> list[str]:
+        """The names of a stage's pods that run."""
+        pods = self.pods(run, stage)
+        return [p["metadata"]["name"] for p in pods if p["status"].get("phase") == "Running"]
 
     def driver_pod(self, run: str) -> str | None:
         """The name of the driver's pod that runs; None where none does."""
@@ -210,22 +235,39 @@ class Site:
 
         self.until(lambda: not left(), f"no pod of {run} runs", 90)
 
-    def kill_process(self, pod: str, pattern: str) -> None:
-        """SIGKILL the processes in a pod whose command lines hold a pattern."""
+    def kill_process(self, pod: str, pattern: str, when: Callable[[], Any] = lambda: True) -> None:
+        """SIGKILL the processes in a pod whose command lines hold a pattern.
+
+        Args:
+            when: the moment; what kills waits in the pod until then, so that it comes at once.
+        """
         # No ps in the image; the first process (tini) is spared: the container ends by itself.
         script = (
-            "import os,sys,signal\n"
+            "import os,signal\n"
+            "input()\n"
             "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
             "    try: line = open(f'/proc/{pid}/cmdline').read()\n"
             "    except OSError: continue\n"
             f"    if {pattern!r} in line and int(pid) not in (1, os.getpid()):\n"
             "        os.kill(int(pid), signal.SIGKILL)\n"
         )
-        try:
-            self.kubectl("exec", pod, "--", "python3", "-c", script)
-        except subprocess.CalledProcessError as error:
-            if error.returncode != 137:  # the container has ended, and its end took this along
-                raise
+        command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", "-n", self.namespace]
+        command += ["exec", "-i", pod, "--", "python3", "-c", script]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as process:
+            self.until(when, f"it is time to kill {pattern} in {pod}", 300)
+            _, said = process.communicate("\n", timeout=60)
+        # 137: the container has ended, and its end took this along.
+        assert process.returncode in (0, 137), said
+
+    def evict(self, pod: str) -> None:
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": self.namespace},
+        }
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
     def make_secret(self, name: str, key: str, secret: str) -> None:
         data = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}

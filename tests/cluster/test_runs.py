@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cluster.programs import program
 from cluster.team import Site, gang, shape
 
+from rvk8s import storage
+from rvk8s.contract import STAGES
+
 ROOT = Path(__file__).parents[2]
 #: Seconds: a run shares two cores with everything else.
 pytestmark = pytest.mark.timeout(1800)
-#: 2 pods of 2 ranks.
-TINY = ("tiny", "--gpus", "4", "--splits", "2")
+#: 2 pods of 2 ranks; so many epochs that one can be killed in the middle of them.
+TINY = ("tiny-long", "--gpus", "4", "--splits", "2")
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_site: Site) -> dict[str, Any]:
-    """Scores of the tiny experiment by `rvk8s submit`: they don't depend on how it was run."""
+def reference(tiny_site: Site) -> str:
+    """The tiny experiment by `rvk8s submit`: its scores don't depend on how it was run."""
     with gang():
         run = tiny_site.submit(*TINY)
         seen = tiny_site.until(
@@ -36,23 +42,27 @@ def reference(tiny_site: Site) -> dict[str, Any]:
     tiny_site.check_whole(run)
     assert shape(record) == (4, 2, 4)
     assert not tiny_site.objects("pytorchjobs,services", f"rvk8s.io/run={run},x=y")
-    return tiny_site.scores(run)
+    return run
 
 
-def test_the_plain_job_launcher_gives_the_same(
-    tiny_site: Site, reference: Mapping[str, Any]
-) -> None:
-    with gang():
+def test_the_plain_job_launcher_gives_the_same(tiny_site: Site, reference: str) -> None:
+    with gang(), ThreadPoolExecutor() as pool:
         run = tiny_site.submit(*TINY, "--launcher", "job")
+        # The second node has the ranks 2 and 3.
+        following = pool.submit(tiny_site.rvk8s, "logs", run, "train", "--rank", "3", "-f")
         tiny_site.wait(run)
+        followed = following.result(timeout=60).stdout
     tiny_site.check_whole(run)
     assert not tiny_site.objects("pytorchjobs", f"rvk8s.io/run={run}")
-    assert tiny_site.scores(run) == reference
+    assert tiny_site.scores(run) == tiny_site.scores(reference)
+    heads = [line for line in followed.splitlines() if line.startswith("==>")]
+    assert heads == ["==> train, node 1 <=="]
+    stored = tiny_site.stored_logs(run, "train")[1].splitlines()[1:]
+    assert stored
+    assert followed.splitlines()[1:] == stored
 
 
-def test_helm_alone_gives_the_same(
-    tiny_site: Site, reference: Mapping[str, Any], tmp_path: Path
-) -> None:
+def test_helm_alone_gives_the_same(tiny_site: Site, reference: str, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(tiny_site.rvk8s("plan", *TINY, "-o", "values").stdout)
     release = "tiny-by-helm"
@@ -68,7 +78,7 @@ def test_helm_alone_gives_the_same(
         )
         tiny_site.wait(release)
     tiny_site.check_whole(release)
-    assert tiny_site.scores(release) == reference
+    assert tiny_site.scores(release) == tiny_site.scores(reference)
     subprocess.run(
         [program("helm"), "uninstall", release, *flags], check=True, capture_output=True, timeout=60
     )
@@ -79,23 +89,75 @@ def test_helm_alone_gives_the_same(
     assert tiny_site.run_json(release)["state"] == "Succeeded", "results stay"
 
 
-def test_kubectl_alone_gives_the_same(tiny_site: Site, reference: Mapping[str, Any]) -> None:
+def test_kubectl_alone_gives_the_same(tiny_site: Site, reference: str) -> None:
+    """Although a training worker is killed between two epochs or in one, and a split's pod evicted:
+    the training goes on from its checkpoint, the split begins again."""
     manifests = tiny_site.rvk8s("render", *TINY).stdout
     with gang():
         created = tiny_site.kubectl("apply", "-o", "name", "-f", "-", stdin=manifests).split()
         run = next(name.partition("/")[2] for name in created if name.startswith("job"))
         tiny_site.kubectl("wait", f"job/{run}", "--for=create", "--timeout=5s")
-        tiny_site.wait(run)
+        workers = tiny_site.until(lambda: both_run(tiny_site, run, "train"), "two pods train", 300)
+        tiny_site.kill_process(workers[1], "rvk8s-stage", lambda: tiny_site.has_checkpoint(run))
+        splits = tiny_site.until(lambda: both_run(tiny_site, run, "predict"), "it predicts", 300)
+        tiny_site.evict(splits[0])
+        record = tiny_site.wait(run)
     tiny_site.check_whole(run)
-    assert tiny_site.scores(run) == reference
+    assert tiny_site.scores(run) == tiny_site.scores(reference)
+    (train,) = (stage for stage in record["stages"] if stage["name"] == "train")
+    assert train["attempts"] == 2
+    assert "going on after epoch" in tiny_site.stored_logs(run, "train")[0]
+    done = [pod for pod in tiny_site.pods(run, "predict") if pod["status"]["phase"] == "Succeeded"]
+    assert len(done) == 2
+    assert splits[0] not in {pod["metadata"]["name"] for pod in done}
 
 
-def test_status_list_and_logs_of_a_run(tiny_site: Site, reference: Mapping[str, Any]) -> None:
+def both_run(site: Site, run: str, stage: str) -> list[str]:
+    """The names of a stage's pods once two of them run."""
+    names = site.running(run, stage)
+    return names if len(names) == 2 else []
+
+
+def test_status_list_and_logs_of_a_run(tiny_site: Site, reference: str) -> None:
     listed = json.loads(tiny_site.rvk8s("list", "-o", "json").stdout)
     assert {run["state"] for run in listed} == {"Succeeded"}
-    run = listed[-1]["runId"]
-    status = json.loads(tiny_site.rvk8s("status", run, "-o", "json").stdout)
+    assert reference in {run["runId"] for run in listed}
+    status = json.loads(tiny_site.rvk8s("status", reference, "-o", "json").stdout)
     assert status["state"] == "Succeeded"
-    train = tiny_site.rvk8s("logs", run, "train").stdout
+    train = tiny_site.rvk8s("logs", reference, "train").stdout
     assert "gloo" in train
     assert sys.executable not in train
+
+
+def test_no_secret_is_anywhere(tiny_site: Site, reference: str) -> None:
+    """The planted secret is the storage's key: it stands in the Secret and nowhere else, also not
+    in what a run leaves whose ranks failed."""
+    stages = {pod["metadata"]["labels"].get("rvk8s.io/stage") for pod in tiny_site.pods(reference)}
+    assert stages >= set(STAGES), "no pod is gone yet"
+    secret = tiny_site.bed.writer[1].encode()
+    forms = (secret, base64.b64encode(secret))
+    seen, found = set(), []
+    for name, data in everything(tiny_site):
+        seen.add(name)
+        found += [name] if any(form in data for form in forms) else []
+    for name in (
+        "run.json",
+        ".rvk8s/driver/log.txt",
+        "bundle/model-bundle.zip/pipeline-config.json",
+    ):
+        assert f"{reference}/{name}" in seen
+    assert not found
+
+
+def everything(site: Site) -> Iterator[tuple[str, bytes]]:
+    """What is in the namespace and in storage, also in archives, each with where it is."""
+    kinds = "pods,jobs,pytorchjobs,configmaps,events,services,leases"
+    yield kinds, site.kubectl("get", kinds, "-o", "yaml").encode()
+    for pod in site.kubectl("get", "pods", "-o", "name").split():
+        yield pod, site.kubectl("logs", pod).encode()
+    for name in storage.list_files(site.root_uri):
+        data = storage.read_bytes(f"{site.root_uri}/{name}")
+        yield name, data
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                yield from ((f"{name}/{one}", archive.read(one)) for one in archive.namelist())
