@@ -189,6 +189,23 @@ def test_nothing_since_then_is_no_mistake(tmp_path: Path, monkeypatch: pytest.Mo
     assert not printed(tmp_path, [pod("a", "train")], Part(timestamps=True))[0]
 
 
+def test_the_attempt_before_the_last_is_a_pod_where_storage_has_no_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(tmp_path)
+    record = RunRecord.of_plan(plan, "kubernetes")
+    found, cluster = RunStatus(plan.run_uri, record, str(State.RUNNING)), Pods()
+    places = Places(root_uri=str(tmp_path), cluster=cluster)  # type: ignore[arg-type]
+    run = ClusterRun(
+        "run-1", DRIVER, pods=(pod("c", "train"), pod("a", "train"), pod("b", "train"))
+    )
+    logs._print_previous(places, found, run, Wanted("train"), Printer(), Part(3, timestamps=True))
+    assert cluster.asked == [("b", {"timestamps": True, "tail": 3})]
+    assert capsys.readouterr().out == "==> train, node 0 <==\n2026-11-30T10:00:00.5Z of b\n"
+    with pytest.raises(InputError, match="nothing was tried more than once by stage chip"):
+        logs._print_previous(places, found, run, Wanted("chip"), Printer(), Part())
+
+
 class Going(Pods):
     """A run with a pod; another one comes, then it ends."""
 
