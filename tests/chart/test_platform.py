@@ -40,6 +40,15 @@ def test_what_is_no_taint(taint: dict[str, str]) -> None:
         rendering.text(_flavors(flavor), "p", "rvk8s-platform")
 
 
+def test_the_queue_is_not_the_one_that_takes_the_drivers() -> None:
+    """Kueue gives the LocalQueue called default to all Jobs that name none."""
+    values = {"kueue": {"enabled": True, "localQueue": "default"}}
+    with pytest.raises(
+        helm_python.HelmRenderError, match=r"values\.kueue\.localQueue: default is .*another name"
+    ):
+        rendering.text(values, "p", "rvk8s-platform")
+
+
 def test_a_quota_of_limits_needs_a_default_for_pods_that_name_none() -> None:
     """The driver and the TensorBoard, which the API server would refuse."""
     quota = {"hard": {"limits.cpu": 64, "limits.memory": "1Ti"}}

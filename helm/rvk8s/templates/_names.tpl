@@ -116,6 +116,14 @@ rvk8s.io/run: {{ include "rvk8s.runId" . | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Labels of the driver's Job; its pod must not have the queue's. */}}
+{{- define "rvk8s.driverLabels" -}}
+{{- include "rvk8s.labels" (dict "root" . "component" "driver") }}
+{{- with .Values.driver.queue }}
+kueue.x-k8s.io/queue-name: {{ quote . }}
+{{- end }}
+{{- end }}
+
 {{/* Annotations of the driver's Job. */}}
 {{- define "rvk8s.driverAnnotations" -}}
 rvk8s.io/root-uri: {{ include "rvk8s.rootUri" . | quote }}
