@@ -21,7 +21,11 @@ from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.precision import Chosen, Precision
 from rastervision.fastai_backend.ranks import Ranks
-from rastervision.fastai_backend.tasks.semantic_segmentation import PixelScores, make_loss
+from rastervision.fastai_backend.tasks.semantic_segmentation import (
+    PixelLoss,
+    PixelScores,
+    make_loss,
+)
 from torch import nn
 
 from rvk8s.errors import InputError
@@ -63,7 +67,9 @@ def make_learner(
     """
     s = settings.solver
     train_loader, valid_loader = _loaders(spec, settings, train, valid, device, group.ranks)
-    cbs: list[Callback] = [TrainEvalCallback(), Recorder(add_time=False), ChannelsLast()]
+    recorder = Recorder(add_time=False)
+    recorder.loss = PixelLoss()
+    cbs: list[Callback] = [TrainEvalCallback(), recorder, ChannelsLast()]
     if group.size > 1:
         cbs.append(DataParallel(group, device, s.sync_bn, spec.channels, spec.img_sz))
     if precision != "fp32":

@@ -117,7 +117,7 @@ class DataParallel(Callback):
         loss = self.learn.recorder.loss
         both = torch.tensor([float(loss.total), float(loss.count)], dtype=torch.float64)
         total, count = self.group.sum(both).tolist()
-        loss.total, loss.count = total, int(count)
+        loss.total, loss.count = total, count
         for metric in self.learn.metrics:
             metric.reduce(self.group)
 

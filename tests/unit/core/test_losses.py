@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from rastervision.fastai_backend import checks
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
 from rastervision.fastai_backend.tasks.losses import LOSSES
-from rastervision.fastai_backend.tasks.semantic_segmentation import make_loss
+from rastervision.fastai_backend.tasks.semantic_segmentation import PixelLoss, make_loss
 
 from rvk8s.errors import InputError
 
@@ -152,6 +153,29 @@ def test_what_has_no_meaning_is_refused_before_any_work(
 def test_weights_of_which_none_is_left(loss: Loss) -> None:
     with pytest.raises(InputError, match="no positive one"):
         loss(class_weights=[0.0, 0.0, 1.0], ignore_class_index=2)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_loss_of_a_validation_is_that_of_one_batch(
+    loss: Loss, logits: torch.Tensor, options: dict[str, Any]
+) -> None:
+    """Also where one batch has no pixel that counts."""
+    criterion, labels = loss(**options), LABELS.clone()
+    labels[2:] = 2
+    mean = PixelLoss()
+    for sizes in ([4], [2, 2], [1, 1, 1, 1]):
+        mean.reset()
+        for chip, truth in zip(logits.split(sizes), labels.split(sizes), strict=True):
+            batch = SimpleNamespace(
+                loss_func=criterion,
+                yb=(truth,),
+                loss=criterion(chip, truth),
+                to_detach=torch.Tensor.detach,
+            )
+            mean.accumulate(batch)
+        assert mean.value == pytest.approx(criterion(logits, labels).item(), rel=1e-5)
+    mean.reset()
+    assert mean.value == 0
 
 
 def test_the_training_minimises_it(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fastai.learner import Learner, Metric
+from fastai.learner import AvgLoss, Learner, Metric
+from fastai.torch_core import find_bs
 from rastervision.fastai_backend.chips import ChipSource, Classes, class_pixels
 from rastervision.fastai_backend.distributed import Group
 from rastervision.fastai_backend.options import SolverOptions
@@ -92,6 +93,21 @@ def balanced_weights(pixels: np.ndarray, unscored: Collection[int] = ()) -> list
     weights = np.ones(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights.tolist()
+
+
+class PixelLoss(AvgLoss):
+    """fastai's mean loss of a validation, over pixels as a batch's: one whose pixels weigh little
+    counts little, and how chips fall into batches and ranks changes nothing."""
+
+    def accumulate(self, learn: Learner) -> None:
+        weight = learn.loss_func.total(learn.yb[0])
+        count = find_bs(learn.yb) if weight is None else float(weight)
+        self.total += learn.to_detach(learn.loss) * count
+        self.count += count
+
+    @property
+    def value(self) -> float:
+        return float(self.total / self.count) if self.count else 0.0
 
 
 class PixelScores(Metric):
