@@ -209,6 +209,41 @@ def test_a_run_that_is_cancelled_before_its_driver_runs_holds_the_schedule_up_no
     assert line.split()[:2] == [run, "Pending"]
 
 
+def test_the_next_driver_needs_no_source_of_the_schedule(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, s3: S3Server
+) -> None:
+    """An upgrade took it away; what the run began with is in a ConfigMap of its own."""
+    root = s3.bucket("taken") + "/runs"
+    go_on = threading.Event()
+
+    def act(stage: str, index: int, attempt: int) -> Fate:
+        if stage == "chip":
+            go_on.wait(60)
+        return 0
+
+    with schedule(apiserver, namespace, tmp_path, root, "nightly-1", act) as play:
+        first = play.drive()
+        play.until(lambda: play.stage_pods("chip"))
+        assert stop(first, signal.SIGTERM) == 143
+        take_away(play, "*-one.py")
+        driver = play.drive()
+        play.until(lambda: "this run goes on as it began" in play.said())
+        go_on.set()
+        assert play.finish(driver) == 0, play.said()
+
+
+def test_a_first_driver_without_a_plan_says_so(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    with schedule(apiserver, namespace, tmp_path, str(tmp_path / "root"), "one", None) as play:
+        take_away(play, "plan.json")
+        assert play.finish(play.drive()) == 2, play.said()
+        errors = [line for line in play.said().splitlines() if " ERROR " in line]
+        assert len(errors) == 1
+        assert "plan.json: is missing; " in errors[0]
+        assert "Traceback" not in play.said()
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [
@@ -229,3 +264,11 @@ def play_pod(play: Play) -> None:
     jobs = f"batch.kubernetes.io/job-name={play.run_id}"
     play.until(lambda: play.cluster.list_all("Pod", jobs))
     play.set_status("Pod", play.cluster.list_all("Pod", jobs)[0], {"phase": "Running"})
+
+
+def take_away(play: Play, names: str) -> None:
+    """Files that the driver's pod would have mounted."""
+    paths = list(play.stages.glob(names))
+    assert paths
+    for path in paths:
+        path.unlink()

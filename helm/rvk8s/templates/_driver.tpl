@@ -71,11 +71,13 @@ template:
         emptyDir: {}
       - name: stages
         {{- if include "rvk8s.scheduled" . }}
+        {{- /* A run's next driver has all in the copy that its first one made, and must not wait for
+        a source that an upgrade of the schedule has taken away. */}}
         projected:
           sources:
             - configMap: {name: {{ include "rvk8s.stagesName" . }}}
             {{- if .Values.experiment.source }}
-            - configMap: {name: {{ include "rvk8s.sourceName" . }}}
+            - configMap: {name: {{ include "rvk8s.sourceName" . }}, optional: true}
             {{- end }}
         {{- else }}
         configMap: {name: {{ include "rvk8s.stagesName" . }}}
