@@ -81,6 +81,10 @@ def test_notes_name_what_is_there(case: str, tmp_path: Path) -> None:
         assert f"rvk8s status {run} -n {rendering.NAMESPACE} -w" in notes
         assert f"kubectl -n {rendering.NAMESPACE} logs job/{run} -f" in notes
         assert "2 node(s), 2 GPU(s) each, 4 rank(s)" in notes
+    if case == "schedule":
+        assert "get cronjob/potsdam-nightly -o jsonpath='{.status.lastSuccessfulTime}'" in notes
+        assert "A driver that cannot start is no failed Job, and no run starts after it." in notes
+        assert f"rvk8s cancel RUN -n {rendering.NAMESPACE}" in notes
 
 
 @pytest.mark.parametrize("minor", schemas.KUBERNETES)
