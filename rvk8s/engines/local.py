@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -51,10 +52,11 @@ def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "au
     Raises:
         RunError: a stage failed.
         InputError: the data or configuration is wrong; a new run is then removed again. Or there is
-            no such run, it was begun otherwise, another process runs it, or the root cannot be
-            written.
+            no such run, it was begun otherwise, another process runs it, the root cannot be
+            written, or this install cannot do stages.
         Interrupted: Ctrl-C or SIGTERM; all processes are gone.
     """
+    _check_installed()
     made_root = not storage.is_s3(plan.root_uri) and not os.path.exists(plan.root_uri)
     if run_id_given:
         _check_exists(plan)
@@ -87,6 +89,13 @@ def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "au
     if output == "auto":
         display.print_summary(record, summary.scores, summary.pictures)
     return summary
+
+
+def _check_installed() -> None:
+    for name, what in (("rastervision.pipeline", "Raster Vision"), ("torch", "torch")):
+        if importlib.util.find_spec(name) is None:
+            fix = "in rvk8s's checkout: pip install '.[stage]'; or `rvk8s submit` to a cluster"
+            raise InputError(f"this install is the client alone, without {what}", fix=fix)
 
 
 def _check_exists(plan: Plan) -> None:

@@ -155,6 +155,20 @@ def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("missing", ["rastervision.pipeline", "torch"])
+def test_an_install_of_the_client_alone(missing: str, tmp_path: Path, tiny_data: Path) -> None:
+    hide = f"import sys; sys.modules[{missing!r}] = None; from rvk8s.cli import main; main()"
+    words = _command(tmp_path / "root", tiny_data)[3:]
+    answer = subprocess.run([sys.executable, "-c", hide, *words], capture_output=True, text=True)
+    assert answer.returncode == ExitCode.BAD_INPUT
+    what = {"torch": "torch"}.get(missing, "Raster Vision")
+    assert answer.stderr == (
+        f"error: this install is the client alone, without {what}; in rvk8s's checkout: "
+        "pip install '.[stage]'; or `rvk8s submit` to a cluster\n"
+    )
+    assert os.listdir(tmp_path) == []
+
+
 def test_going_on_prints_json(reference: Reference, tmp_path: Path) -> None:
     """All stages are found done, so this pays for no imports."""
     plan = reference.plan
