@@ -232,6 +232,36 @@ def test_every_pixel_equals_raster_visions(
     assert there.all() or (options["crop_sz"] == 6 and there.mean() > 0.9)
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("smooth", [False, True], ids=["labels", "scores"])
+def test_a_scene_without_a_crs_is_predicted(
+    tmp_path: Path, network: nn.Module, smooth: bool
+) -> None:
+    """With neither CRS nor transform, as the label store gets it from the predict stage."""
+    cfg = pipeline(tmp_path, sliding())
+    for path in tmp_path.glob("v*.tif"):
+        with rasterio.open(path) as file:
+            pixels, profile = file.read(), {**file.profile, "crs": None, "transform": None}
+        path.unlink()
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(pixels)
+    config = cfg.dataset.validation_scenes[0]
+    config.label_store = SemanticSegmentationLabelStoreConfig(
+        uri=str(tmp_path / "out"), smooth_output=smooth
+    )
+    built = config.build(cfg.dataset.class_config, str(tmp_path))
+    backend = FastaiSemanticSegmentation(cfg, cfg.backend, str(tmp_path))
+    names = tuple(cfg.dataset.class_config.names)
+    spec = ModelSpec("unet", "resnet18", 3, names, names, 3, (0.0,) * 3, (255.0,) * 3, 48)
+    backend.predictor = ScenePredictor(network, spec, PredictSettings())
+    built.label_store.save(backend.predict_scene(built, cfg.predict_options))
+    with rasterio.open(tmp_path / "out" / "labels.tif") as file:
+        assert file.crs is None
+        assert file.transform.is_identity
+        assert file.shape == (HEIGHT, WIDTH)
+        assert len(np.unique(file.read(1))) >= 3
+
+
 @pytest.mark.parametrize("size", [(2514, 2577), (448, 640), (100, 700), (641, 641)])
 def test_cropped_windows_leave_no_pixel_out(size: tuple[int, int]) -> None:
     scene: Any = SimpleNamespace(extent=Box(0, 0, *size), aoi_polygons_bbox_coords=[])

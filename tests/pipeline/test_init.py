@@ -1,12 +1,15 @@
-"""The experiment that `rvk8s init` writes is one that Raster Vision takes."""
+"""The experiment that `rvk8s init` writes is one that Raster Vision takes, and that runs."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import rasterio
+from bench import Bench
+from PIL import Image
 
 from rvk8s.plan import make_plan
 from rvk8s.project import load
@@ -17,15 +20,20 @@ from rvk8s.project.scaffold import write_templates
 def folder(tmp_path: Path) -> Path:
     """A new project with three tiny scenes."""
     write_templates(tmp_path)
-    form = {"driver": "GTiff", "width": 64, "height": 64, "dtype": "uint8", "crs": "EPSG:32633"}
+    draw(tmp_path, 64)
+    return tmp_path
+
+
+def draw(folder: Path, size: int) -> None:
+    """Three scenes where the template looks for them: class 1, and its pixels are 1."""
+    form = {"driver": "GTiff", "width": size, "height": size, "dtype": "uint8", "crs": "EPSG:32633"}
     form["transform"] = rasterio.Affine(0.5, 0, 370000, 0, -0.5, 5800000)
     for name in ("scene1", "scene2", "scene3"):
         for kind, bands in (("images", 3), ("labels", 1)):
-            path = tmp_path / "data" / kind / f"{name}.tif"
+            path = folder / "data" / kind / f"{name}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
             with rasterio.open(path, "w", count=bands, **form) as file:
-                file.write(np.ones((bands, 64, 64), np.uint8))
-    return tmp_path
+                file.write(np.ones((bands, size, size), np.uint8))
 
 
 def scaffold(folder: Path) -> ModuleType:
@@ -63,3 +71,19 @@ def test_arguments_of_the_command_line_are_strings(folder: Path) -> None:
     assert (solver.num_epochs, solver.lr, solver.batch_sz) == (7, 0.5, 2)
     with pytest.raises(ValueError, match=r"no images of the validation scenes \['scene9'\]"):
         get_config("kubernetes", "/runs", data_uri=str(folder / "data"), validation="scene9")
+
+
+def test_it_runs(folder: Path, table: Bench) -> None:
+    """As in the README, but without weights from the network, and with a network that is quick."""
+    draw(folder, 256)
+    args = {"num_epochs": "1", "pretrained": "false", "backbone": "mobilenet_v3_small"}
+    words = [word for pair in args.items() for word in ("-a", *pair)]
+    found = table.run(folder, "run", "segmentation", *words)
+    assert found.code == 0, found.text
+    (run,) = (folder / "runs").iterdir()
+    scores = json.loads((run / "eval" / "scores.json").read_text())
+    assert scores["overall"]["pixels"] == 256 * 256
+    assert len((run / "train" / "log.csv").read_text().splitlines()) == 2
+    with Image.open(run / "eval" / "pictures" / "scene1.png") as picture:
+        assert picture.width > 256
+    assert (run / "bundle" / "model-bundle.zip").is_file()

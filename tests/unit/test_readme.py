@@ -1,5 +1,6 @@
 """The README's commands work: each is run, or where it would take minutes, planned."""
 
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from rvk8s import chart, cli
+from rvk8s.project import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -55,6 +57,42 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", [c for c in readme_commands() if c.startswith("make ")])
 def test_make_targets_exist(command: str) -> None:
     assert run(f"{command} --dry-run", ROOT)
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_the_demo(
+    real: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its commands are ones that this repository's file accepts; it says what imagery it takes."""
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(demo, "run", lambda *words: ran.append([str(word) for word in words]))
+    monkeypatch.setenv("RVK8S_DATA", str(tmp_path))
+    if real:
+        (tmp_path / "dubai").mkdir()
+        (tmp_path / "dubai" / "tile1_image.tif").touch()
+    demo.main()
+    program = ran[-1][0]
+    assert Path(program) == BIN / "rvk8s"
+    said = capsys.readouterr().err
+    if real:
+        folder = str(tmp_path / "dubai")
+        assert ran == [[program, "run", "dubai-quick", "-a", "raw_uri", folder]]
+        assert said.startswith(f"real imagery: {folder}\n")
+    else:
+        draw, words = ran
+        folder = str(ROOT / ".rvk8s-demo" / "potsdam")
+        assert words == [program, "run", "potsdam-synthetic", "-a", "raw_uri", folder]
+        assert draw[:3] == [sys.executable, str(ROOT / "examples" / "synthetic.py"), folder]
+        args = load(ROOT / "rvk8s.yaml").select("potsdam-synthetic")[0].args
+        used = {*args["train_ids"].split(","), *args["val_ids"].split(",")}
+        assert used == {word for word in draw if re.fullmatch(r"\d_\d+", word)}
+        assert "SYNTHETIC" in said
+    assert ran[-1][2] in run(shlex.join([*ran[-1], "--dry-run"]), ROOT)
 
 
 @pytest.mark.parametrize("command", rvk8s_commands())

@@ -92,6 +92,44 @@ def test_without_weights(backbone: str) -> None:
     assert any(name.startswith(("layer1.", "trunk_output.")) for name in classifier_names(shape))
 
 
+@pytest.mark.parametrize("arch", ["unet", "deeplabv3"])
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_large_backbones_have_the_right_shapes(arch: str, backbone: str) -> None:
+    """Without weights: they would take seconds and a gigabyte."""
+    shape = spec(arch, backbone, 4)
+    model = without_weights(lambda: build(shape))
+    found = model(torch.zeros(2, 4, 64, 64, device="meta"))
+    assert found.shape == (2, 3, 64, 64)
+    body, head = parameter_groups(model)
+    layers = {"resnet50": 53, "resnet101": 104}[backbone]
+    assert sum(p.ndim == 4 for p in body) == layers
+    assert head
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_pretrained_weights_are_those_of_the_file(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not downloaded again: the file lies where torchvision keeps it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    url = torchvision_models.get_model_weights("squeezenet1_1").DEFAULT.url
+    torch.manual_seed(1)
+    given = torchvision_models.squeezenet1_1(weights=None).state_dict()
+    torch.save(given, folder / url.rpartition("/")[2])
+    shape = spec(backbone="squeezenet1_1", channels=channels)
+    state = build(shape, pretrained=True).state_dict()
+    first = given["features.0.weight"]
+    if channels == 4:
+        first = torch.cat([first, first.mean(1, keepdim=True)], 1) * (3 / 4)
+    assert torch.equal(state.pop("body.0.weight"), first)
+    names = [name for name in state if name.startswith("body.")]
+    assert len(names) == sum(name.startswith("features.") for name in given) - 1
+    for name in names:
+        assert torch.equal(state[name], given[name.replace("body", "features", 1)]), name
+
+
 @pytest.mark.parametrize("backbone", ["vit_b_32", "swin_t", "inception_v3"])
 def test_backbones_without_a_pyramid(backbone: str) -> None:
     with pytest.raises(InputError, match="can't be cut into a feature pyramid; use a conv"):
@@ -204,6 +242,7 @@ class TestStartingWeights:
     ) -> None:
         path, state = classifier
         solver = {"freeze_epochs": 1, "save_all_checkpoints": True, "weight_decay": 0.0}
-        folder = train(settings(model={"pretrained_uri": str(path)}, solver=solver))
+        model = {"backbone": SMALL, "pretrained_uri": str(path)}
+        folder = train(settings(model=model, solver=solver))
         frozen = torch.load(folder / "epoch-001.pt", weights_only=True)["model"]
         assert torch.equal(frozen["body.0.0.weight"], state["features.0.0.weight"])

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from fastai.optimizer import Adam
+from PIL import Image, ImageColor
 from pydantic import ValidationError
 from rastervision.fastai_backend import bundle, schedule
 from rastervision.fastai_backend.callbacks import Course, Saver
@@ -21,6 +23,7 @@ from rastervision.fastai_backend.chips import ArrayChips
 from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.precision import Precision, choose, has_native_bf16
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, Preempted, Rvk8sError
@@ -95,7 +98,9 @@ def test_a_training_writes_all_that_it_promises(
         "model-bundle.zip",
     }
     assert {p.name for p in (folder / "debug").iterdir()} == {"train-chips.png", "valid-chips.png"}
-    assert list((folder / "tensorboard").iterdir())
+    for picture in (folder / "debug").iterdir():
+        look_at_chips(picture)
+    look_at_tensorboard(folder / "tensorboard", log)
     # After epoch 3, and when all is done.
     assert len(synced) == 2
     assert "epoch-003.pt" in synced[0]
@@ -112,6 +117,26 @@ def test_a_training_writes_all_that_it_promises(
     assert shown["macroF1"] == pytest.approx(log[-1]["macro_f1"], abs=1e-4)
     assert sum("no GPU: training on the CPU" in r.message for r in caplog.records) == 1
     assert sum(r.message.startswith("epoch ") for r in caplog.records) == 4
+
+
+def look_at_chips(path: Path) -> None:
+    """Each class has its color in the legend and in labels; the image has pixels of many."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    for color in small.CLASSES.colors:
+        found = (pixels == ImageColor.getrgb("#808080" if color == "grey" else color)).all(2)
+        assert found.sum() > 2000, color
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
+
+
+def look_at_tensorboard(folder: Path, log: list[dict[str, float]]) -> None:
+    """The numbers of log.csv, by epoch."""
+    events = EventAccumulator(str(folder)).Reload()
+    assert set(events.Tags()["scalars"]) == log[0].keys() - {"epoch"}
+    for name in ("train_loss", "macro_f1", "f1_house"):
+        found = events.Scalars(name)
+        assert [event.step for event in found] == [row["epoch"] for row in log]
+        assert [event.value for event in found] == pytest.approx([row[name] for row in log])
 
 
 def test_schedules_and_frozen_epochs(
@@ -318,6 +343,8 @@ def test_data_options_reach_the_training(train: Train, settings: Settings) -> No
     spec = metrics(folder)["model"]
     assert (spec["img_sz"], spec["mean"], spec["std"]) == (64, [0.0] * 3, [255.0] * 3)
     assert metrics(folder)["options"]["training chips"] == 4
+    assert not (folder / "tensorboard").exists(), "nobody asked for it"
+    assert not (folder / "debug").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(
