@@ -7,7 +7,8 @@ the same, constant learning rate. Raster Vision's learner gets its chips as tens
 is faster than the PNG files that its backend reads; ours reads a ChipSource. Each training has a
 process of its own, since ours sets how its process keeps memory. Time is the CPU time of that
 process, so that other work on the machine disturbs less; the loss is the mean over the last quarter
-of the steps.
+of the steps. The two are shown other chips of the same set in each step, so of one run they differ;
+the median of their ratios over all runs has to be 1 within --tolerance, else the exit code is 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -152,6 +154,7 @@ def main() -> None:
     for name, value in (("size", 300), ("batch", 8), ("steps", 20), ("runs", 1), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--tolerance", type=float, default=0.15)
     args = parser.parse_args()
     chips = make_chips(args.batch * args.steps, args.size)
     colors = CLASSES.colors
@@ -166,7 +169,7 @@ def main() -> None:
         (255.0,) * 3,
         args.size,
     )
-    ratios = []
+    ratios, losses = [], []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pt"
         for run in range(args.runs):
@@ -175,12 +178,17 @@ def main() -> None:
             rv_speed, rv_loss = alone(theirs, chips, args, spec, weights)
             speed, loss = alone(ours, chips, args, weights)
             ratios.append(speed / rv_speed)
+            losses.append(loss / rv_loss)
             print(
                 f"run {run}: Raster Vision {rv_speed:.2f} images/s, loss {rv_loss:.3f}; "
                 f"fastai backend {speed:.2f} images/s, loss {loss:.3f}; ratio {ratios[-1]:.2f}",
                 flush=True,
             )
     print(f"ratio: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}")
+    found = statistics.median(losses)
+    print(f"loss of the fastai backend / of Raster Vision: median {found:.3f}")
+    if not abs(found - 1) <= args.tolerance:  # nan, too
+        sys.exit(f"the losses are not equal within {args.tolerance:.0%}")
 
 
 if __name__ == "__main__":
