@@ -25,7 +25,7 @@ test-gpu: setup ## the tests that need a GPU; others skip them and say so
 # A cluster that `make cluster-up` started is used and left running. Its first start builds programs
 # and images for longer than one test may take.
 # PYTEST adds options, such as PYTEST="-k cancel".
-test-cluster: setup ## the tests on a cluster; root, or RVK8S_TEST_KUBECONFIG, or Docker and kind
+test-cluster: setup ## the tests on a cluster; Go, and root, RVK8S_TEST_KUBECONFIG, or Docker and kind
 	$(BIN)/python -m pytest -q -n $(CLUSTER_JOBS) --dist loadfile --no-loadscope-reorder \
 		-o timeout_func_only=true tests/cluster $(PYTEST)
 
