@@ -23,15 +23,21 @@ from forked_ranks import fork_ranks
 
 
 def main() -> None:
-    import boto3
+    import boto3.s3.transfer
+    import fastai.vision.learner
+    import fastai.vision.models.unet
     import rastervision.core.data
     import rastervision.core.rv_pipeline
+    import rastervision.fastai_backend.backend.evaluation
+    import rastervision.fastai_backend.backend.semantic_segmentation
     import rastervision.fastai_backend.config
     import rastervision.fastai_backend.learner
     import rastervision.fastai_backend.models
+    import rastervision.kubernetes.configure
+    import rastervision.kubernetes.outputs
 
     # Named, so that nobody takes the imports for unused ones.
-    ready = [boto3.__name__, rastervision.__name__]
+    ready = [boto3.__name__, fastai.__name__, rastervision.__name__]
     print(json.dumps({"ready": ready}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
