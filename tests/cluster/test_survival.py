@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
@@ -41,15 +40,15 @@ def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
             if name == "eval":
                 chaos.storage_away(20)
         if name == "train" and "train" not in killed:
-            progress = tiny_site.read_json(f"{tiny_site.root_uri}/{run}/.rvk8s/train/progress.json")
-            pods = [p for p in tiny_site.pods(run, "train") if p["status"]["phase"] == "Running"]
-            if progress and progress.get("epoch", 0) >= 2 and len(pods) == 2:
-                tiny_site.kill_process(pods[1]["metadata"]["name"], "rvk8s-stage")
+            pods = tiny_site.running(run, "train")
+            if len(pods) == 2:
+                begun = lambda: tiny_site.has_checkpoint(run)  # noqa: E731
+                tiny_site.kill_process(pods[1], "rvk8s-stage", begun)
                 killed.add("train")
         if name == "predict" and "predict" not in killed:
-            pods = [p for p in tiny_site.pods(run, "predict") if p["status"]["phase"] == "Running"]
+            pods = tiny_site.running(run, "predict")
             if len(pods) == 2:
-                evict(tiny_site, pods[0]["metadata"]["name"])
+                tiny_site.evict(pods[0])
                 killed.add("predict")
         time.sleep(0.3)
     record = tiny_site.wait(run)
@@ -58,15 +57,6 @@ def test_a_run_survives_all_of_it(tiny_site: Site, chaos: Chaos) -> None:
     assert {"configure", "analyze", "chip", "train", "predict", "eval", "bundle"} <= set(done) | {
         s["name"] for s in record["stages"] if s["state"] == "Skipped"
     }
+    assert "going on after epoch" in tiny_site.stored_logs(run, "train")[0]
     assert tiny_site.scores(quiet) == tiny_site.scores(run)
     tiny_site.nothing_runs(run)
-
-
-def evict(site: Site, pod: str) -> None:
-    body = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": pod, "namespace": site.namespace},
-    }
-    path = f"/api/v1/namespaces/{site.namespace}/pods/{pod}/eviction"
-    site.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
