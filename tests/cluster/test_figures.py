@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,11 @@ def test_transitions_are_fast(
         assert max(gaps) <= 3.0
 
 
-def test_a_hundred_runs_are_listed_in_time(
-    client: Client, apiserver: ControlPlane, namespace: str
+def test_a_hundred_runs_are_shown_in_time(
+    client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
 ) -> None:
+    client.environ |= s3.environ
+    s3.bucket("bucket")  # of the client's rootUri
     run = submit(client)
     job = json.loads(apiserver.kubectl("get", "job", run, "-n", namespace, "-o", "json"))
     copies = []
@@ -68,21 +71,29 @@ def test_a_hundred_runs_are_listed_in_time(
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": copies}))
     apiserver.kubectl("create", "-n", namespace, "-f", str(file))
     assert len(client.ok("list").splitlines()) == 101
-    # The figure is of the cluster's answer: the storage of these tests is out of reach.
+    assert _least_seconds(lambda: run in client.ok("status", run)) < 2
+    # This figure is of the cluster's answer alone.
     file = client.folder / "rvk8s.yaml"
     file.write_text(file.read_text().replace("rootUri", "# rootUri"))
+    assert _least_seconds(lambda: len(client.ok("list", "-n", namespace).splitlines()) == 101) < 2
+
+
+def _least_seconds(work: Callable[[], bool]) -> float:
+    """Of five times: others use the processors, too."""
     seconds = []
-    for _ in range(3):  # other tests use the processors too
+    for _ in range(5):
         start = time.monotonic()
-        assert len(client.ok("list", "-n", namespace).splitlines()) == 101
+        assert work()
         seconds.append(time.monotonic() - start)
-    assert min(seconds) < 2
+    print("seconds:", [round(one, 2) for one in seconds])
+    return min(seconds)
 
 
 def test_the_first_stage_runs_soon_after_submit(tiny_site: Site) -> None:
-    """Image on the node: 5 s from the command's start to the first stage's process; longer only
-    where a pod as small as the driver's takes longer than it took where the aim was set."""
-    seconds, bare = [], []
+    """Image on the node: 1.5 s from the command's start to its end, 5 s to the first stage's
+    process; longer only where a pod as small as the driver's takes longer than it took where the
+    aims were set."""
+    seconds, accepted, bare = [], [], []
     for number in range(3):
         start = time.monotonic()
         create(tiny_site.bed, tiny_site.namespace, pod(tiny_site.bed, f"bare-{number}", *_BARE))
@@ -90,14 +101,16 @@ def test_the_first_stage_runs_soon_after_submit(tiny_site: Site) -> None:
         bare.append(time.monotonic() - start)
         start = time.monotonic()
         run = tiny_site.submit("tiny")
-        accepted = time.monotonic() - start
+        accepted.append(time.monotonic() - start)
         tiny_site.until(lambda run=run: _runs(tiny_site.pods(run, "configure")), "it runs", 60)
         seconds.append(time.monotonic() - start)
-        print(f"a bare pod {bare[-1]:.2f} s; accepted after {accepted:.2f} s,", end=" ")
+        print(f"a bare pod {bare[-1]:.2f} s; accepted after {accepted[-1]:.2f} s,", end=" ")
         print(f"first stage runs after {seconds[-1]:.2f} s")
         tiny_site.rvk8s("delete", run, "--yes")
         tiny_site.until(lambda run=run: not tiny_site.pods(run), "it is gone", 90)
-    assert min(seconds) <= 5.0 * max(1.0, min(bare) / _BARE_SECONDS)
+    slower = max(1.0, min(bare) / _BARE_SECONDS)
+    assert min(accepted) <= 1.5 * slower
+    assert min(seconds) <= 5.0 * slower
 
 
 def _runs(pods: list[dict[str, Any]]) -> bool:
