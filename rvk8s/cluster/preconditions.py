@@ -50,7 +50,7 @@ def _check(cluster: Cluster, manifests: Sequence[Object], skipped: set[str]) -> 
         *(partial(_secret, cluster, name, keys) for name, keys in _secrets(pods).items()),
         *(partial(_config_map, cluster, name) for name in _config_maps(pods)),
         *(partial(_kind, cluster, kind) for kind in sorted({one["kind"] for one in stages})),
-        *(partial(_queue, cluster, name) for name in sorted({queue_of(s) for s in stages} - {""})),
+        *(partial(_queue, cluster, name) for name in _queues([*manifests, *stages])),
         *(
             partial(_trial, cluster, manifest)
             for manifest in manifests
@@ -110,13 +110,18 @@ def _kind(cluster: Cluster, kind: str) -> list[InputError]:
     return []
 
 
+def _queues(manifests: Iterable[Object]) -> list[str]:
+    return sorted({queue_of(manifest) for manifest in manifests} - {""})
+
+
 def _queue(cluster: Cluster, name: str) -> list[InputError]:
     try:
         if _seen(partial(cluster.get, "LocalQueue", name)) is not None:
             return []
     except InputError as error:
         return [error]
-    fix = "name another in values.queue, or have it made: helm/rvk8s-platform, kueue.enabled"
+    fix = "name another in values.queue or values.driver.queue, or have it made: "
+    fix += "helm/rvk8s-platform, kueue.enabled"
     return [InputError(f"no LocalQueue {name} in namespace {cluster.namespace}", fix=fix)]
 
 

@@ -81,7 +81,7 @@ def copied(
         try:
             made = cluster.create(_config_map(name, files, job))
             log.info("Made ConfigMap %s", name)
-            return dict(made["data"])
+            return made.get("data") or {}  # the server drops an empty one
         except Conflict:
             found = cluster.get("ConfigMap", name)
         if found and any(o["uid"] == uid for o in found["metadata"].get("ownerReferences") or ()):

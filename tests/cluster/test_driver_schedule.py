@@ -232,11 +232,12 @@ def test_the_next_driver_needs_no_source_of_the_schedule(
         assert play.finish(driver) == 0, play.said()
 
 
+@pytest.mark.parametrize("files", ["plan.json", "*"])
 def test_a_first_driver_without_a_plan_says_so(
-    apiserver: ControlPlane, namespace: str, tmp_path: Path
+    files: str, apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
     with schedule(apiserver, namespace, tmp_path, str(tmp_path / "root"), "one", None) as play:
-        take_away(play, "plan.json")
+        take_away(play, files)
         assert play.finish(play.drive()) == 2, play.said()
         errors = [line for line in play.said().splitlines() if " ERROR " in line]
         assert len(errors) == 1

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from rvk8s.cluster import Cluster, Object, preconditions
+from rvk8s.cluster.queues import QUEUE
 from rvk8s.errors import InputErrors
 
 
@@ -69,3 +70,12 @@ def test_what_is_optional_is_not(entry: Mapping[str, Any]) -> None:
     kind = "secretRef" if "secretRef" in entry else "configMapRef"
     assert len(said({}, entry)) == 1
     assert said({}, {kind: {**entry[kind], "optional": True}}) == []
+
+
+def test_the_driver_s_queue_is_looked_for_too() -> None:
+    driver = {"kind": "Job", "metadata": {"name": "r", "labels": {QUEUE: "drivers"}}}
+    manifests = [driver, stages()]
+    with pytest.raises(InputErrors, match="no LocalQueue drivers in namespace ml; name another"):
+        preconditions.check(cast(Cluster, Namespace({})), manifests)
+    there = {"LocalQueue": {"drivers": {}}}
+    preconditions.check(cast(Cluster, Namespace(there)), manifests)
