@@ -85,6 +85,7 @@ def test_notes_name_what_is_there(case: str, tmp_path: Path) -> None:
         assert "get cronjob/potsdam-nightly -o jsonpath='{.status.lastSuccessfulTime}'" in notes
         assert "A driver that cannot start is no failed Job, and no run starts after it." in notes
         assert f"rvk8s cancel RUN -n {rendering.NAMESPACE}" in notes
+        assert """patch cronjob/potsdam-nightly -p '{"spec": {"suspend": true}}'""" in notes
 
 
 @pytest.mark.parametrize("minor", schemas.KUBERNETES)
