@@ -83,8 +83,10 @@ class Part:
 
     def end_of(self, data: bytes) -> bytes:
         """The last lines of a text."""
+        if self.tail is None:
+            return data
         at = len(data) - data.endswith(b"\n")
-        for _ in range(len(data) if self.tail is None else self.tail):
+        for _ in range(self.tail):
             at = data.rfind(b"\n", 0, at)
             if at < 0:
                 return data

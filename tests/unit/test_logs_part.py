@@ -49,6 +49,15 @@ def test_the_last_lines(text: bytes, tail: int | None, end: bytes) -> None:
     assert Part(tail).end_of(text) == end
 
 
+def test_a_text_of_which_all_is_wanted_is_not_walked_through() -> None:
+    class Text(bytes):
+        def rfind(self, *_: object) -> int:
+            raise AssertionError
+
+    text = Text(b"1\n2\n")
+    assert Part().end_of(text) is text
+
+
 def stored(root: Path, state: State = State.SUCCEEDED) -> Plan:
     """A run in storage with logs of configure and chip, three lines each."""
     plan = make_plan(root)
