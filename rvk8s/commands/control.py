@@ -102,10 +102,15 @@ def cancel_command(runs: tuple[str, ...], yes: bool, **where: Any) -> None:
     ids = [one.run_id for one in found]
     if not yes and set(ids) - set(runs):
         confirm(f"Stop {', '.join(ids)}?")
-    for one in found:
-        control.tell_to_stop(cluster, one)
     failures: list[tuple[str, Rvk8sError]] = []
+    told: list[ClusterRun] = []
     for one in found:
+        try:
+            control.tell_to_stop(cluster, one)
+            told.append(one)
+        except Rvk8sError as error:
+            failures.append((one.run_id, error))
+    for one in told:
         try:
             control.see_stopped(places, cluster, one)
             click.echo(f"{one.run_id} cancelled")
