@@ -54,13 +54,18 @@ def _print_table(title: str, scores: dict[str, Any], console: Console) -> None:
 
 
 def _weighted(overall: dict[str, Any]) -> list[tuple[str, str]]:
-    """One line where both figures agree: they differ where some pixels' truth is not scored."""
+    """One line where both figures agree: they differ where some pixels' truth is not scored, or
+    pixels lie outside of areas of interest."""
     ours, theirs = _show(overall["pixelWeightedF1"]), _show(overall.get("rasterVisionAverageF1"))
     if ours == theirs:
         return [(ours, f"{WEIGHTED} ({RASTER_VISION})")]
     return [
         (ours, WEIGHTED),
-        (theirs, f"{RASTER_VISION}, which scores unlabelled and ignored pixels too"),
+        (
+            theirs,
+            f"{RASTER_VISION}, which scores unlabelled and ignored pixels too, and those "
+            "outside of areas of interest",
+        ),
     ]
 
 

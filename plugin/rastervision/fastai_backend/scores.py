@@ -160,7 +160,8 @@ def write(
     """Write scores.json for what Raster Vision's eval command just evaluated.
 
     overall has rasterVisionAverageF1 too, the figure of eval.json itself: it equals pixelWeightedF1
-    unless some truth is of a class that is not scored, which Raster Vision counts like any other.
+    unless some truth is of a class that is not scored, or pixels lie outside of areas of interest:
+    Raster Vision counts these like any other.
     scores.json is about the validation scenes; test scenes, if there are any with labels, have the
     same under the key "test".
 
