@@ -33,6 +33,8 @@ def test_it_beats_and_uploads_while_the_stage_works(
         assert first is not None
         working.progress_file.write_text('{"epoch": 1}')
         wait_for(lambda: storage.read_json(layout.progress("train")) == {"epoch": 1})
+        # The log is uploaded after the progress.
+        wait_for(lambda: storage.exists(uploaded))
         wait_for(lambda: storage.read_bytes(uploaded) == b"first line\n")
         log.write_text("first line\nsecond line\n")
         working.progress_file.write_text('{"epoch": 2}')
