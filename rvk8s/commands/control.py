@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,8 @@ from rvk8s.commands.where import cluster_place, file_option, find_places, root_u
 from rvk8s.contract import ExitCode
 
 if TYPE_CHECKING:
+    from rvk8s.cluster import Cluster
+    from rvk8s.errors import Rvk8sError
     from rvk8s.runs.cluster_runs import ClusterRun
     from rvk8s.runs.control import ToDelete
 
@@ -137,8 +140,6 @@ def delete_command(runs: tuple[str, ...], results: bool, yes: bool, **where: Any
     What it has written stays in the storage, unless --results is given. Where one of several is not
     there, nothing is removed.
     """
-    from rvk8s import storage
-    from rvk8s.cluster.objects import wait_until_gone
     from rvk8s.runs import control
 
     places = find_places(on_cluster=True, **where)
@@ -153,13 +154,48 @@ def delete_command(runs: tuple[str, ...], results: bool, yes: bool, **where: Any
         confirm(f"Delete the objects of {', '.join(ids)}?")
     for one in found if results else ():
         control.check_is_ours(one)
-    for one in found:
-        for name in control.delete(cluster, one):
-            click.echo(f"{name} deleted")
-    for one in found if results else ():
-        wait_until_gone(cluster, one.run_id)  # what still writes would make the folder anew
-        storage.delete_tree(one.folder)
-        click.echo(f"{one.folder} deleted")
+    raise_failures(_delete_all(cluster, found, results))
+
+
+def _delete_all(
+    cluster: Cluster, runs: Sequence[ToDelete], results: bool
+) -> list[tuple[str, Rvk8sError]]:
+    """Delete the objects of runs, then what they have written; say which of it is left.
+
+    Returns:
+        Ids of runs, and how they failed.
+    """
+    from rvk8s import storage
+    from rvk8s.cluster.objects import wait_until_gone
+    from rvk8s.errors import Rvk8sError
+    from rvk8s.runs import control
+
+    failures: list[tuple[str, Rvk8sError]] = []
+    ending: list[ToDelete] = []
+    left = [one for one in runs if results]
+    try:
+        for one in runs:
+            try:
+                for name in control.delete(cluster, one):
+                    click.echo(f"{name} deleted")
+                ending += [one] if results else []
+            except Rvk8sError as error:
+                failures.append((one.run_id, error))
+        for one in ending:
+            try:
+                wait_until_gone(cluster, one.run_id)  # what still writes would make it anew
+                storage.delete_tree(one.folder)
+                left.remove(one)
+                click.echo(f"{one.folder} deleted")
+            except Rvk8sError as error:
+                failures.append((one.run_id, error))
+    finally:  # Ctrl-C, too: without its objects nothing says where a run has written
+        for one in left:
+            root = one.folder.removesuffix(f"/{one.run_id}")
+            where = ["--root-uri", root, "-n", cluster.namespace]
+            again = shlex.join(["rvk8s", "delete", one.run_id, "--results", *where])
+            click.echo(f"{one.folder} is left; to delete it: `{again}`", err=True)
+    return failures
 
 
 def _all_or_none(look: Callable[[str], _Found], runs: Sequence[str]) -> list[_Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -11,12 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rvk8s.cli import rvk8s
-from rvk8s.cluster import Object
+from rvk8s.cluster import Object, objects
 from rvk8s.commands import control as commands
 from rvk8s.commands.control import confirm
 from rvk8s.errors import ClusterUnavailable, InputError, Interrupted
 from rvk8s.runs import cluster_runs, control
 from rvk8s.runs.cluster_runs import ClusterRun
+from rvk8s.runs.control import ToDelete
 from rvk8s.runs.places import Places
 
 
@@ -101,3 +103,82 @@ def test_the_others_are_seen_to_stop_where_one_cannot_be_told(
     assert result.stdout == "".join(f"{run} cancelled\n" for run in "abc" if run != broken)
     said = f"{broken}: no route to host\nd: d has not stopped"
     assert (str(result.exception), result.exit_code) == (said, 1)
+
+
+def delete(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *words: str,
+    faults: dict[str, BaseException],
+) -> tuple[Result, list[str]]:
+    """Delete a, b and c, each with a folder.
+
+    Args:
+        faults: what is raised where the objects of a run are waited for, or (delete RUN) deleted.
+
+    Returns:
+        What came of it, and the folders that are left.
+    """
+
+    def fail(what: str) -> None:
+        if what in faults:
+            raise faults[what]
+
+    def delete_one(cluster: Several, run: ToDelete) -> list[str]:
+        fail(f"delete {run.run_id}")
+        return [f"job.batch/{run.run_id}"]
+
+    def to_delete(places: Places, cluster: Several, run: str, results: bool) -> ToDelete:
+        (root / run).mkdir(exist_ok=True)
+        return ToDelete(run, str(root / run) if results else "", None)
+
+    monkeypatch.setattr(control, "to_delete", to_delete)
+    monkeypatch.setattr(control, "delete", delete_one)
+    monkeypatch.setattr(objects, "wait_until_gone", lambda _, run: fail(run))
+    result = invoke(Several(), monkeypatch, "delete", "a", "b", "c", *words)
+    return result, sorted(folder.name for folder in root.iterdir())
+
+
+def test_a_folder_that_is_left_is_named_and_the_others_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = {"a": InputError("pod/a was deleted and does not go away")}
+    result, left = delete(tmp_path, monkeypatch, "--results", "--yes", faults=faults)
+    assert result.exception is faults["a"]
+    assert left == ["a"]
+    assert f"{tmp_path}/b deleted\n{tmp_path}/c deleted\n" in result.stdout
+    again = f"rvk8s delete a --results --root-uri {tmp_path} -n team"
+    assert result.stderr == f"{tmp_path}/a is left; to delete it: `{again}`\n"
+
+
+def test_each_folder_that_is_left_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a run whose objects are not deleted: what has gone may be the driver's Job."""
+    unavailable = ClusterUnavailable("no route to host")
+    faults = {"delete b": unavailable, "a": unavailable}
+    result, left = delete(tmp_path, monkeypatch, "--results", "--yes", faults=faults)
+    assert str(result.exception) == "b: no route to host\na: no route to host"
+    assert left == ["a", "b"]
+    named = [line.split(";")[0] for line in result.stderr.splitlines()]
+    assert named == [f"{tmp_path}/{run} is left" for run in "ab"]
+    _, left = delete(tmp_path, monkeypatch, faults={})
+    assert left == ["a", "b", "c"]
+
+
+def test_folders_are_named_where_deleting_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = {"b": KeyboardInterrupt()}
+    result, left = delete(tmp_path, monkeypatch, "--results", "--yes", faults=faults)
+    assert isinstance(result.exception, (KeyboardInterrupt, SystemExit))
+    assert left == ["b", "c"]
+    named = [line.split(";")[0] for line in result.stderr.splitlines() if "left" in line]
+    assert named == [f"{tmp_path}/{run} is left" for run in "bc"]
+
+
+def test_of_objects_alone_no_folder_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = {"delete a": ClusterUnavailable("no route to host")}
+    result, _ = delete(tmp_path, monkeypatch, faults=faults)
+    assert (result.exception, result.stderr) == (faults["delete a"], "")
+    assert result.stdout == "job.batch/b deleted\njob.batch/c deleted\n"
