@@ -213,7 +213,6 @@ class Driver:
         own = stage.name in self._manners.retries_splits
         codes: dict[int, int] = {}
         todo = list(range(record.splits))
-        lost = 0  # how often it lost its nodes since it had them for long
         while True:
             running = self.launcher.start(stage, todo, record.starts)
             codes.update(self._wait(running, record, todo, deadline))
@@ -221,16 +220,17 @@ class Driver:
             final = [code for code in codes.values() if 0 < code < _RETRYABLE_FROM]
             if not failed or final:
                 return codes
+            record.losses = 0 if running.held >= _LONG else record.losses
             if running.gave_back and record.given_back < self._manners.give_backs:
                 record.given_back += 1
                 tries = f"{record.given_back} of {self._manners.give_backs}"
                 pause = _BACKOFF
             elif {codes[split] for split in failed} == {ExitCode.PREEMPTED} and (
-                lost < self._manners.disruptions
+                record.losses < self._manners.disruptions
             ):
                 record.disruptions += 1
-                lost = 0 if running.held >= _LONG else lost + 1
-                tries = f"{lost} of {self._manners.disruptions}"
+                record.losses += 1
+                tries = f"{record.losses} of {self._manners.disruptions}"
                 pause = _BACKOFF
             elif not own and record.attempts <= (stage.retries or 0):
                 tries = f"{record.attempts} of {stage.retries}"

@@ -108,10 +108,12 @@ class Cluster:
             InputError: none of them is there, no such context, a kubeconfig that cannot be read.
         """
 
-        def log_in() -> Connection:
-            return kubeconfig.connection(context, file)
+        found = kubeconfig.connection(context, file)
 
-        found = log_in()
+        def log_in() -> Connection:
+            # By its name: the user may have made another context the current one since.
+            return kubeconfig.connection(found.context, file)
+
         return cls(found, namespace or found.namespace, patience, log_in=log_in)
 
     @property

@@ -36,12 +36,14 @@ class Connection:
     Attributes:
         api: the client library's ApiClient.
         namespace: that of the context, or of the pod.
+        context: the kubeconfig's that it is of; None in a pod.
         acts_as: headers that name the user whom the server is to take us for.
         passes: whether it has a token that is valid for some time, and a later one is another.
     """
 
     api: Any
     namespace: str
+    context: str | None = None
     acts_as: tuple[tuple[str, str], ...] = ()
     passes: bool = False
 
@@ -70,7 +72,7 @@ def connection(context: str | None, file: str | None = None) -> Connection:
 
     settings = Configuration()
     try:
-        namespace, user = _load(settings, context, file)
+        context, namespace, user = _load(settings, context, file)
         acts_as = tuple(_acts_as(user))
     except (ConfigException, OSError, KeyError, TypeError, ValueError) as error:
         fix = "look at KUBECONFIG and `kubectl config get-contexts`, or give --context"
@@ -80,18 +82,20 @@ def connection(context: str | None, file: str | None = None) -> Connection:
         text = str(error) or type(error).__name__
         raise InputError(text.rstrip("."), where=where, fix=fix) from error
     passes = "exec" in user or "tokenFile" in user
-    return Connection(ApiClient(settings), namespace, acts_as, passes)
+    return Connection(ApiClient(settings), namespace, context, acts_as, passes)
 
 
-def _load(settings: Any, context: str | None, file: str | None) -> tuple[str, dict[str, Any]]:
-    """Fill the settings of a connection; gives its namespace, and its user in the kubeconfig."""
+def _load(
+    settings: Any, context: str | None, file: str | None
+) -> tuple[str | None, str, dict[str, Any]]:
+    """Fill the settings of a connection; gives its context, its namespace and the user's entry."""
     from kubernetes.config.incluster_config import load_incluster_config
 
     files = _files(file)
     if not files and file is None and context is None and (_IN_CLUSTER / "token").exists():
         load_incluster_config(settings)
         _set_proxy(settings)
-        return (_IN_CLUSTER / "namespace").read_text().strip(), {}
+        return None, (_IN_CLUSTER / "namespace").read_text().strip(), {}
     if not files:
         raise FileNotFoundError(f"there is no file {file or _named_files()}")
     contents = {path: _mapping(path) for path in files}
@@ -106,7 +110,7 @@ def _load(settings: Any, context: str | None, file: str | None) -> tuple[str, di
     _load_files([path for path, config in contents.items() if config], context, settings, user)
     cluster = _named(configs, "clusters", str(chosen.get("cluster"))).get("cluster") or {}
     _set_proxy(settings, cluster.get("proxy-url"))
-    return str(chosen.get("namespace") or "default"), user
+    return context, str(chosen.get("namespace") or "default"), user
 
 
 def _load_files(files: list[str], context: str, settings: Any, user: dict[str, Any]) -> None:

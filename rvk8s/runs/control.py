@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.objects import delete_all, list_kinds
+from rvk8s.cluster.queues import is_suspended
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, InputError
 from rvk8s.heartbeat import OtherDriver, other_driver
@@ -52,7 +53,8 @@ def see_stopped(places: Places, cluster: Cluster, run: ClusterRun) -> None:
 
     Where no driver runs, it is stopped from here: the driver's Job is suspended, or ended where a
     schedule made it, so that no other one starts, and the stages are deleted. A driver that was
-    killed too often has ended and left its stages running.
+    killed too often has ended and left its stages running. One that a queue lets in later ends by
+    itself.
 
     Raises:
         ClusterUnavailable: it does not stop.
@@ -63,7 +65,8 @@ def see_stopped(places: Places, cluster: Cluster, run: ClusterRun) -> None:
     end = time.monotonic() + _STOPPED
     while time.monotonic() < end:
         current = cluster_runs.find(cluster, run.run_id)
-        if current is None or current.has_ended:
+        # One that a queue holds back, or has put out, only looks as if it had ended.
+        if current is None or (current.has_ended and not is_suspended(current.driver)):
             return
         if not _driver_runs(current):
             _stop_from_here(places, cluster, current)
@@ -156,8 +159,12 @@ def _driver_runs(run: ClusterRun) -> bool:
 def _stop_from_here(places: Places, cluster: Cluster, run: ClusterRun) -> None:
     selector = f"{Label.RUN}={run.run_id},{Label.COMPONENT}=stage"
     list(list_kinds(cluster, selector, _STAGES))  # a refusal has to come before any change
+    job = run.driver["metadata"]
     if not run.has_ended:
-        cluster.patch("Job", run.driver["metadata"]["name"], {"spec": _no_more(run.driver)})
+        cluster.patch("Job", job["name"], {"spec": _no_more(run.driver)})
+    elif is_suspended(run.driver) and _is_scheduled(run.driver):
+        # Its queue would not let it fail, and the schedule would wait for it.
+        cluster.delete("Job", job["name"], uid=job["uid"])
     delete_all(cluster, selector, _STAGES)
     uri = RunLayout(f"{run.root_uri}/{run.run_id}").run_json
     places.stored(run.root_uri, lambda: _write_cancelled(uri))
@@ -169,10 +176,14 @@ def _no_more(driver: Object) -> Mapping[str, object]:
     A suspended one never ends, and a CronJob that forbids two runs at once would wait for it for
     ever: one of a CronJob has to fail.
     """
-    owners = driver["metadata"].get("ownerReferences") or ()
-    if any(owner["kind"] == "CronJob" for owner in owners):
+    if _is_scheduled(driver):
         return {"suspend": False, "activeDeadlineSeconds": 1}
     return {"suspend": True}
+
+
+def _is_scheduled(driver: Object) -> bool:
+    owners = driver["metadata"].get("ownerReferences") or ()
+    return any(owner["kind"] == "CronJob" for owner in owners)
 
 
 def _write_cancelled(uri: str) -> None:

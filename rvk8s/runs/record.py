@@ -43,6 +43,7 @@ class StageRecord:
         message: why it failed or was skipped, or what it warns of; one line, or one a mistake.
         failed_split: the split that exit_code and message are of.
         disruptions: how often it was started again because a node went away; not an attempt less.
+        losses: how many of these came after it last had its nodes for long.
         given_back: how often it gave back nodes, as its other pods found none; likewise.
         images: what its pods ran, by digest; empty on one machine.
     """
@@ -58,6 +59,7 @@ class StageRecord:
     message: str | None = None
     failed_split: int | None = None
     disruptions: int = 0
+    losses: int = 0
     given_back: int = 0
     images: tuple[str, ...] = ()
 
@@ -83,6 +85,7 @@ class StageRecord:
             "message": self.message,
             "failedSplit": self.failed_split,
             "disruptions": self.disruptions,
+            "losses": self.losses,
             "givenBack": self.given_back,
             "images": list(self.images),
         }
@@ -101,6 +104,7 @@ class StageRecord:
             message=value["message"],
             failed_split=value["failedSplit"],
             disruptions=value.get("disruptions", 0),
+            losses=value.get("losses", 0),
             given_back=value.get("givenBack", 0),
             images=tuple(value.get("images", ())),
         )

@@ -262,6 +262,22 @@ def test_a_token_that_has_expired_is_fetched_anew_before_the_next_request(
         assert plugin.calls > before
 
 
+def test_logging_in_again_is_at_the_same_cluster(
+    server: Server, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = server.cluster(monkeypatch)
+    cluster.list_all("Job")
+    config = yaml.safe_load(server.kubeconfig.read_text())
+    context = {"cluster": "other", "user": "u", "namespace": "other"}
+    config["contexts"].append({"name": "other", "context": context})
+    config["clusters"].append({"name": "other", "cluster": {"server": "http://127.0.0.1:9"}})
+    config["current-context"] = "other"  # as `kubectl config use-context other` does
+    server.kubeconfig.write_text(yaml.safe_dump(config))
+    plugin.valid = 2
+    assert cluster.list_all("Job")
+    assert plugin.calls == 2
+
+
 def test_a_program_that_logs_in_no_more_says_why(
     server: Server,
     plugin: Plugin,
