@@ -206,8 +206,15 @@ class Site:
         running = [pod for pod in found if pod["status"].get("phase") == "Running"]
         return running[-1]["metadata"]["name"] if running else None
 
-    def until(self, condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
-        """Ask until the answer is true, and give it."""
+    def until(
+        self, condition: Callable[[], Any], what: str, timeout: float = 120.0, every: float = 0.3
+    ) -> Any:
+        """Ask until the answer is true, and give it.
+
+        Args:
+            every: seconds between two questions; a command of the client is a second of CPU time,
+                which the pods that are waited for lack.
+        """
         end = time.monotonic() + timeout
         while True:
             answer = condition()
@@ -216,7 +223,7 @@ class Site:
             if time.monotonic() > end:
                 pods = self.kubectl("get", "pods", "-o", "wide")
                 raise AssertionError(f"after {timeout:.0f} s still not: {what}\n{pods}")
-            time.sleep(0.3)
+            time.sleep(every)
 
     def goes_on(self, run: str, stage: str) -> bool:
         """Whether pods of a stage are there that nobody has told to end."""

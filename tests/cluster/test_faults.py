@@ -81,7 +81,7 @@ def test_an_image_of_the_driver_that_does_not_exist(site_factory: SiteFactory) -
         shown = " ".join(site.rvk8s("status", run, check=False).stdout.split())
         return "docker.io/local/no-driver:1" in shown and "driver" in shown
 
-    site.until(said, "status says why the driver does not start", 60)
+    site.until(said, "status says why the driver does not start", 60, every=3)
     site.rvk8s("cancel", run)
     site.nothing_runs(run)
 
@@ -95,7 +95,7 @@ def test_gpus_that_no_node_has(site_factory: SiteFactory) -> None:
         shown = " ".join(site.rvk8s("status", run, check=False).stdout.split())
         return "nvidia.com/gpu" in shown and "16" in shown
 
-    site.until(said, "status says that no node has 16 GPUs", 240)
+    site.until(said, "status says that no node has 16 GPUs", 240, every=3)
     site.rvk8s("cancel", run)
     assert site.wait(run)["state"] == "Cancelled"
     site.nothing_runs(run)
@@ -140,7 +140,8 @@ def test_quota(site_factory: SiteFactory) -> None:
 
     with gang():
         run = site.submit("tiny", *GPUS)
-        site.until(said, "status says that the quota is used up", 300)
+        site.until(lambda: site.pods(run, "train"), "the training has begun", 300, every=2)
+        site.until(said, "status says that the quota is used up", 60, every=3)
         assert len(site.pods(run, "train")) == 1, "the other one is refused"
         site.rvk8s("cancel", run)
         assert site.wait(run)["state"] == "Cancelled"
@@ -167,7 +168,7 @@ def test_storage_that_may_only_be_read(site_factory: SiteFactory) -> None:
         shown = site.rvk8s("status", run, check=False)
         return "access denied" in " ".join((shown.stdout + shown.stderr).split())
 
-    site.until(said, "status says that access is denied", 30)
+    site.until(said, "status says that access is denied", 30, every=2)
     site.nothing_runs(run)
 
 
