@@ -72,11 +72,13 @@ class ChipSource(Protocol):
         size: width and height of a chip, pixels.
         channels: bands of a chip.
         dtype: pixel type of the images, one of DTYPES.
+        counted: whether class_pixels() is at hand; where not, it may read the labels of all chips.
     """
 
     size: int
     channels: int
     dtype: np.dtype
+    counted: bool
 
     def __len__(self) -> int:
         """How many chips there are in an epoch."""
@@ -113,6 +115,8 @@ class ArrayChips:
         num_classes: how many classes `class_pixels` counts.
     """
 
+    counted = True
+
     def __init__(self, images: np.ndarray, labels: np.ndarray, num_classes: int):
         if images.shape[:3] != labels.shape or images.shape[1] != images.shape[2]:
             raise InputError(f"images {images.shape} and labels {labels.shape} don't fit")
@@ -136,6 +140,7 @@ class SubsetChips:
     def __init__(self, source: ChipSource, indices: np.ndarray):
         self.source, self.indices = source, indices
         self.size, self.channels, self.dtype = source.size, source.channels, source.dtype
+        self.counted = source.counted
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -175,8 +180,13 @@ def class_pixels(source: ChipSource, num_classes: int, batch: int = 64) -> np.nd
 
 
 def labels_digest(source: ChipSource) -> str | None:
-    """Tells whether chips have other labels than before; None where every epoch has other chips."""
-    counts = source.class_pixels()
+    """Tells whether chips have other labels than before.
+
+    It is of the pixels of each class in each chip: labels that only move within a chip are not
+    noticed. None where every epoch has other chips, and where they would have to be read: one rank
+    asks, at every start, while the others wait for it.
+    """
+    counts = source.class_pixels() if source.counted else None
     if counts is None:
         return None
     return hashlib.sha256(counts.astype("<i8").tobytes()).hexdigest()[:12]

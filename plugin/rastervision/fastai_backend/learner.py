@@ -145,7 +145,7 @@ class Training:
         options = {k: v for k, v in flat.items() if k not in _FREE}
         for name, chips in (("training", self.train), ("validation", self.valid)):
             options[f"{name} chips"] = len(chips)
-            if self.group.writes:  # who compares: counting may mean to read them all
+            if self.group.writes:  # who compares
                 options[f"{name} {checkpoint.LABELS}"] = labels_digest(chips)
         return options | {_PRECISION: self.precision}
 

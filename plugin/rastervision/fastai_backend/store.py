@@ -189,6 +189,8 @@ class StoredChips:
         InputError: chips of a scene are missing, files are damaged, or parts don't fit together.
     """
 
+    counted = True
+
     def __init__(self, store: Path, group: str, scene_ids: Sequence[str]):
         folders = part_folders(store, group, len(scene_ids))
         indexes = [_read_index(folder) for folder in folders]

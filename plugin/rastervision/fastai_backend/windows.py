@@ -278,6 +278,8 @@ class WindowChips:
         InputError: scenes have different bands or pixel types, or there is no window.
     """
 
+    counted = False
+
     def __init__(
         self,
         scenes: Sequence[SceneWindows],

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rastervision.fastai_backend import checkpoint, learner
-from rastervision.fastai_backend.chips import ArrayChips, Classes, labels_digest
+from rastervision.fastai_backend.chips import ArrayChips, Classes, SubsetChips, labels_digest
 from rastervision.fastai_backend.devices import say_where
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
+from rastervision.fastai_backend.windows import SceneWindows, Window, WindowChips
 from torchvision import models as torchvision_models
 
 from rvk8s.errors import InputError, Preempted
@@ -135,6 +137,28 @@ def test_windows_that_each_epoch_draws_anew_have_no_digest(make_chips: MakeChips
     chips.class_pixels = lambda: None  # type: ignore[method-assign, assignment, return-value]
     assert labels_digest(chips) is None
     assert checkpoint.LABELS in "training labels (digest)"
+
+
+class OneScene:
+    """A scene whose labels nobody may read."""
+
+    id, height, width, channels, dtype = "a", 32, 32, 3, np.dtype("uint8")
+    image_in_strips = labels_in_strips = True
+
+    def image(self, window: Window) -> np.ndarray:
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def labels(self, window: Window) -> np.ndarray:
+        raise AssertionError("the other ranks wait while one reads")
+
+
+def test_labels_of_windows_are_not_read_for_a_digest(make_chips: MakeChips) -> None:
+    """They have no chip store, which would know what it holds."""
+    windows = [Window(0, 0, 16, 16), Window(16, 16, 32, 32)]
+    chips = WindowChips([SceneWindows("a", OneScene, windows)], 16, 3)
+    assert labels_digest(chips) is None
+    assert labels_digest(SubsetChips(chips, np.array([1]))) is None
+    assert labels_digest(SubsetChips(make_chips(2), np.array([1]))) is not None
 
 
 @pytest.mark.parametrize(
