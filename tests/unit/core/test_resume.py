@@ -89,6 +89,32 @@ def test_stopped_trainings_end_in_equal_weights_and_logs(
     ).read_bytes()
 
 
+def test_a_stopped_bf16_training_ends_in_equal_weights_and_logs(
+    train: Train, settings: Callable[..., TrainSettings]
+) -> None:
+    """In the middle of an epoch, with an optimizer that has taken a step."""
+    options = settings(
+        data={"dihedral": True, "lighting": 0.2},
+        solver={
+            "num_epochs": 2,
+            "grad_accum": 2,
+            "checkpoint_seconds": 1e-6,
+            "save_all_checkpoints": True,
+            "precision": "bf16",
+        },
+    )
+    whole = train(options, "whole")
+    with pytest.raises(Preempted):
+        train(options, "stopped", sync=stop_at(0))
+    kept = checkpoint.Checkpoint.load(whole.parent / "stopped" / "last.pt")
+    assert (kept.epoch, kept.batch) == (0, 2)
+    resumed = train(options, "stopped")
+    assert json.loads((resumed / "metrics.json").read_text())["precision"] == "bf16"
+    assert rows(resumed) == rows(whole)
+    for name in ("last.pt", "best.pt"):
+        assert same(resumed / name, whole / name), name
+
+
 def test_the_optimizer_goes_to_the_device_that_the_training_is_on(
     train: Train, several: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
