@@ -179,7 +179,7 @@ def follow(
                     )
                     readers[uid] = reader
                     reader.start()
-            part = replace(part, tail=None)
+            part = replace(part, tail=None, since=None)
             reading = [reader.name for reader in readers.values() if reader.is_alive()]
             for title, line in _taken(lines):
                 printer.put(title, line)
@@ -200,12 +200,14 @@ def _read(
 ) -> None:
     """Put the lines of a pod's container into a queue until it has ended."""
     name, container, title = pod["metadata"]["name"], container_of(pod), _title(pod)
-    last, tries = "", _TRIES
+    last, tries, asked, answered = "", _TRIES, 0.0, False
     while True:
         fault = None
         try:
             try:
-                where = {"since": last} if last else {"tail": part.tail, "seconds": part.since}
+                first = _still(part, time.monotonic() - asked, answered) if asked else part
+                asked = asked or time.monotonic()
+                where = {"since": last} if last else {"tail": first.tail, "seconds": first.since}
                 for raw in cluster.log_lines(
                     name, container, follow=True, timestamps=True, **where
                 ):
@@ -216,6 +218,7 @@ def _read(
                         lines.put((title, raw if part.timestamps else line))
             except ClusterUnavailable as error:
                 fault = error  # of a lost node's pods for ever: it may be gone meanwhile
+            answered = answered or fault is None
             now = cluster.get("Pod", name)
         except ClusterUnavailable:
             time.sleep(_PAUSE)
@@ -232,6 +235,18 @@ def _read(
                     lines.put((title, f"({fault})".encode()))
                 return
         time.sleep(_PAUSE if fault else _TICK)
+
+
+def _still(part: Part, seconds: float, answered: bool) -> Part:
+    """Which lines to ask for where none has come yet: those of `part`, and all since.
+
+    Args:
+        seconds: since it was asked for.
+        answered: nothing was there then.
+    """
+    if part.tail == 0 or (part.tail is not None and answered):
+        return replace(part, tail=None, since=seconds + 1)  # this request may be the faster one
+    return part if part.since is None else replace(part, since=part.since + seconds)
 
 
 def _taken(lines: queue.Queue[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:

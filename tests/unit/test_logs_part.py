@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from launching import make_plan
 from rvk8s import storage
 from rvk8s.cli import rvk8s
 from rvk8s.contract import State, attempt_line
-from rvk8s.errors import InputError
+from rvk8s.errors import ClusterUnavailable, InputError
 from rvk8s.plan import Plan
 from rvk8s.runs import logs, pod_logs
 from rvk8s.runs.cluster_runs import ClusterRun
@@ -256,7 +257,66 @@ def test_a_pod_that_comes_while_it_follows_is_printed_whole(
     always = {"follow": True, "timestamps": True}
     assert cluster.asked == [
         ("a", {**always, "tail": 7, "seconds": 60.0}),
-        ("b", {**always, "seconds": 60.0}),
+        ("b", always),
     ]
     stamp = "2026-11-30T10:00:00.5Z " if timestamps else ""
     assert capsys.readouterr().out == f"==> chip, split 0 <==\n{stamp}of a\n{stamp}of b\n"
+
+
+class Silent(Pods):
+    """A pod whose first line comes with the third request, ten seconds after the first.
+
+    Args:
+        refused: how many requests the server does not answer.
+    """
+
+    def __init__(self, refused: int):
+        super().__init__()
+        self.refused, self.now = refused, 1000.0
+
+    def log_lines(self, pod: str, container: str, **asked: object) -> Iterator[bytes]:
+        tail, seconds = asked.get("tail"), asked.get("seconds")
+        self.asked.append(("since" if asked.get("since") else "", {"tail": tail, "for": seconds}))
+        if len(self.asked) <= self.refused:
+            raise ClusterUnavailable("no route to host")
+        if len(self.asked) >= 3:
+            yield b"2026-11-30T10:00:00.5Z a line"
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        return pod(name, "chip", "Running" if len(self.asked) < 4 else "Succeeded")
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 5.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("part", "refused", "later"),
+    [
+        (Part(0), 0, [(None, 6.0), (None, 11.0)]),
+        (Part(0), 2, [(None, 6.0), (None, 11.0)]),
+        (Part(0, 2.0), 1, [(None, 6.0), (None, 11.0)]),
+        (Part(None, 2.0), 0, [(None, 7.0), (None, 12.0)]),
+        (Part(None, 2.0), 2, [(None, 7.0), (None, 12.0)]),
+        (Part(7), 0, [(None, 6.0), (None, 11.0)]),
+        (Part(7), 1, [(7, None), (None, 11.0)]),
+        (Part(7, 2.0), 1, [(7, 7.0), (None, 11.0)]),
+        (Part(), 1, [(None, None), (None, None)]),
+    ],
+)
+def test_no_line_is_lost_where_none_has_come_when_it_is_asked_again(
+    part: Part,
+    refused: int,
+    later: list[tuple[int | None, float | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, lines = Silent(refused), queue.Queue[tuple[str, bytes]]()
+    monkeypatch.setattr(pod_logs, "time", cluster)
+    pod_logs._read(cluster, pod("a", "chip"), lines, part)  # type: ignore[arg-type]
+    first, *rest, last = cluster.asked
+    assert first == ("", {"tail": part.tail, "for": part.since})
+    assert rest == [("", {"tail": tail, "for": seconds}) for tail, seconds in later]
+    assert last == ("since", {"tail": None, "for": None})
+    assert list(lines.queue) == [("chip, split 0", b"a line")]
