@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rvk8s import storage
 from rvk8s.cluster import Object
 from rvk8s.cluster.conditions import ENDED
+from rvk8s.cluster.pod_state import has_started
 from rvk8s.contract import ATTEMPT, DRIVER, STAGES, RunLayout, State
 from rvk8s.errors import InputError
 from rvk8s.runs import display, pod_logs
@@ -48,6 +49,11 @@ class _Log:
         name = self.stage
         name += f", node {self.node}" if self.node else ""
         return name if self.split is None else f"{name}, split {self.split}"
+
+    @property
+    def number(self) -> int:
+        """As that of a pod: of the split, or of the node."""
+        return self.node if self.stage == "train" else self.split or 0
 
 
 def print_run_logs(
@@ -109,6 +115,8 @@ def _print_stored_or_live(
 ) -> bool:
     """Stage by stage: the stored log of one that has ended has all its attempts, but no times.
 
+    Of a split or node that has no pod any more, there is its stored log.
+
     Returns:
         Whether anything was there to be printed.
 
@@ -122,25 +130,27 @@ def _print_stored_or_live(
     printed: dict[str, _Printed] = {}
     last: str | None = None
     without: list[_Log] = []
+    started = [pod for pod in there.pods if wanted.has(pod) and has_started(pod)]
     for name in (pod_logs.DRIVER, *STAGES):
         record = found.record.stage(name) if name in STAGES else None
         logs = [log for log in stored if log.stage == name]
-        pods = [pod for pod in there.pods if pod_logs.stage_of(pod) == name]
+        pods = [pod for pod in started if pod_logs.stage_of(pod) == name]
         ended = record.state in ENDED if record else there.has_ended
-        if pods and (part.needs_times or not logs or not ended):
+        if part.needs_times or not logs or not ended:
             pod_logs.print_now(places.cluster, pods, wanted, printer, part)
-        elif part.needs_times:
-            without += logs
+            numbers = set(map(pod_logs.number_of, pods))
+            logs = [log for log in logs if log.number not in numbers]
+        if part.needs_times:
+            without += [log for log in logs if storage.exists(log.uri)]
         else:
             for log in sorted(logs, key=_order):
                 last = _print_rest(log, printed, last, part.tail)
-    any_pods = any(map(wanted.has, there.pods))
-    if without and not any_pods:
+    if without and not started:
         raise _no_times(part)
     if without:
         names = "; ".join(log.title for log in sorted(without, key=_order))
         display.say(f"left out, because it is stored without times: {names}")
-    return bool(printed or printer.lines or (any_pods and part.may_be_nothing))
+    return bool(printed or printer.lines or (started and part.may_be_nothing))
 
 
 def _no_times(part: Part) -> InputError:
@@ -161,10 +171,14 @@ def _print_previous(
     layout, root = RunLayout(found.uri), found.uri.rpartition("/")[0]
     asked = (wanted.stage, wanted.split, wanted.node)
     stored = places.stored(root, lambda: list(_logs(layout, *asked))) or []
-    for log in sorted(stored, key=_order) if not part.needs_times else ():
+    without_times = False
+    for log in sorted(stored, key=_order):
         _, *attempts = ATTEMPT.split(_read(log))
-        for line in part.end_of(attempts[-2]).splitlines() if len(attempts) > 1 else ():
-            printer.put(log.title, line)
+        if len(attempts) > 1 and part.needs_times:
+            without_times = True
+        elif len(attempts) > 1:
+            for line in part.end_of(attempts[-2]).splitlines():
+                printer.put(log.title, line)
     for note in places.notes():  # else "nothing" would be said of what cannot be seen from here
         display.say(note)
     pods: list[Object] = []
@@ -173,7 +187,7 @@ def _print_previous(
         pod_logs.print_now(places.cluster, pods, wanted, printer, part)
     if printer.lines or (pods and part.may_be_nothing):
         return
-    if part.needs_times and stored:
+    if without_times:
         raise _no_times(part)
     what = f"nothing was tried more than once{_by(wanted.stage, wanted.split)}"
     raise InputError(what, fix="leave --previous out")

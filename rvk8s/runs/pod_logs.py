@@ -48,7 +48,7 @@ class Wanted:
     node: int | None = None
 
     def has(self, pod: Object) -> bool:
-        stage, number = stage_of(pod), _number(pod)
+        stage, number = stage_of(pod), number_of(pod)
         if stage is None or (stage == DRIVER) != (self.stage == DRIVER):
             return False
         if self.stage not in (None, stage):
@@ -143,7 +143,7 @@ def before_last(pods: Iterable[Object]) -> list[Object]:
     """Of the pods that were tried one after the other, each time the one before the last."""
     tries: dict[tuple[str | None, int], list[Object]] = {}
     for pod in sorted(pods, key=_order):
-        tries.setdefault((stage_of(pod), _number(pod)), []).append(pod)
+        tries.setdefault((stage_of(pod), number_of(pod)), []).append(pod)
     return [same[-2] for same in tries.values() if len(same) > 1]
 
 
@@ -273,7 +273,8 @@ def stage_of(pod: Object) -> str | None:
     return str(labels[Label.STAGE]) if labels.get(Label.STAGE) in STAGES else None
 
 
-def _number(pod: Object) -> int:
+def number_of(pod: Object) -> int:
+    """Which split a pod is of, or which node of the training."""
     labels = pod["metadata"]["labels"]
     return next((int(labels[key]) for key in _NUMBERS if key in labels), 0)
 
@@ -281,11 +282,11 @@ def _number(pod: Object) -> int:
 def _order(pod: Object) -> tuple[int, int, str]:
     stage = stage_of(pod)
     position = STAGES.index(stage) if stage in STAGES else -1
-    return position, _number(pod), str(pod["metadata"]["creationTimestamp"])
+    return position, number_of(pod), str(pod["metadata"]["creationTimestamp"])
 
 
 def _title(pod: Object) -> str:
     stage = str(stage_of(pod))
     if stage == DRIVER:
         return stage
-    return f"{stage}, {'node' if stage == 'train' else 'split'} {_number(pod)}"
+    return f"{stage}, {'node' if stage == 'train' else 'split'} {number_of(pod)}"

@@ -71,6 +71,13 @@ def stored(root: Path, state: State = State.SUCCEEDED) -> Plan:
     return plan
 
 
+def tried(plan: Plan, times: int) -> None:
+    """The training of a run has a log of some attempts, two lines each."""
+    heads = [attempt_line(f"train {number}") for number in range(times)]
+    text = "".join(f"{head}\nline {n} a\nline {n} b\n" for n, head in enumerate(heads))
+    storage.write_bytes(plan.layout.log("train"), text.encode())
+
+
 def test_the_last_lines_of_each_stored_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,11 +119,19 @@ def test_what_comes_while_it_follows_is_printed_whole(
 def test_stored_logs_have_no_times(
     part: Part, option: str, previous: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stored(tmp_path)
+    tried(stored(tmp_path), 2)
     places = Places(root_uri=str(tmp_path))
     with pytest.raises(InputError, match=f"^{option}: logs are stored without the times of their"):
         logs.print_run_logs(places, "run-1", part=part, previous=previous)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("part", [Part(since=60.0), Part(timestamps=True)])
+def test_what_was_tried_once_has_no_attempt_before_it(part: Part, tmp_path: Path) -> None:
+    tried(stored(tmp_path), 1)
+    places = Places(root_uri=str(tmp_path))
+    with pytest.raises(InputError, match=r"^nothing was tried more than once; leave --prev"):
+        logs.print_run_logs(places, "run-1", part=part, previous=True)
 
 
 @pytest.mark.parametrize("text", ["5x", "1h 5m", "h", "-5s"])
@@ -129,10 +144,7 @@ def test_a_time_that_is_none(text: str) -> None:
 def test_the_attempt_before_the_last_one_s_last_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = stored(tmp_path)
-    heads = [attempt_line(f"train {number}") for number in range(2)]
-    text = "".join(f"{head}\nline {n} a\nline {n} b\n" for n, head in enumerate(heads))
-    storage.write_bytes(plan.layout.log("train"), text.encode())
+    tried(stored(tmp_path), 2)
     places = Places(root_uri=str(tmp_path))
     logs.print_run_logs(places, "run-1", previous=True, part=Part(1))
     assert capsys.readouterr().out == "==> train <==\nline 0 b\n"
@@ -149,9 +161,14 @@ class Pods:
         yield b"2026-11-30T10:00:00.5Z of " + pod.encode()
 
 
-def pod(name: str, stage: str, phase: str = "Running") -> dict[str, Any]:
-    state = {"name": "stage", "state": {"running": {}}}
-    meta = {"name": name, "uid": name, "labels": {"rvk8s.io/stage": stage}}
+def pod(
+    name: str, stage: str, phase: str = "Running", number: int = 0, *, started: bool = True
+) -> dict[str, Any]:
+    state = {"name": "stage", "state": {"running": {}} if started else {"waiting": {}}}
+    key = "training.kubeflow.org/replica-index"
+    key = key if stage == "train" else "batch.kubernetes.io/job-completion-index"
+    labels = {"rvk8s.io/stage": stage, key: str(number)}
+    meta = {"name": name, "uid": name, "labels": labels}
     return {
         "metadata": {**meta, "creationTimestamp": f"2026-11-30 {name}"},
         "spec": {"containers": [{"name": "stage"}]},
@@ -159,16 +176,30 @@ def pod(name: str, stage: str, phase: str = "Running") -> dict[str, Any]:
     }
 
 
-def printed(root: Path, pods: list[dict[str, Any]], part: Part) -> tuple[bool, Pods]:
-    """What print_run_logs() does of a run that has ended, in storage and with some pods."""
+def printed(
+    root: Path,
+    pods: list[dict[str, Any]],
+    part: Part,
+    wanted: Wanted | None = None,
+    splits: int = 0,
+) -> tuple[bool, Pods]:
+    """What print_run_logs() does of a run with some pods and with logs in storage.
+
+    Args:
+        splits: of predict, so many have a log, and two nodes of the training, which goes on.
+    """
     cluster = Pods()
     plan = stored(root)
+    for number in range(splits):
+        storage.write_bytes(plan.layout.log("predict", number), f"predict {number}\n".encode())
+    for node in range(2 if splits else 0):
+        storage.write_bytes(plan.layout.log("train", None, node), f"train {node}\n".encode())
     record = RunRecord.of_plan(plan, "kubernetes")
     record.stage("configure").state = record.stage("chip").state = State.SUCCEEDED
     found = RunStatus(plan.run_uri, record, str(State.SUCCEEDED))
     places = Places(root_uri=str(root), cluster=cluster)  # type: ignore[arg-type]
     run = ClusterRun("run-1", DRIVER, pods=tuple(pods))
-    said = logs._print_stored_or_live(places, found, run, Wanted(), Printer(), part)
+    said = logs._print_stored_or_live(places, found, run, wanted or Wanted(), Printer(), part)
     return said, cluster
 
 
@@ -182,6 +213,48 @@ def test_times_are_those_of_pods(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cluster.asked == [("a", {"timestamps": True, "tail": 5, "seconds": 90.0})]
     with pytest.raises(InputError, match=r"^--since: logs are stored without"):
         printed(tmp_path, [], part)
+
+
+LEFT_OUT = "left out, because it is stored without times: "
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pods", "left"),
+    [
+        (Wanted("predict"), [0, 2], "predict, split 1; predict, split 3"),
+        (Wanted("predict"), [0, 1, 2, 3], ""),
+        (Wanted("predict", 2), [2], ""),
+        (Wanted("train"), [0], "train, node 1"),
+        (Wanted("train"), [1], "train"),
+        (Wanted("train", node=1), [1], ""),
+    ],
+)
+def test_each_log_that_is_left_out_for_its_times_is_named(
+    wanted: Wanted, pods: list[int], left: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = [pod(f"p{n}", str(wanted.stage), number=n) for n in pods]
+    said, cluster = printed(tmp_path, there, Part(timestamps=True), wanted, splits=4)
+    assert said
+    assert [name for name, _ in cluster.asked] == [f"p{n}" for n in pods]
+    assert capsys.readouterr().err == (f"{LEFT_OUT}{left}\n" if left else "")
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_pods_that_are_not_asked_for_hide_no_log_that_is_left_out(
+    started: bool, tmp_path: Path
+) -> None:
+    number = 0 if started else 1  # of the one that is asked for, with nothing written
+    pods = [pod("a", "predict", number=number, started=started)]
+    with pytest.raises(InputError, match=r"^--since: logs are stored without the times"):
+        printed(tmp_path, pods, Part(since=60.0), Wanted("predict", 1), splits=4)
+
+
+def test_a_log_whose_pod_is_gone_is_shown_while_others_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printed(tmp_path, [pod("a", "train", number=1)], Part(), Wanted("train"), splits=4)[0]
+    live = "==> train, node 1 <==\n2026-11-30T10:00:00.5Z of a\n"
+    assert capsys.readouterr().out == f"{live}==> train <==\ntrain 0\n"
 
 
 def test_where_no_times_are_asked_for_storage_has_all_attempts(
