@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +38,7 @@ def rastervision(table: Bench, tmp_path_factory: pytest.TempPathFactory) -> Prog
     folder = tmp_path_factory.mktemp("rastervision")
 
     def run(*args: str | Path) -> None:
-        path = f"{table.raster_vision}{os.pathsep}{os.environ['PATH']}"
-        env = dict(os.environ, PATH=path, TMPDIR=str(folder))
-        done = subprocess.run(
-            [table.raster_vision / "rastervision", *map(str, args)],
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        _do(table.raster_vision, args, TMPDIR=str(folder))
 
     return run
 
@@ -55,10 +47,25 @@ def rastervision(table: Bench, tmp_path_factory: pytest.TempPathFactory) -> Prog
 def run(rastervision: Program, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny experiment by Raster Vision's local runner: all stages, two splits."""
     root = tmp_path_factory.mktemp("predictor") / "run"
-    args = {"raw_uri": tiny_data, "root_uri": root, **SMALL}
-    words = [word for name, value in args.items() for word in ("-a", name, value)]
-    rastervision("run", "local", TINY / "experiment.py", "--splits", "2", *words)
+    rastervision("run", "local", TINY / "experiment.py", *in_two_splits(tiny_data, root))
     return root
+
+
+def in_two_splits(data: Path, root: Path) -> list[str | Path]:
+    """Options of `rastervision run`."""
+    args = {"raw_uri": data, "root_uri": root, **SMALL}
+    return ["--splits", "2", *(word for pair in args.items() for word in ("-a", *pair))]
+
+
+def _do(folder: Path, args: Iterable[str | Path], **environ: str) -> None:
+    """Run the rastervision program of a folder, where it also finds its Python."""
+    done = subprocess.run(
+        [folder / "rastervision", *map(str, args)],
+        env={**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **environ},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def labels(path: Path) -> np.ndarray:
@@ -73,6 +80,25 @@ def test_the_local_runner_writes_chips_in_splits(run: Path) -> None:
         "valid-0000-0001-of-0002",
         "valid-0001-0002-of-0002",
     ]
+
+
+def test_programs_that_import_all_themselves_write_the_same_chips(
+    run: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """The environment's own `rastervision`, and what it starts, as for a user: nothing is forked
+    from a process that has the imports."""
+    shutil.copytree(run / "analyze", tmp_path / "analyze")
+    words = in_two_splits(tiny_data, tmp_path)
+    _do(BIN, ["run", "local", TINY / "experiment.py", "chip", *words], OMP_NUM_THREADS="1")
+    assert files(tmp_path / "chip") == files(run / "chip")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_local_runner_predicts_and_evaluates(run: Path, tiny_data: Path) -> None:
