@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,21 @@ def submit(client: Client, *args: str) -> str:
     """The id of a new run."""
     name = client.ok("submit", "one", "-o", "name", *args).strip()
     return name.removeprefix("job.batch/")
+
+
+def late_schedule(client: Client, apiserver: ControlPlane, namespace: str) -> str:
+    """A schedule that is late, and so starts a run at once.
+
+    Returns:
+        Its CronJob, as kubectl names it.
+    """
+    (client.folder / "cron.yaml").write_text('schedule: {cron: "* * * * *"}\n')
+    rendered = client.ok("render", "one", "--values", "cron.yaml")
+    apiserver.kubectl("apply", "-n", namespace, "-f", "-", stdin=rendered)
+    (name,) = apiserver.kubectl("get", "cronjobs", "-n", namespace, "-o", "name").split()
+    status = {"lastScheduleTime": (datetime.now(UTC) - timedelta(minutes=5)).isoformat()}
+    set_status(apiserver, namespace, name, status)
+    return name
 
 
 def become_submitter(client: Client, apiserver: ControlPlane, namespace: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
 
-from cluster.clientrun import Client, client, objects, set_status, submit
+from cluster.clientrun import Client, client, late_schedule, objects, submit
 from cluster.controlplane import ControlPlane
 
 __all__ = ["client"]
@@ -33,12 +32,7 @@ def test_a_driver_that_was_put_out(client: Client, apiserver: ControlPlane, name
 
 def test_a_schedule_s_driver(client: Client, apiserver: ControlPlane, namespace: str) -> None:
     """The schedule would wait for ever for a Job that does not end."""
-    (client.folder / "cron.yaml").write_text('schedule: {cron: "* * * * *"}\n')
-    rendered = client.ok("render", "one", "--values", "cron.yaml")
-    apiserver.kubectl("apply", "-n", namespace, "-f", "-", stdin=rendered)
-    (name,) = apiserver.kubectl("get", "cronjobs", "-n", namespace, "-o", "name").split()
-    status = {"lastScheduleTime": (datetime.now(UTC) - timedelta(minutes=5)).isoformat()}
-    set_status(apiserver, namespace, name, status)  # then it is late, and starts one at once
+    name = late_schedule(client, apiserver, namespace)
     end = time.monotonic() + 60
     while not (jobs := apiserver.kubectl("get", "jobs", "-n", namespace, "-o", "name").split()):
         assert time.monotonic() < end

@@ -8,12 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.clientrun import Client, client, end_run, set_status
+from cluster.clientrun import Client, client, end_run, late_schedule
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
 from s3server import S3Server
@@ -172,12 +171,7 @@ def test_a_run_that_is_cancelled_before_its_driver_runs_holds_the_schedule_up_no
     client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:
     """A CronJob starts no run while one has not ended, and one that is suspended never does."""
-    (client.folder / "cron.yaml").write_text('schedule: {cron: "* * * * *"}\n')
-    rendered = client.ok("render", "one", "--values", "cron.yaml")
-    apiserver.kubectl("apply", "-n", namespace, "-f", "-", stdin=rendered)
-    (name,) = apiserver.kubectl("get", "cronjobs", "-n", namespace, "-o", "name").split()
-    status = {"lastScheduleTime": (datetime.now(UTC) - timedelta(minutes=5)).isoformat()}
-    set_status(apiserver, namespace, name, status)  # then it is late, and starts one at once
+    name = late_schedule(client, apiserver, namespace)
 
     def seen(*query: str) -> str:
         return apiserver.kubectl("get", *query, "-n", namespace)
