@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,18 +132,7 @@ def test_an_upgrade_leaves_a_running_run_as_it_is(
 ) -> None:
     """The next driver and all later stages have the image and the source of the beginning."""
     root = s3.bucket("upgraded") + "/runs"
-
-    go_on = threading.Event()
-
-    def act(stage: str, index: int, attempt: int) -> Fate:
-        if stage == "chip":
-            go_on.wait(60)
-        return 0
-
-    with schedule(apiserver, namespace, tmp_path, root, "nightly-1", act) as play:
-        first = play.drive()
-        play.until(lambda: play.stage_pods("chip"))
-        assert stop(first, signal.SIGTERM) == 143
+    with left_in_chip(apiserver, namespace, tmp_path, root) as (play, go_on):
         changed = {"experiment": {"name": "one", "module": "lib.two", "source": {"lib/two.py": ""}}}
         image = {"image": {"stage": "registry.example.com/rvk8s:2"}}
         play.upgrade({**_VALUES, **changed, **image})
@@ -208,17 +198,7 @@ def test_the_next_driver_needs_no_source_of_the_schedule(
 ) -> None:
     """An upgrade took it away; what the run began with is in a ConfigMap of its own."""
     root = s3.bucket("taken") + "/runs"
-    go_on = threading.Event()
-
-    def act(stage: str, index: int, attempt: int) -> Fate:
-        if stage == "chip":
-            go_on.wait(60)
-        return 0
-
-    with schedule(apiserver, namespace, tmp_path, root, "nightly-1", act) as play:
-        first = play.drive()
-        play.until(lambda: play.stage_pods("chip"))
-        assert stop(first, signal.SIGTERM) == 143
+    with left_in_chip(apiserver, namespace, tmp_path, root) as (play, go_on):
         take_away(play, "*-one.py")
         driver = play.drive()
         play.until(lambda: "this run goes on as it began" in play.said())
@@ -259,6 +239,28 @@ def play_pod(play: Play) -> None:
     jobs = f"batch.kubernetes.io/job-name={play.run_id}"
     play.until(lambda: play.cluster.list_all("Pod", jobs))
     play.set_status("Pod", play.cluster.list_all("Pod", jobs)[0], {"phase": "Running"})
+
+
+@contextmanager
+def left_in_chip(
+    apiserver: ControlPlane, namespace: str, folder: Path, root: str
+) -> Iterator[tuple[Play, threading.Event]]:
+    """The run nightly-1 of a schedule, whose first driver has left while it chips.
+
+    Chipping ends when the event is set.
+    """
+    go_on = threading.Event()
+
+    def act(stage: str, index: int, attempt: int) -> Fate:
+        if stage == "chip":
+            go_on.wait(60)
+        return 0
+
+    with schedule(apiserver, namespace, folder, root, "nightly-1", act) as play:
+        first = play.drive()
+        play.until(lambda: play.stage_pods("chip"))
+        assert stop(first, signal.SIGTERM) == 143
+        yield play, go_on
 
 
 def take_away(play: Play, names: str) -> None:

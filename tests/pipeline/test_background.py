@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import rasterio
 import scenes
-from pyproj import Transformer
 from rastervision.core.data import ClassConfig
 from rastervision.core.data.label import SemanticSegmentationLabels
 from rastervision.fastai_backend import pictures
@@ -31,7 +30,7 @@ AREA = (20, 10, 150, 180)
 
 def test_background_is_scored_within_areas(tmp_path: Path) -> None:
     scenes.draw(tmp_path)
-    _write_area(tmp_path)
+    scenes.write_area(tmp_path / "area.json", tmp_path / "image_val_b.tif", AREA)
     config = experiment.get_config("local", str(tmp_path), str(tmp_path / "run"), stats=False)
     names, colors = ["field", "house"], ["green", "red"]
     config.dataset.class_config = ClassConfig(names=names, colors=colors, null_class="field")
@@ -62,15 +61,3 @@ def test_background_is_scored_within_areas(tmp_path: Path) -> None:
     shown = ~legend.hides(views["val_b"].truth)
     assert shown.sum() == found["scenes"]["val_b"]["overall"]["pixels"]
     assert (tmp_path / "run/eval/pictures/val_b.png").is_file()
-
-
-def _write_area(data: Path) -> None:
-    with rasterio.open(data / "image_val_b.tif") as file:
-        top, left, bottom, right = AREA
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-        to_degrees = Transformer.from_crs(file.crs, "EPSG:4326", always_xy=True)
-        ring = [to_degrees.transform(*(file.transform @ corner)) for corner in corners]
-    polygon = {"type": "Polygon", "coordinates": [ring]}
-    feature = {"type": "Feature", "properties": {}, "geometry": polygon}
-    collection = {"type": "FeatureCollection", "features": [feature]}
-    (data / "area.json").write_text(json.dumps(collection))

@@ -3,7 +3,6 @@ of their own; and its bundle predicts whole images."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 import rasterio
 import scenes
 from forks import StageServer
-from pyproj import Transformer
 from rasterio.windows import Window
 from rasterio.windows import transform as place_of
 from rastervision.core.predictor import Predictor
@@ -87,15 +85,7 @@ def _join(data: Path) -> None:
                 whole[:, row : row + SIZE, col : col + SIZE] = file.read()
                 file.transform = place_of(Window(col, row, SIZE, SIZE), file.transform)
         scenes.write(data / f"{kind}.tif", whole)
-    with rasterio.open(data / "image_val_b.tif") as file:
-        top, left, bottom, right = AREA
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-        to_degrees = Transformer.from_crs(file.crs, "EPSG:4326", always_xy=True)
-        ring = [to_degrees.transform(*(file.transform @ corner)) for corner in corners]
-    polygon = {"type": "Polygon", "coordinates": [ring]}
-    feature = {"type": "Feature", "properties": {}, "geometry": polygon}
-    collection = {"type": "FeatureCollection", "features": [feature]}
-    (data / "area.json").write_text(json.dumps(collection))
+    scenes.write_area(data / "area.json", data / "image_val_b.tif", AREA)
 
 
 def test_predictions_are_those_of_files(runs: Runs) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from pyproj import Transformer
 from rasterio.transform import from_origin
 
 SIZE = 192
@@ -37,6 +39,18 @@ def write(path: Path, array: np.ndarray, *, tiled: bool = True, left: int = 0) -
         profile |= {"tiled": True, "blockxsize": 64, "blockysize": 64}
     with rasterio.open(path, "w", **profile) as file:
         file.write(array)
+
+
+def write_area(path: Path, image: Path, area: tuple[int, int, int, int]) -> None:
+    """Write a GeoJSON of one rectangle of an image: its top, left, bottom and right, in pixels."""
+    top, left, bottom, right = area
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    with rasterio.open(image) as file:
+        to_degrees = Transformer.from_crs(file.crs, "EPSG:4326", always_xy=True)
+        ring = [to_degrees.transform(*(file.transform @ corner)) for corner in corners]
+    polygon = {"type": "Polygon", "coordinates": [ring]}
+    feature = {"type": "Feature", "properties": {}, "geometry": polygon}
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
 
 
 def _scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
