@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from rvk8s.contract import STAGES
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan
-    from rvk8s.project import Project
+    from rvk8s.project import Experiment, Project
     from rvk8s.submit import Submission
 
 
@@ -185,6 +185,19 @@ def load_project(file: str | None) -> Project:
     return project.load(Path(file) if file else project.find())
 
 
+def _select(
+    project: Project, experiment: str | None, match: str | None, run_id: str | None
+) -> Sequence[Experiment]:
+    """The experiments that the options name; one, where a run is gone on with."""
+    from rvk8s.errors import InputError
+
+    found = project.select(experiment, match)
+    if run_id and len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
+    return found
+
+
 #: The parameters of cluster_options().
 CLUSTER_NAMES: tuple[str, ...] = (
     *("nodes", "gpus_per_node", "pool", "image", "launcher", "value_files"),
@@ -203,7 +216,6 @@ def make_plans(
     """A plan for each experiment that plan_options() select."""
     from rvk8s import plan
     from rvk8s.engines.machine import gpu_count
-    from rvk8s.errors import InputError
     from rvk8s.run_options import RunOptions, parse_splits
 
     run_options = RunOptions(
@@ -213,10 +225,7 @@ def make_plans(
         file=file,
         **options,
     )
-    experiments = load_project(file).select(experiment, match)
-    if run_options.run_id and len(experiments) > 1:
-        names = ", ".join(e.name for e in experiments)
-        raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
+    experiments = _select(load_project(file), experiment, match, run_options.run_id)
     return [plan.make_plan(e, run_options) for e in experiments]
 
 
@@ -240,7 +249,7 @@ def make_submissions(
     """What would be sent for each experiment that plan_options() and cluster_options() select."""
     from rvk8s import submit
     from rvk8s.commands.value_places import given_by, located
-    from rvk8s.errors import InputError, InputErrors
+    from rvk8s.errors import InputErrors
     from rvk8s.project.values_files import combined, read_layers
     from rvk8s.run_options import ClusterOptions, RunOptions, parse_splits
 
@@ -263,10 +272,7 @@ def make_submissions(
         args=dict(args), splits=parse_splits(splits), file=file, cluster=cluster, **options
     )
     project = load_project(file)
-    experiments = project.select(experiment, match)
-    if run_options.run_id and len(experiments) > 1:
-        names = ", ".join(e.name for e in experiments)
-        raise InputError(f"one run, but -m picks {names}", where="--run-id", fix="name one")
+    experiments = _select(project, experiment, match, run_options.run_id)
     where = namespace or project.namespace or submit.kubeconfig_namespace(context, kubeconfig)
     submissions = []
     for one in experiments:
