@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rvk8s.commands.options import Duration, run_argument, runs_argument
+from rvk8s.commands.options import Duration, runs_argument
 from rvk8s.commands.run import raise_failures
 from rvk8s.commands.where import cluster_place, file_option, find_places, root_uri_option
 from rvk8s.contract import ExitCode
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from rvk8s.errors import Rvk8sError
     from rvk8s.runs.cluster_runs import ClusterRun
     from rvk8s.runs.control import ToDelete
+    from rvk8s.runs.status import RunStatus
 
-_Found = TypeVar("_Found", "ClusterRun", "ToDelete")
+_Found = TypeVar("_Found", "ClusterRun", "RunStatus", "ToDelete")
 
 
 def confirm(question: str) -> None:
@@ -50,7 +52,7 @@ def confirm(question: str) -> None:
 
 
 @click.command("wait")
-@run_argument
+@runs_argument
 @click.option(
     "--for",
     "target",
@@ -64,16 +66,25 @@ def confirm(question: str) -> None:
 @root_uri_option
 @file_option
 @cluster_place
-def wait_command(run: str, target: str, timeout: float | None, **where: Any) -> None:
-    """Wait until RUN has come to a point.
+def wait_command(runs: tuple[str, ...], target: str, timeout: float | None, **where: Any) -> None:
+    """Wait until each RUN has come to a point, one after the other.
 
-    Exits with 0 when it has, with 124 after --timeout, and at once with another code when it no
-    longer can: the run has ended otherwise.
+    Exits with 0 when all have, with 124 after --timeout, and with another code when one no longer
+    can: it has ended otherwise. The others are waited for even so.
     """
-    from rvk8s.runs.follow import until
+    from rvk8s.runs import follow
 
-    found = until(find_places(**where), run, target, timeout)
-    click.echo(f"{found.run_id} condition met")
+    reached, began = follow.condition(target), time.monotonic()
+    places = find_places(**where)
+    found = _all_or_none(lambda run: places.find(run)[0], runs)
+    failures: list[tuple[str, Rvk8sError]] = []
+    for run_id in [one.run_id for one in found]:
+        try:
+            follow.until(places, run_id, reached, timeout, began)
+            click.echo(f"{run_id} condition met")
+        except (follow.RunFailed, follow.TimedOut) as error:
+            failures.append((run_id, error))
+    raise_failures(failures)
 
 
 @click.command("cancel")

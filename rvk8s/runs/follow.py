@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rvk8s.cluster import Cluster
@@ -46,6 +46,19 @@ class RunFailed(Rvk8sError):
 
 class TimedOut(Rvk8sError):
     exit_code = ExitCode.DEADLINE
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a run is waited for.
+
+    Attributes:
+        text: as the user has it.
+        holds: whether a run has come so far.
+    """
+
+    text: str
+    holds: Callable[[RunStatus], bool]
 
 
 def until_ended(places: Places, run: str, *, show: bool, go_on: str) -> None:
@@ -105,29 +118,49 @@ def each_change(places: Places, run: str, write: Callable[[RunStatus], None]) ->
         raise _failure(found)
 
 
-def until(places: Places, run: str, target: str, timeout: float | None) -> RunStatus:
+def condition(text: str) -> Condition:
+    """What succeeded, failed, ended, or stage=NAME (until that stage is done) stands for.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if text in _TARGETS:
+        return Condition(text, lambda found: found.state in _TARGETS[text])
+    word, _, stage = text.partition("=")
+    if word != "stage" or stage not in STAGES:
+        fix = f"give succeeded, failed, ended, or stage= with one of {', '.join(STAGES)}"
+        raise InputError(f"{text!r} cannot be waited for", where="--for", fix=fix)
+    done = (State.SUCCEEDED, State.SKIPPED)
+
+    def holds(found: RunStatus) -> bool:
+        # Of a stage that was skipped the cluster has nothing: the run's end says that it is done.
+        return found.state == State.SUCCEEDED or found.record.stage(stage).state in done
+
+    return Condition(text, holds)
+
+
+def until(
+    places: Places, run: str, wanted: Condition, timeout: float | None, began: float
+) -> RunStatus:
     """Wait until a run is as wanted.
 
     Args:
-        target: succeeded, failed, ended, or stage=NAME: until that stage is done.
-        timeout: seconds; None: no end.
+        timeout: seconds since `began`, a time.monotonic(); None: no end.
 
     Raises:
-        InputError: there is no such target.
+        InputError: there is no such run, or it is gone.
         TimedOut: it is not so after the time.
         RunFailed: it can no longer be so: the run has ended otherwise.
     """
-    reached = _condition(target)
-    end = None if timeout is None else time.monotonic() + timeout
     for found in changes(places, run):
-        if reached(found):
+        if wanted.holds(found):
             return found
         if found.state in _TARGETS["ended"]:
             if found.state == State.SUCCEEDED:
                 raise RunFailed(f"{found.run_id} has succeeded", ExitCode.FAILED)
             raise _failure(found)
-        if end is not None and time.monotonic() > end:
-            what = f"{found.run_id} is {found.state} after {timeout:g} s, not {target}"
+        if timeout is not None and time.monotonic() - began > timeout:
+            what = f"{found.run_id} is {found.state} after {timeout:g} s, not {wanted.text}"
             raise TimedOut(what)
     raise AssertionError("changes() never ends")
 
@@ -202,18 +235,6 @@ def _objects(training: Watcher) -> list[cluster_runs.Object]:
         return list(training.objects().values())
     except (Forbidden, NoSuchKind):  # the cluster has no training operator, the user no right
         return []
-
-
-def _condition(target: str) -> Callable[[RunStatus], bool]:
-    if target in _TARGETS:
-        return lambda found: found.state in _TARGETS[target]
-    word, _, stage = target.partition("=")
-    if word != "stage" or stage not in STAGES:
-        fix = f"give succeeded, failed, ended, or stage= with one of {', '.join(STAGES)}"
-        raise InputError(f"{target!r} cannot be waited for", where="--for", fix=fix)
-    done = (State.SUCCEEDED, State.SKIPPED)
-    # Of a stage that was skipped the cluster has nothing: the run's end says that it is done.
-    return lambda found: (found.state == State.SUCCEEDED or found.record.stage(stage).state in done)
 
 
 def _failure(found: RunStatus) -> RunFailed:

@@ -64,7 +64,7 @@ FROZEN = {
         "--file FILE",
         *WHERE,
     ],
-    "wait": ["RUN", "--for WHAT", "--timeout TIME", *RUNS],
+    "wait": ["RUN...", "--for WHAT", "--timeout TIME", *RUNS],
     "cancel": ["RUN...", "-y/--yes", "-f/--file FILE", *WHERE],
     "delete": ["RUN...", "--results", "-y/--yes", *RUNS],
 }

@@ -145,6 +145,28 @@ def test_status_watched_as_json_is_a_document_for_each_change(run: Run, tmp_path
     assert json.loads(out) == documents[-1]
 
 
+def test_waiting_for_several(run: Run, tmp_path: Path) -> None:
+    """One after the other, each for what is left of the time; none where one is not there."""
+    failed, others = "one-20261124-101010-bbbb", ["one-20261123-101010-aaaa", "one-20261125-1"]
+    stored(tmp_path / "runs", others[1], "2026-11-25T10:10:10Z")
+    file = tmp_path / "runs" / others[1] / "run.json"
+    record = RunRecord.from_dict(json.loads(file.read_text()))
+    record.state, record.exit_code, record.started = State.PENDING, None, None
+    file.write_text(json.dumps(record.to_dict()))
+    met = "".join(f"{one} condition met\n" for one in (failed, others[0]))
+    assert run("wait", failed, others[0], failed[:12], "--for=failed") == (0, met, "")
+    code, out, err = run("wait", failed, "one-20261123", "--for=succeeded")
+    assert (code, out, len(err.splitlines())) == (12, "", 2)
+    began = time.monotonic()
+    code, out, err = run("wait", others[1], failed, others[1], "--for=ended", "--timeout=1s")
+    assert (code, out) == (124, f"{failed} condition met\n")
+    assert err == f"error: {others[1]} is Pending after 1 s, not ended\n"
+    assert time.monotonic() - began < 3
+    code, out, err = run("wait", failed, "two", "--for=ended")
+    assert (code, out) == (2, "")
+    assert "two" in err
+
+
 def test_ctrl_c_of_a_watched_run_names_the_same_place(run: Run, tmp_path: Path) -> None:
     name = "one-20261124-101010-bbbb"
     file = tmp_path / "runs" / name / "run.json"
