@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 Object = Mapping[str, Any]
+_T = TypeVar("_T", bound=Object)
 
 #: Containers that run rvk8s-stage; the training operator wants the second name.
 CONTAINERS = ("stage", "pytorch", "driver")
@@ -38,6 +39,14 @@ def has_ended(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
+def since_placed(pod: Object) -> float | None:
+    """Seconds since a pod got its node; None without one."""
+    placed = condition_of(pod, "PodScheduled")
+    if placed is None or placed["status"] != "True":
+        return None
+    return age(placed.get("lastTransitionTime")) or 0.0
+
+
 def terminated(pod: Object) -> Object | None:
     """How our program's container ended; None while it has not."""
     for container in pod.get("status", {}).get("containerStatuses") or ():
@@ -51,6 +60,16 @@ def condition_of(item: Object, kind: str) -> Object | None:
     """A condition, be it true or not; None where it is not said."""
     conditions = item.get("status", {}).get("conditions") or ()
     return next((one for one in conditions if one.get("type") == kind), None)
+
+
+def pods_of(item: Object, pods: Iterable[_T]) -> list[_T]:
+    """The pods that an object owns."""
+    uid = item["metadata"]["uid"]
+    return [
+        pod
+        for pod in pods
+        if any(one["uid"] == uid for one in pod["metadata"].get("ownerReferences") or ())
+    ]
 
 
 def age(time: str | None) -> float | None:

@@ -10,7 +10,7 @@ from time import monotonic
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object, quota
 from rvk8s.cluster.kinds import NoSuchKind
-from rvk8s.cluster.pod_state import has_ended
+from rvk8s.cluster.pod_state import has_ended, pods_of
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, Label
 from rvk8s.engines.image_digests import digests, pinned
@@ -23,7 +23,7 @@ from rvk8s.engines.stage_objects import (
     spec_hash,
     stamped,
 )
-from rvk8s.engines.stage_run import Patience, StageRun, pods_of, spent_on
+from rvk8s.engines.stage_run import Patience, StageRun, let_end, spent_on
 from rvk8s.errors import Conflict, InputError, WaitedTooLong
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import StageRecord
@@ -133,8 +133,9 @@ class KubernetesLauncher:
             self._reasons[stage, split] = message
 
     def stop_all(self) -> None:
-        """End every stage of this run, whoever made it."""
+        """End every stage of this run, whoever made it, and wait until its pods are gone."""
         kinds = {"Job", *(self.objects.kind(stage) for stage in self.plan.stages)}
+        ended: list[Object] = []
         for kind in sorted(kinds):
             selector = f"{self._selector},{Label.STAGE}"
             try:
@@ -147,6 +148,8 @@ class KubernetesLauncher:
                     self.confirm()
                     metadata = item["metadata"]
                     self.cluster.delete(kind, metadata["name"], uid=metadata["uid"])
+                    ended.append(item)
+        let_end(self, ended)
 
     def _watcher(self, kind: str) -> Watcher:
         return Watcher(self.cluster, kind, self._selector, self._changed)

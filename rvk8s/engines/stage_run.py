@@ -12,7 +12,14 @@ from typing import Protocol
 
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
-from rvk8s.cluster.pod_state import age, has_ended, has_started, is_running
+from rvk8s.cluster.pod_state import (
+    age,
+    has_ended,
+    has_started,
+    is_running,
+    pods_of,
+    since_placed,
+)
 from rvk8s.cluster.queues import is_suspended, workloads
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, ExitCode, Label
@@ -260,7 +267,7 @@ class StageRun:
         the other begin. How long each waits is spread by half, so that not both let go.
         """
         nodes, objects = self.stage.nodes, self._launcher.pods.objects().values()
-        placed = [t for pod in pods_of(main, objects) if (t := _since_placed(pod)) is not None]
+        placed = [t for pod in pods_of(main, objects) if (t := since_placed(pod)) is not None]
         if self.stage.name != "train" or not 0 < len(placed) < nodes:
             return None
         spread = 1 + zlib.crc32(self.uid.encode()) / 2**33
@@ -352,26 +359,26 @@ class StageRun:
         if self._running() or not (tidy or is_finished(self._main)):
             launcher.confirm()
             launcher.cluster.delete(self._kind, self._name, uid=self.uid)
-            end = monotonic() + launcher.patience.stop
-            # A node that does not answer ends nothing; before the next attempt it is waited for.
-            while any(not explain.overdue(pod) for pod in self._running()) and monotonic() < end:
-                launcher.logs.look()
-                launcher.wait(0.5)
+            let_end(launcher, [self._main])
         self._stopped = True
 
     def _running(self) -> list[Object]:
-        pods = pods_of(self._main, self._launcher.pods.objects().values())
-        return [pod for pod in pods if not has_ended(pod)]
+        return running(self._launcher, [self._main])
 
 
-def pods_of(item: Object, pods: Iterable[Object]) -> list[Object]:
-    """The pods that an object owns."""
-    uid = item["metadata"]["uid"]
-    return [
-        pod
-        for pod in pods
-        if any(one["uid"] == uid for one in pod["metadata"].get("ownerReferences") or ())
-    ]
+def let_end(host: StageHost, items: Sequence[Object]) -> None:
+    """Wait until the pods of deleted objects are gone: as long as they get for it, no longer."""
+    end = monotonic() + host.patience.stop
+    # A node that does not answer ends nothing; before the next attempt it is waited for.
+    while any(not explain.overdue(pod) for pod in running(host, items)) and monotonic() < end:
+        host.logs.look()
+        host.wait(0.5)
+
+
+def running(host: StageHost, items: Sequence[Object]) -> list[Object]:
+    """The pods of objects that have not ended."""
+    pods = host.pods.objects().values()
+    return [pod for item in items for pod in pods_of(item, pods) if not has_ended(pod)]
 
 
 def spent_on(item: Object, pods: Iterable[Object]) -> float:
@@ -383,14 +390,8 @@ def spent_on(item: Object, pods: Iterable[Object]) -> float:
 
 
 def _longest_placed(pods: Iterable[Object]) -> float:
-    times = (_since_placed(pod) for pod in pods)
+    times = (since_placed(pod) for pod in pods)
     return max((seconds for seconds in times if seconds is not None), default=0.0)
-
-
-def _since_placed(pod: Object) -> float | None:
-    """Seconds since a pod got its node; None without one."""
-    placed = condition(pod, "PodScheduled")
-    return None if placed is None else age(placed.get("lastTransitionTime")) or 0.0
 
 
 def _created(pod: Object) -> str:
