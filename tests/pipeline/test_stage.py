@@ -69,6 +69,28 @@ def test_equal_inputs_are_skipped_before_anything_is_imported(run: Plan) -> None
     assert storage.read_bytes(run.layout.done("bundle")) == before
 
 
+@pytest.mark.parametrize("stage", ["chip", "analyze", "eval"])
+def test_chips_and_scores_are_made_without_torch(run: Plan, stage: str) -> None:
+    """Nor anything else of Raster Vision's PyTorch backend; fastai neither."""
+    code = (
+        f"import sys; from rastervision.kubernetes import stage; code = stage.run({stage!r});"
+        "heavy = {'torch', 'torchvision', 'matplotlib', 'albumentations', 'fastai'};"
+        "print(int(code), sorted(heavy & set(sys.modules)))"
+    )
+    done = run.layout.done(stage)
+    before = storage.read_json(done)
+    assert before
+    storage.delete_file(done)
+    environ = {**os.environ, Env.RUN_URI: run.run_uri, "PYTHONHASHSEED": "0"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "0 []\n"
+    after = storage.read_json(done)
+    assert after
+    assert (after["inputs"], after["outputs"]) == (before["inputs"], before["outputs"])
+
+
 def test_going_on_skips_all(run: Plan, server: StageServer, tmp_path: Path) -> None:
     record = drive(run, server, tmp_path)
     assert {stage.state for stage in record.stages} == {State.SKIPPED}

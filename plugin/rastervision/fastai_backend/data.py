@@ -12,6 +12,7 @@ from fastai.data.load import DataLoader
 from rastervision.fastai_backend.augment import Augment
 from rastervision.fastai_backend.chips import ChipSource
 from rastervision.fastai_backend.models import ModelSpec, normalize
+from rastervision.fastai_backend.tensors import as_tensor
 from torch.nn import functional as F
 
 from rvk8s.errors import InputError
@@ -113,13 +114,6 @@ def resize(x: torch.Tensor, labels: torch.Tensor, size: int) -> Batch:
         x = x.contiguous(memory_format=torch.channels_last)
         labels = F.interpolate(labels[:, None], size=(size, size), mode="nearest-exact")[:, 0]
     return x, labels.long()
-
-
-def as_tensor(images: np.ndarray) -> torch.Tensor:
-    """(N, S, S, C) as a tensor; uint16 as int32, since torch can do little with uint16."""
-    if images.dtype == np.uint16:
-        return torch.from_numpy(images.astype(np.int32))
-    return torch.from_numpy(np.ascontiguousarray(images))
 
 
 def check_sources(train: ChipSource, valid: ChipSource) -> None:

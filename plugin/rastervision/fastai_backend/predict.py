@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from rastervision.fastai_backend import precision, progress
 from rastervision.fastai_backend.augment import turned
-from rastervision.fastai_backend.data import as_tensor
 from rastervision.fastai_backend.devices import device_of
 from rastervision.fastai_backend.fold import fold_batch_norms
 from rastervision.fastai_backend.half import halve
 from rastervision.fastai_backend.heap import keep_freed_memory
 from rastervision.fastai_backend.models import ModelSpec, normalize
 from rastervision.fastai_backend.options import PredictSettings
+from rastervision.fastai_backend.tensors import as_tensor
 from rastervision.fastai_backend.windows import RowReader, SceneReader, Window
 from torch import nn
 from torch.nn import functional as F

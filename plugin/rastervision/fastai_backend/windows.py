@@ -1,6 +1,7 @@
 """Windows of scenes: where they lie, how they are read, and chips read from them without a store.
 
-Nothing here knows Raster Vision: backend/scenes.py gives its scenes the face of SceneReader.
+Nothing here knows Raster Vision: backend/scenes.py gives its scenes the face of SceneReader. torch
+is imported where a chip is resized: many chip stages do without.
 """
 
 from __future__ import annotations
@@ -14,11 +15,8 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from rastervision.fastai_backend.chips import DTYPES, common_format, count_classes
-from rastervision.fastai_backend.data import as_tensor
 from rastervision.fastai_backend.store import check_ids
-from torch.nn import functional as F
 
 from rvk8s.errors import InputError
 
@@ -141,20 +139,18 @@ def fit(image: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, n
     width; nearest) to size x size pixels, keeping their types."""
     if image.shape[:2] == (size, size):
         return image, labels
-    x = as_tensor(image[None]).permute(0, 3, 1, 2).to(torch.float32)
-    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-    out = x[0].permute(1, 2, 0).numpy()
-    if np.issubdtype(image.dtype, np.integer):
-        out = out.round()
-    return out.astype(image.dtype), fit_labels(labels, size)
+    from rastervision.fastai_backend.tensors import resized
+
+    return resized(image, size), fit_labels(labels, size)
 
 
 def fit_labels(labels: np.ndarray, size: int) -> np.ndarray:
     """The labels of fit() alone."""
     if labels.shape == (size, size):
         return labels
-    y = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
-    return F.interpolate(y, size=(size, size), mode="nearest-exact")[0, 0].numpy()
+    from rastervision.fastai_backend.tensors import resized_labels
+
+    return resized_labels(labels, size)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rastervision.kubernetes import launch, marks
 from rastervision.kubernetes.context import Context
@@ -175,7 +175,7 @@ def _work(context: Context, work: Path, inputs: str, group: Group | None = None)
     if os.path.isdir(folder):
         os.chdir(folder)
     log.info("Stage %s: split %d of %d", context.stage, context.index + 1, context.splits)
-    _import_raster_vision(work)
+    _import_raster_vision(context, work)
     # After the imports, which are a stage's longest time with nothing to lose.
     from rastervision.kubernetes.configure import configure
     from rastervision.kubernetes.outputs import clear, run_command
@@ -225,12 +225,18 @@ def _refuse_to_lose_a_model(context: Context) -> None:
         )
 
 
-def _import_raster_vision(work: Path) -> None:
-    """Import what every stage needs, and seed what Raster Vision draws at random."""
+def _import_raster_vision(context: Context, work: Path) -> None:
+    """Import what the stage needs, and seed what Raster Vision draws at random."""
     import random
 
     import numpy as np
-    import torch
+    from rastervision.kubernetes.lean import import_raster_vision
+
+    config: dict[str, Any] = {}
+    if context.stage != CONFIGURE:
+        config = _patiently(context, lambda: storage.read_json(context.layout.config_uri) or {})
+    import_raster_vision(context.stage, config)
+
     from rastervision.kubernetes import gdal
     from rastervision.pipeline import rv_config_
 
@@ -244,9 +250,10 @@ def _import_raster_vision(work: Path) -> None:
     rv_config_.set_tmp_dir_root(os.environ.get("TMPDIR") or str(work))
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
-    if threads := os.environ.get(Env.THREADS):
-        torch.set_num_threads(int(threads))
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+        if threads := os.environ.get(Env.THREADS):
+            torch.set_num_threads(int(threads))
 
 
 def _fail(

@@ -16,7 +16,7 @@ from rastervision.core.data import (
     SemanticSegmentationLabels,
     SemanticSegmentationSmoothLabels,
 )
-from rastervision.fastai_backend import bundle, progress
+from rastervision.fastai_backend import progress
 from rastervision.fastai_backend.backend.scenes import (
     RasterVisionScene,
     Sampling,
@@ -137,6 +137,7 @@ class FastaiSemanticSegmentation(Backend):
 
     def load_model(self, uri: str | None = None) -> None:
         """Load the model of a bundle; by default of the one that train() wrote."""
+        from rastervision.fastai_backend import bundle
         from rastervision.fastai_backend.predict import ScenePredictor
 
         path = self._fetch(uri or join(self.pipeline.train_uri, bundle.NAME))
