@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster.controlplane import ControlPlane
+from cluster.forked import CLIENT, Forked
 from cluster.programs import program
 
 _KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
@@ -65,26 +65,13 @@ class Client:
         }
         return cls(folder, {**nowhere, **environ})
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "rvk8s.cli", *args],
-            cwd=self.folder,
-            env={**os.environ, **self.environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *args: str) -> Forked:
+        return Forked(CLIENT, args, cwd=self.folder, env={**os.environ, **self.environ})
 
     def __call__(self, *args: str, timeout: float = 60) -> tuple[int, str, str]:
         """The exit code, stdout and stderr."""
-        process = self.start(*args)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        return process.returncode, out, err
+        done = self.start(*args).finish(timeout)
+        return done.returncode, done.stdout, done.stderr
 
     def ok(self, *args: str, timeout: float = 60) -> str:
         """stdout of a command that must succeed."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.controlplane import ControlPlane
+from cluster.forked import DRIVER, Forked
 
 from rvk8s import chart, storage
 from rvk8s.cluster import Cluster, Object
@@ -83,7 +83,7 @@ class Play:
         self.stages, self.starts = folder / "stages", 0
         #: What a node says of the image of a stage's pod.
         self.image_id: Callable[[str], str] = lambda stage: "registry.example.com/rvk8s@sha256:0"
-        self._drivers: list[subprocess.Popen[bytes]] = []
+        self._drivers: list[Forked] = []
         self._known: set[str] = set()
         self._attempts: dict[str, int] = {}
         self._lock = threading.RLock()
@@ -152,30 +152,26 @@ class Play:
                     (self.stages / key).write_text(text.replace("s3://bucket/runs", self.root))
         return rendered
 
-    def drive(self, pod: str = "driver-1", **environ: str) -> subprocess.Popen[bytes]:
+    def drive(self, pod: str = "driver-1", **environ: str) -> Forked:
         """Start a driver; `pod` is who it is for the Lease."""
         self.starts += 1
+        environ = {
+            **os.environ,
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "TMPDIR": str(self.folder),  # else what a killed one leaves would stay
+            "RVK8S_RUN_ID": self.run_id,
+            "RVK8S_NAMESPACE": self.namespace,
+            "RVK8S_POD": pod,
+            "RVK8S_STAGES_DIR": str(self.stages),
+            **self._environ,
+            **environ,
+        }
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "rvk8s.engines.driver"],
-                stdout=log,
-                stderr=log,
-                env={
-                    **os.environ,
-                    "KUBECONFIG": str(self.plane.kubeconfig),
-                    "TMPDIR": str(self.folder),  # else what a killed one leaves would stay
-                    "RVK8S_RUN_ID": self.run_id,
-                    "RVK8S_NAMESPACE": self.namespace,
-                    "RVK8S_POD": pod,
-                    "RVK8S_STAGES_DIR": str(self.stages),
-                    **self._environ,
-                    **environ,
-                },
-            )
+            process = Forked(DRIVER, (), cwd=Path.cwd(), env=environ, log=log)
         self._drivers.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen[bytes], seconds: float = 60) -> int:
+    def finish(self, process: Forked, seconds: float = 60) -> int:
         """The exit code of a driver."""
         try:
             return process.wait(timeout=seconds)
@@ -334,7 +330,7 @@ def make_account(plane: ControlPlane, namespace: str, name: str = ACCOUNT) -> No
         plane.kubectl("-n", namespace, "create", "serviceaccount", name)
 
 
-def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> int:
+def stop(process: Forked, number: signal.Signals = signal.SIGKILL) -> int:
     process.send_signal(number)
     return process.wait(timeout=30)
 

@@ -7,20 +7,22 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 from cluster.controlplane import kubectl, kubectl_json
+from cluster.forked import CLIENT, Forked
 from cluster.programs import program
 from cluster.testbed import Testbed, lock
 
 from rvk8s import storage
+from rvk8s.cluster import Cluster
 from rvk8s.contract import RunLayout, split_of
 from rvk8s.values import deep_merged
 
@@ -93,15 +95,8 @@ class Site:
         self, *args: str, check: bool = True, timeout: float = PATIENCE, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the client as a user would, in the project's folder."""
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "rvk8s"), *args],
-            cwd=self.folder,
-            env=self.environ | environ,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        command = Forked(CLIENT, args, cwd=self.folder, env=self.environ | environ)
+        done = command.finish(timeout)
         assert not check or done.returncode == 0, f"rvk8s {' '.join(args)}: {done.stderr}"
         return done
 
@@ -112,6 +107,11 @@ class Site:
     @property
     def environ(self) -> dict[str, str]:
         return {**os.environ, **storage_environ(self.bed), "KUBECONFIG": str(self.kubeconfig)}
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """For what is asked again and again: each kubectl is a process."""
+        return Cluster.connect(file=str(self.kubeconfig), namespace=self.namespace)
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
         return kubectl(self.kubeconfig, "-n", self.namespace, *args, stdin=stdin)
@@ -189,7 +189,7 @@ class Site:
 
     def pods(self, run: str, stage: str | None = None) -> list[dict[str, Any]]:
         more = f",rvk8s.io/stage={stage}" if stage else ""
-        return self.objects("pods", f"rvk8s.io/run={run}{more}")
+        return self.cluster.list_all("Pod", f"rvk8s.io/run={run}{more}")
 
     def has_checkpoint(self, run: str) -> bool:
         """Whether a training can go on from what is in storage: its first epoch is over."""
@@ -202,7 +202,8 @@ class Site:
 
     def driver_pod(self, run: str) -> str | None:
         """The name of the driver's pod that runs; None where none does."""
-        found = self.objects("pods", f"rvk8s.io/run={run},app.kubernetes.io/component=driver")
+        labels = f"rvk8s.io/run={run},app.kubernetes.io/component=driver"
+        found = self.cluster.list_all("Pod", labels)
         running = [pod for pod in found if pod["status"].get("phase") == "Running"]
         return running[-1]["metadata"]["name"] if running else None
 
@@ -212,8 +213,8 @@ class Site:
         """Ask until the answer is true, and give it.
 
         Args:
-            every: seconds between two questions; a command of the client is a second of CPU time,
-                which the pods that are waited for lack.
+            every: seconds between two questions; each costs CPU time, which the pods that are
+                waited for lack.
         """
         end = time.monotonic() + timeout
         while True:

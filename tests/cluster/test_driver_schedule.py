@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ import pytest
 from cluster.clientrun import Client, client, end_run, late_schedule
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
+from cluster.forked import CLIENT, Forked
 from s3server import S3Server
 
 from rvk8s import storage
@@ -29,22 +29,16 @@ _VALUES: Mapping[str, Any] = {
 }
 
 
-def start(play: Play, *args: str) -> subprocess.Popen[str]:
+def start(play: Play, *args: str) -> Forked:
     """The command line tool, with runs in the namespace."""
-    command = [sys.executable, "-m", "rvk8s.cli", *args, "-n", play.namespace]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=play.folder)
+    return Forked(CLIENT, [*args, "-n", play.namespace], cwd=play.folder, env=os.environ)
 
 
 def rvk8s(play: Play, *args: str) -> str:
     """What it says."""
-    with start(play, *args) as process:
-        try:
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 0, (args, out, err)
-    return out
+    done = start(play, *args).finish(60)
+    assert done.returncode == 0, done
+    return done.stdout
 
 
 def schedule(
@@ -105,10 +99,10 @@ def test_two_runs_of_a_schedule(
         assert "chip" in rvk8s(two, "status", "nightly-2")
         assert "rvk8s-run-id" not in rvk8s(two, "status", "nightly-2", "-o", "json")
         play_pod(two)  # else the client would end it itself
-        with start(two, "cancel", "nightly-2") as cancel:
-            assert two.finish(second, 30) == 130, two.said()
-            end_run(apiserver, namespace, "nightly-2", 130)
-            assert cancel.wait(30) == 0
+        cancel = start(two, "cancel", "nightly-2")
+        assert two.finish(second, 30) == 130, two.said()
+        end_run(apiserver, namespace, "nightly-2", 130)
+        assert cancel.finish(30).returncode == 0
         assert two.record()["state"] == "Cancelled"
         assert "cancelled" in rvk8s(two, "logs", "nightly-2", "driver")
         before = stage_names(one)

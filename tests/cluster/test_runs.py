@@ -41,7 +41,7 @@ def reference(tiny_site: Site) -> str:
     assert gpus == ["2", "2"]
     tiny_site.check_whole(run)
     assert shape(record) == (4, 2, 4)
-    assert not tiny_site.objects("pytorchjobs,services", f"rvk8s.io/run={run},x=y")
+    assert len(tiny_site.objects("pytorchjobs", f"rvk8s.io/run={run}")) == 1
     return run
 
 

@@ -1,0 +1,159 @@
+"""`rvk8s` and its driver as forks of a process that has imported what they import.
+
+Started as a program, a command takes a second of a slow core, nearly all of it imports, and these
+tests start many hundred. A fork is else what the program is: a process with arguments, a folder, an
+environment and standard streams of its own, which is waited for and killed like one. What a start
+takes, and whether the program is found, is for tests that start the real one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import multiprocessing
+import os
+import pkgutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import connection, reduction
+from pathlib import Path
+from typing import IO, Any
+
+import rvk8s
+
+CLIENT, DRIVER = "rvk8s.cli", "rvk8s.engines.driver"
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
+    [module.name for module in pkgutil.walk_packages(rvk8s.__path__, "rvk8s.")]
+    # Not Helm: it brings threads, and they do not survive a fork.
+    + ["kubernetes.client.api_client", "kubernetes.config.kube_config", "boto3.s3.transfer"]
+)
+#: Threads must not look at once whether a process has ended: its code can be read only once.
+_lock = threading.Lock()
+_readers = ThreadPoolExecutor(thread_name_prefix="communicate")
+
+
+class Forked:
+    """A program that runs, with what tests use of subprocess.Popen.
+
+    Args:
+        module: CLIENT or DRIVER.
+        log: an open file for all that it says; else there are the pipes stdout and stderr.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        args: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: IO[bytes] | None = None,
+    ):
+        self.args = [module, *args]
+        pipes = [os.pipe(), os.pipe()] if log is None else []
+        out, err = [write for _, write in pipes] or [log.fileno()] * 2  # type: ignore[union-attr]
+        self.stdout, self.stderr = (
+            [os.fdopen(read, encoding="utf-8") for read, _ in pipes] or [None] * 2  # type: ignore[list-item]
+        )
+        self._process = _context.Process(
+            target=_become,
+            args=(self.args, str(cwd), dict(env), _Open(out), _Open(err)),
+            daemon=True,
+        )
+        with _lock:
+            self._process.start()
+        for _, write in pipes:
+            os.close(write)
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def poll(self) -> int | None:
+        with _lock:
+            return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not connection.wait([self._process.sentinel], timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end; the rest of stdout and stderr."""
+        assert self.stdout
+        assert self.stderr
+        said = [_readers.submit(_rest, stream) for stream in (self.stdout, self.stderr)]
+        self.wait(timeout)
+        out, err = (one.result() for one in said)
+        return out, err
+
+    def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Wait for its end, or kill it.
+
+        Raises:
+            subprocess.TimeoutExpired: it was killed.
+        """
+        try:
+            out, err = self.communicate(timeout)
+        finally:
+            self.kill()
+        return subprocess.CompletedProcess(self.args, self.wait(), out, err)
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            self._process.kill()
+
+
+def _rest(stream: IO[str]) -> str:
+    with stream:
+        return stream.read()
+
+
+class _Open:
+    """A file descriptor, which is another number in the process that it is sent to."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self.number),)
+
+
+def _received(sent: Any) -> int:
+    number: int = sent.detach()
+    return number
+
+
+def _become(args: list[str], folder: str, environ: dict[str, str], out: int, err: int) -> None:
+    with open(os.devnull) as null:
+        os.dup2(null.fileno(), 0)
+    for number, standard in ((out, 1), (err, 2)):
+        os.dup2(number, standard)
+    for number in {out, err}:
+        os.close(number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environ)
+    tempfile.tempdir = None  # of the parent's TMPDIR
+    sys.argv = args
+    try:
+        importlib.import_module(args[0]).main()
+    finally:
+        atexit._run_exitfuncs()  # as a program does, and a child of multiprocessing does not
