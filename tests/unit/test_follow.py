@@ -24,7 +24,7 @@ def test_a_stage_that_a_run_skipped_is_done_when_the_run_is(condition: str, reac
         "status": {"conditions": [{"type": condition, "status": "True"}]},
     }
     found = merged(ClusterRun("run-1", driver), None)
-    assert follow._condition("stage=chip")(found) is reached
+    assert follow.condition("stage=chip").holds(found) is reached
 
 
 @pytest.fixture
