@@ -72,6 +72,7 @@ def wait_command(runs: tuple[str, ...], target: str, timeout: float | None, **wh
     Exits with 0 when all have, with 124 after --timeout, and with another code when one no longer
     can: it has ended otherwise. The others are waited for even so.
     """
+    from rvk8s.errors import Rvk8sError
     from rvk8s.runs import follow
 
     reached, began = follow.condition(target), time.monotonic()
@@ -82,9 +83,9 @@ def wait_command(runs: tuple[str, ...], target: str, timeout: float | None, **wh
         try:
             follow.until(places, run_id, reached, timeout, began)
             click.echo(f"{run_id} condition met")
-        except (follow.RunFailed, follow.TimedOut) as error:
+        except Rvk8sError as error:
             failures.append((run_id, error))
-    raise_failures(failures)
+    raise_failures(failures, named=len(found) > 1)
 
 
 @click.command("cancel")

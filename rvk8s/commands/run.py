@@ -77,16 +77,18 @@ def _run_all(
     return summaries, failures
 
 
-def raise_failures(failures: Sequence[tuple[str, Rvk8sError]]) -> None:
+def raise_failures(failures: Sequence[tuple[str, Rvk8sError]], named: bool = False) -> None:
     """Raise what failed of several runs, in one error; with the first one's code, or Ctrl-C's.
 
     Args:
         failures: ids of runs, and how they failed.
+        named: say whose failure it is where there is one, too.
     """
-    if len(failures) == 1:
+    if len(failures) == 1 and not named:
         raise failures[0][1]
     if failures:
-        lines = [f"{run_id}: {line}" for run_id, e in failures for line in str(e).splitlines()]
+        said = [(run_id, line) for run_id, e in failures for line in str(e).splitlines()]
+        lines = [line if run_id in line else f"{run_id}: {line}" for run_id, line in said]
         error = Rvk8sError("\n".join(lines))
         last = failures[-1][1]
         error.exit_code = (last if isinstance(last, Interrupted) else failures[0][1]).exit_code

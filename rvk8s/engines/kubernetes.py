@@ -135,7 +135,6 @@ class KubernetesLauncher:
     def stop_all(self) -> None:
         """End every stage of this run, whoever made it, and wait until its pods are gone."""
         kinds = {"Job", *(self.objects.kind(stage) for stage in self.plan.stages)}
-        ended: list[Object] = []
         for kind in sorted(kinds):
             selector = f"{self._selector},{Label.STAGE}"
             try:
@@ -148,8 +147,13 @@ class KubernetesLauncher:
                     self.confirm()
                     metadata = item["metadata"]
                     self.cluster.delete(kind, metadata["name"], uid=metadata["uid"])
-                    ended.append(item)
-        let_end(self, ended)
+        let_end(self, self._pods_left)
+
+    def _pods_left(self) -> list[Object]:
+        """Pods of stages that have not ended, also of objects that an earlier driver deleted."""
+        pods = self.pods.objects().values()
+        stages = [pod for pod in pods if Label.STAGE in pod["metadata"]["labels"]]
+        return [pod for pod in stages if not has_ended(pod)]
 
     def _watcher(self, kind: str) -> Watcher:
         return Watcher(self.cluster, kind, self._selector, self._changed)

@@ -359,26 +359,21 @@ class StageRun:
         if self._running() or not (tidy or is_finished(self._main)):
             launcher.confirm()
             launcher.cluster.delete(self._kind, self._name, uid=self.uid)
-            let_end(launcher, [self._main])
+            let_end(launcher, self._running)
         self._stopped = True
 
     def _running(self) -> list[Object]:
-        return running(self._launcher, [self._main])
+        pods = pods_of(self._main, self._launcher.pods.objects().values())
+        return [pod for pod in pods if not has_ended(pod)]
 
 
-def let_end(host: StageHost, items: Sequence[Object]) -> None:
-    """Wait until the pods of deleted objects are gone: as long as they get for it, no longer."""
+def let_end(host: StageHost, running: Callable[[], Sequence[Object]]) -> None:
+    """Wait until pods that were told to end have done so: as long as they get for it, no longer."""
     end = monotonic() + host.patience.stop
     # A node that does not answer ends nothing; before the next attempt it is waited for.
-    while any(not explain.overdue(pod) for pod in running(host, items)) and monotonic() < end:
+    while any(not explain.overdue(pod) for pod in running()) and monotonic() < end:
         host.logs.look()
         host.wait(0.5)
-
-
-def running(host: StageHost, items: Sequence[Object]) -> list[Object]:
-    """The pods of objects that have not ended."""
-    pods = host.pods.objects().values()
-    return [pod for item in items for pod in pods_of(item, pods) if not has_ended(pod)]
 
 
 def spent_on(item: Object, pods: Iterable[Object]) -> float:

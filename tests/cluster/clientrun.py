@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster.controlplane import ControlPlane
-from cluster.forked import CLIENT, Forked
+from cluster.forked import CLIENT, Forked, run_really
 from cluster.programs import program
 
 _KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
@@ -44,10 +44,12 @@ class Client:
     Attributes:
         folder: the project.
         environ: what its processes get beside what is there.
+        forked: whether they are forks of a process that has imported all.
     """
 
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
+    forked: bool = True
 
     @classmethod
     def make(cls, folder: Path, **environ: str) -> Client:
@@ -70,7 +72,11 @@ class Client:
 
     def __call__(self, *args: str, timeout: float = 60) -> tuple[int, str, str]:
         """The exit code, stdout and stderr."""
-        done = self.start(*args).finish(timeout)
+        if self.forked:
+            done = self.start(*args).finish(timeout)
+        else:
+            env = {**os.environ, **self.environ}
+            done = run_really(args, cwd=self.folder, env=env, timeout=timeout)
         return done.returncode, done.stdout, done.stderr
 
     def ok(self, *args: str, timeout: float = 60) -> str:

@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import connection, reduction
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +36,9 @@ _context.set_forkserver_preload(
 )
 #: Threads must not look at once whether a process has ended: its code can be read only once.
 _lock = threading.Lock()
-_readers = ThreadPoolExecutor(thread_name_prefix="communicate")
+_readers = ThreadPoolExecutor(64, thread_name_prefix="communicate")
+#: Seconds from a process's end to that of its output, which a child of its own may keep open.
+_LAST_WORDS = 10.0
 
 
 class Forked:
@@ -97,7 +100,7 @@ class Forked:
         assert self.stderr
         said = [_readers.submit(_rest, stream) for stream in (self.stdout, self.stderr)]
         self.wait(timeout)
-        out, err = (one.result() for one in said)
+        out, err = (one.result(_LAST_WORDS) for one in said)
         return out, err
 
     def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -114,7 +117,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it may end now, and nobody keeps it as a zombie
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         if self.poll() is None:
@@ -124,6 +128,21 @@ class Forked:
 def _rest(stream: IO[str]) -> str:
     with stream:
         return stream.read()
+
+
+def run_really(
+    args: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """`rvk8s ARGS` as a program that starts anew."""
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "rvk8s"), *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 class _Open:

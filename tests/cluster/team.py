@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from cluster.controlplane import kubectl, kubectl_json
-from cluster.forked import CLIENT, Forked
+from cluster.forked import CLIENT, Forked, run_really
 from cluster.programs import program
 from cluster.testbed import Testbed, lock
 
@@ -41,11 +41,13 @@ class Site:
     Attributes:
         bed: the cluster.
         folder: of rvk8s.yaml.
+        forked: whether commands are forks of a process that has imported all.
     """
 
     bed: Testbed
     folder: Path
     namespace: str
+    forked: bool = True
 
     @property
     def root_uri(self) -> str:
@@ -95,8 +97,11 @@ class Site:
         self, *args: str, check: bool = True, timeout: float = PATIENCE, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the client as a user would, in the project's folder."""
-        command = Forked(CLIENT, args, cwd=self.folder, env=self.environ | environ)
-        done = command.finish(timeout)
+        env = self.environ | environ
+        if self.forked:
+            done = Forked(CLIENT, args, cwd=self.folder, env=env).finish(timeout)
+        else:
+            done = run_really(args, cwd=self.folder, env=env, timeout=timeout)
         assert not check or done.returncode == 0, f"rvk8s {' '.join(args)}: {done.stderr}"
         return done
 

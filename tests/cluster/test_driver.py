@@ -123,6 +123,28 @@ def test_cancelled_while_no_driver_was_there(
         assert play.left() == []
 
 
+def test_cancelled_while_pods_of_a_deleted_job_go_on(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """A driver was killed after it had deleted the Job of a stage: the next one waits for its pods,
+    which write until they have ended."""
+    with Play(apiserver, namespace, tmp_path, lambda stage, *_: _stop_at("chip", stage)) as play:
+        driver = play.drive()
+        play.until(lambda: play.running("chip"))
+        stop(driver)
+        pod = f"pod/{play.stage_pods('chip')[0]['metadata']['name']}"
+        keep = ("patch", "-n", namespace, pod, "--type=merge", "-p")
+        apiserver.kubectl(*keep, '{"metadata": {"finalizers": ["example.com/ends-slowly"]}}')
+        apiserver.kubectl("delete", "-n", namespace, "job", "run-1-chip", "--wait=false")
+        play.cancel()
+        second = play.drive()
+        play.until(lambda: play.record()["state"] == "Cancelled")
+        time.sleep(2)
+        assert second.poll() is None, play.said()
+        apiserver.kubectl(*keep, '{"metadata": {"finalizers": null}}')
+        assert play.finish(second, 30) == 130
+
+
 def test_a_second_driver_waits_and_takes_over(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cluster.sites import SiteFactory
-from cluster.team import Site, gang, shape
+from cluster.team import gang, shape
 
 from rvk8s import storage
 
@@ -31,7 +32,7 @@ def test_dubai_scores_as_on_one_machine(
     site_factory: SiteFactory, dubai: Path, tmp_path: Path
 ) -> None:
     """Scenes in S3; `rvk8s run` with 4 ranks on this machine, beside 2 pods x 2 ranks."""
-    site: Site = site_factory("dubai")
+    site = replace(site_factory("dubai"), forked=False)
     raw = f"{site.bed.bucket}/dubai"
     storage.upload_dir(dubai, raw)
     shutil.copytree(ROOT / "examples" / "dubai", site.folder / "dubai")

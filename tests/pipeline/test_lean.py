@@ -1,8 +1,10 @@
 """What a stage leaves out of Raster Vision's imports, and what makes it import all."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,10 +33,11 @@ print(json.dumps([
 """
 
 
-def imported(stage: str, config: dict[str, Any]) -> list[str]:
+def imported(stage: str, config: dict[str, Any], **environ: str) -> list[str]:
     """What of LEFT_OUT a stage has imported; that it can be imported later is asserted."""
     command = [sys.executable, "-c", CODE, json.dumps([stage, config]), json.dumps([*LEFT_OUT])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {**os.environ, **environ}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     found, versions, *others = json.loads(done.stdout.splitlines()[-1])
     assert versions == VERSIONS
@@ -63,3 +66,11 @@ def test_torch_alone_where_a_model_is() -> None:
 )
 def test_all_where_it_may_be_needed(stage: str, config: dict[str, Any]) -> None:
     assert imported(stage, config) == sorted(LEFT_OUT)
+
+
+def test_all_where_somebody_elses_plugin_may_need_it(tmp_path: Path) -> None:
+    plugin = tmp_path / "rastervision" / "acme"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text("from rastervision.pytorch_learner import Learner\n")
+    config = {"plugin_versions": VERSIONS, "backend": OURS}
+    assert imported("chip", config, PYTHONPATH=str(tmp_path)) == sorted(LEFT_OUT)

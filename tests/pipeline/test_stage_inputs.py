@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +16,10 @@ import pytest
 import scenes
 from forks import ForkLauncher, StageServer
 from s3server import S3Server
-from tinyrun import make_plan, write_run_json
+from tinyrun import make_plan, outputs, write_run_json
 
 from rvk8s import storage
-from rvk8s.contract import ExitCode
+from rvk8s.contract import Env, ExitCode
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ def test_bad_input(
 
 
 def test_random_windows_that_just_fit(server: StageServer, tiny_data: Path, tmp_path: Path) -> None:
+    """Resized to the same pixels, too, by a process that has imported torch last of all."""
     (tmp_path / "fits.py").write_text(
         _random("h_lims=(64, 225), w_lims=(64, 229), padding=(16, 18)")
     )
@@ -233,6 +237,14 @@ def test_random_windows_that_just_fit(server: StageServer, tiny_data: Path, tmp_
     launcher = ForkLauncher(plan, server, tmp_path / "logs")
     for stage in ("configure", "analyze", "chip"):
         assert launcher.run_one(stage) == 0
+    made = outputs(plan.layout.at("chip"))
+    storage.delete_tree(plan.layout.at("chip"))
+    storage.delete_file(plan.layout.done("chip"))
+    environ = {**os.environ, Env.RUN_URI: plan.run_uri, Env.THREADS: "1"}
+    command = [sys.executable, "-m", "rastervision.kubernetes.stage", "chip"]
+    done = subprocess.run(command, env=environ, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert outputs(plan.layout.at("chip")) == made
 
 
 def test_all_mistakes_at_once(server: StageServer, tiny_data: Path, tmp_path: Path) -> None:

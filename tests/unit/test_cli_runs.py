@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 from s3server import S3Server
 
 from rvk8s import cli, storage
-from rvk8s.contract import State, now, to_json
+from rvk8s.contract import RunLayout, State, now, to_json
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import RunRecord
@@ -165,6 +167,34 @@ def test_waiting_for_several(run: Run, tmp_path: Path) -> None:
     code, out, err = run("wait", failed, "two", "--for=ended")
     assert (code, out) == (2, "")
     assert "two" in err
+    file = tmp_path / "runs" / failed / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "message": "no memory"}))
+    code, out, err = run("wait", failed, others[1], "--for=succeeded", "--timeout=0s")
+    assert err.splitlines()[0] == f"error: {failed}: no memory"
+    assert code == 12
+
+
+def test_a_run_that_vanishes_while_another_is_waited_for(run: Run, tmp_path: Path) -> None:
+    """The others are waited for even so, and what failed before is not forgotten."""
+    first, gone, last = (f"one-2026112{day}-1" for day in (5, 6, 7))
+    for name in (first, gone, last):
+        stored(tmp_path / "runs", name, "2026-11-25T10:10:10Z")
+    file = tmp_path / "runs" / first / "run.json"
+    record = RunRecord.from_dict(json.loads(file.read_text()))
+    record.state = State.RUNNING
+    file.write_bytes(to_json(record.to_dict()))
+    alive = {"at": now(), "pid": os.getpid()}
+    storage.write_json(RunLayout(str(file.parent)).heartbeat("chip", 0), alive)
+
+    def go_on() -> None:
+        shutil.rmtree(tmp_path / "runs" / gone)
+        record.state = State.FAILED
+        file.write_bytes(to_json(record.to_dict()))
+
+    threading.Timer(1.0, go_on).start()
+    code, out, err = run("wait", first, gone, last, "--for=failed")
+    assert (code, out) == (2, f"{first} condition met\n{last} condition met\n")
+    assert gone in err
 
 
 def test_ctrl_c_of_a_watched_run_names_the_same_place(run: Run, tmp_path: Path) -> None:

@@ -11,11 +11,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
+import rastervision
+
 #: Raster Vision's own backend, in the order in which it is loaded.
 _PYTORCH = ("rastervision.pytorch_learner", "rastervision.pytorch_backend")
+#: Plugins that need neither these nor torch when they are imported: Raster Vision's and ours.
+_KNOWN = {
+    *("aws_batch", "aws_s3", "core", "pipeline", "pytorch_backend", "pytorch_learner"),
+    *("pipeline_example_plugin1", "pipeline_example_plugin2"),
+    *("fastai_backend", "kubernetes"),
+}
 #: What the names of our backends' types begin with.
 _OURS = "fastai_"
 #: Stages in which no model is.
@@ -29,9 +39,9 @@ def import_raster_vision(stage: str, config: Mapping[str, Any]) -> None:
         config: the pipeline's, of which the backend is ours or not; {} where there is none yet.
     """
     backend = config.get("backend") or {}
-    if not str(backend.get("type_hint", "")).startswith(_OURS):
-        import rastervision.pipeline  # noqa: F401
-
+    ours = str(backend.get("type_hint", "")).startswith(_OURS)
+    if not ours or {plugin.name for plugin in iter_modules(rastervision.__path__)} - _KNOWN:
+        import_module("rastervision.pipeline")
         return
     with _left_out(_PYTORCH, torch=stage in _WITHOUT_MODEL):
         from rastervision.pipeline import registry_
