@@ -87,8 +87,7 @@ def raise_failures(failures: Sequence[tuple[str, Rvk8sError]], named: bool = Fal
     if len(failures) == 1 and not named:
         raise failures[0][1]
     if failures:
-        said = [(run_id, line) for run_id, e in failures for line in str(e).splitlines()]
-        lines = [line if run_id in line else f"{run_id}: {line}" for run_id, line in said]
+        lines = [f"{run_id}: {line}" for run_id, e in failures for line in str(e).splitlines()]
         error = Rvk8sError("\n".join(lines))
         last = failures[-1][1]
         error.exit_code = (last if isinstance(last, Interrupted) else failures[0][1]).exit_code

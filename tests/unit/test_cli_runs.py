@@ -162,7 +162,7 @@ def test_waiting_for_several(run: Run, tmp_path: Path) -> None:
     began = time.monotonic()
     code, out, err = run("wait", others[1], failed, others[1], "--for=ended", "--timeout=1s")
     assert (code, out) == (124, f"{failed} condition met\n")
-    assert err == f"error: {others[1]} is Pending after 1 s, not ended\n"
+    assert err == f"error: {others[1]}: {others[1]} is Pending after 1 s, not ended\n"
     assert time.monotonic() - began < 3
     code, out, err = run("wait", failed, "two", "--for=ended")
     assert (code, out) == (2, "")
