@@ -1,6 +1,6 @@
 """CPU-seconds and peak memory of stages of the tests' smallest project, which do little else than
 import, in pairs: with and without Python's garbage collector (configure), and with all of Raster
-Vision or what the stage needs of it (chip and train).
+Vision or what the stage needs of it (analyze, chip and train).
 
     python benchmarks/import_speed.py [RUNS]
 """
@@ -78,7 +78,7 @@ def main() -> None:
             before, now = new_run(folder, f"before-{run}"), new_run(folder, f"now-{run}")
             old, new = cost(before, "configure", COLLECTING), cost(now, "configure")
             compare(run, "configure, collecting", old, new)
-            for stage in ("chip", "train"):
+            for stage in ("analyze", "chip", "train"):
                 old, new = cost(before, stage, WHOLE), cost(now, stage)
                 compare(run, f"{stage}, all imported", old, new)
     for what, found in ratios.items():

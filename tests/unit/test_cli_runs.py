@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -174,7 +173,9 @@ def test_waiting_for_several(run: Run, tmp_path: Path) -> None:
     assert code == 12
 
 
-def test_a_run_that_vanishes_while_another_is_waited_for(run: Run, tmp_path: Path) -> None:
+def test_a_run_that_vanishes_while_another_is_waited_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The others are waited for even so, and what failed before is not forgotten."""
     first, gone, last = (f"one-2026112{day}-1" for day in (5, 6, 7))
     for name in (first, gone, last):
@@ -186,12 +187,12 @@ def test_a_run_that_vanishes_while_another_is_waited_for(run: Run, tmp_path: Pat
     alive = {"at": now(), "pid": os.getpid()}
     storage.write_json(RunLayout(str(file.parent)).heartbeat("chip", 0), alive)
 
-    def go_on() -> None:
+    def pause(seconds: float) -> None:
         shutil.rmtree(tmp_path / "runs" / gone)
         record.state = State.FAILED
         file.write_bytes(to_json(record.to_dict()))
 
-    threading.Timer(1.0, go_on).start()
+    monkeypatch.setattr("rvk8s.runs.follow.time.sleep", pause)
     code, out, err = run("wait", first, gone, last, "--for=failed")
     assert (code, out) == (2, f"{first} condition met\n{last} condition met\n")
     assert gone in err

@@ -2,8 +2,8 @@
 
 Raster Vision imports torch as soon as it is imported itself, and all plugins that are installed;
 its PyTorch backend brings torchvision, albumentations and matplotlib along. For a stage that makes
-chips or scores, that is three quarters of its CPU time and of its memory until it begins, for
-nothing (docs/benchmarks.md).
+chips or scores, that is most of its CPU time and three quarters of its memory until it begins,
+for nothing (docs/benchmarks.md).
 """
 
 from __future__ import annotations
