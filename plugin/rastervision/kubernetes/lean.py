@@ -22,9 +22,16 @@ import rastervision
 _PYTORCH = ("rastervision.pytorch_learner", "rastervision.pytorch_backend")
 #: Plugins that need neither these nor torch when they are imported: Raster Vision's and ours.
 _KNOWN = {
-    *("aws_batch", "aws_s3", "core", "pipeline", "pytorch_backend", "pytorch_learner"),
-    *("pipeline_example_plugin1", "pipeline_example_plugin2"),
-    *("fastai_backend", "kubernetes"),
+    "aws_batch",
+    "aws_s3",
+    "core",
+    "fastai_backend",
+    "kubernetes",
+    "pipeline",
+    "pipeline_example_plugin1",
+    "pipeline_example_plugin2",
+    "pytorch_backend",
+    "pytorch_learner",
 }
 #: What the names of our backends' types begin with.
 _OURS = "fastai_"
