@@ -33,8 +33,7 @@ def bed(testbed: Testbed) -> Iterator[Testbed]:
     old = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
-        with lock("start"):  # several processes draw them into one folder
-            upload_tiny(testbed)
+        upload_tiny(testbed)
         yield testbed
     finally:
         for name, value in old.items():
@@ -46,8 +45,9 @@ def upload_tiny(bed: Testbed) -> None:
     import scenes
 
     folder = state_folder() / "tiny-scenes"
-    scenes.draw(folder)
-    storage.upload_dir(folder, f"{bed.bucket}/tiny")
+    with lock("start"):  # several processes draw them into one folder
+        scenes.draw(folder)
+        storage.upload_dir(folder, f"{bed.bucket}/tiny")
 
 
 @pytest.fixture(scope="module")
