@@ -45,9 +45,7 @@ def import_raster_vision(stage: str, config: Mapping[str, Any]) -> None:
     Args:
         config: the pipeline's, of which the backend is ours or not; {} where there is none yet.
     """
-    backend = config.get("backend") or {}
-    ours = str(backend.get("type_hint", "")).startswith(_OURS)
-    if not ours or {plugin.name for plugin in iter_modules(rastervision.__path__)} - _KNOWN:
+    if not can_do_without(config):
         import_module("rastervision.pipeline")
         return
     with _left_out(_PYTORCH, torch=stage in _WITHOUT_MODEL):
@@ -59,6 +57,13 @@ def import_raster_vision(stage: str, config: Mapping[str, Any]) -> None:
         registry_.load_plugins(missing)
     for name in missing:
         registry_.plugin_versions.setdefault(name, versions[name])
+
+
+def can_do_without(config: Mapping[str, Any]) -> bool:
+    """Whether the backend is ours, and no plugin is installed that may need Raster Vision's own."""
+    backend = config.get("backend") or {}
+    ours = str(backend.get("type_hint", "")).startswith(_OURS)
+    return ours and {plugin.name for plugin in iter_modules(rastervision.__path__)} <= _KNOWN
 
 
 @contextmanager
