@@ -270,9 +270,7 @@ class KubernetesLauncher:
         next ones would have.
         """
         stage = manifest["metadata"]["labels"].get(Label.STAGE)
-        pods = self.pods.objects().values()
-        left = [p for p in pods if p["metadata"]["labels"].get(Label.STAGE) == stage]
-        left = [pod for pod in left if not has_ended(pod)]
+        left = [p for p in self._pods_left() if p["metadata"]["labels"][Label.STAGE] == stage]
         found = self.cluster.get(manifest["kind"], manifest["metadata"]["name"]) if left else None
         kept = pods_of(found, left) if found else []
         return [pod for pod in left if pod not in kept]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster.controlplane import ControlPlane
-from cluster.forked import CLIENT, Forked, run_really
+from cluster.forked import CLIENT, Forked, run_client
 from cluster.programs import program
 
 _KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
@@ -72,11 +72,8 @@ class Client:
 
     def __call__(self, *args: str, timeout: float = 60) -> tuple[int, str, str]:
         """The exit code, stdout and stderr."""
-        if self.forked:
-            done = self.start(*args).finish(timeout)
-        else:
-            env = {**os.environ, **self.environ}
-            done = run_really(args, cwd=self.folder, env=env, timeout=timeout)
+        env = {**os.environ, **self.environ}
+        done = run_client(args, cwd=self.folder, env=env, timeout=timeout, forked=self.forked)
         return done.returncode, done.stdout, done.stderr
 
     def ok(self, *args: str, timeout: float = 60) -> str:

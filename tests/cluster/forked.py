@@ -59,11 +59,14 @@ class Forked:
         log: IO[bytes] | None = None,
     ):
         self.args = [module, *args]
-        pipes = [os.pipe(), os.pipe()] if log is None else []
-        out, err = [write for _, write in pipes] or [log.fileno()] * 2  # type: ignore[union-attr]
-        self.stdout, self.stderr = (
-            [os.fdopen(read, encoding="utf-8") for read, _ in pipes] or [None] * 2  # type: ignore[list-item]
-        )
+        self.stdout: IO[str] | None = None
+        self.stderr: IO[str] | None = None
+        if log is None:
+            (from_out, out), (from_err, err) = os.pipe(), os.pipe()
+            self.stdout = os.fdopen(from_out, encoding="utf-8")
+            self.stderr = os.fdopen(from_err, encoding="utf-8")
+        else:
+            out = err = log.fileno()
         self._process = _context.Process(
             target=_become,
             args=(self.args, str(cwd), dict(env), _Open(out), _Open(err)),
@@ -71,8 +74,9 @@ class Forked:
         )
         with _lock:
             self._process.start()
-        for _, write in pipes:
-            os.close(write)
+        if log is None:
+            os.close(out)
+            os.close(err)
 
     @property
     def pid(self) -> int:
@@ -130,18 +134,20 @@ def _rest(stream: IO[str]) -> str:
         return stream.read()
 
 
-def run_really(
-    args: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+def run_client(
+    args: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, forked: bool
 ) -> subprocess.CompletedProcess[str]:
-    """`rvk8s ARGS` as a program that starts anew."""
+    """`rvk8s ARGS` to its end: as a fork, or as a program that starts anew.
+
+    Raises:
+        subprocess.TimeoutExpired: it was killed.
+    """
+    if forked:
+        return Forked(CLIENT, args, cwd=cwd, env=env).finish(timeout)
+    program = [str(Path(sys.executable).parent / "rvk8s"), *args]
+    pipe = subprocess.PIPE
     return subprocess.run(
-        [str(Path(sys.executable).parent / "rvk8s"), *args],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
+        program, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True, timeout=timeout, check=False
     )
 
 

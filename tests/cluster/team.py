@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from cluster.controlplane import kubectl, kubectl_json
-from cluster.forked import CLIENT, Forked, run_really
+from cluster.forked import run_client
 from cluster.programs import program
 from cluster.testbed import Testbed, lock
 
@@ -98,10 +98,7 @@ class Site:
     ) -> subprocess.CompletedProcess[str]:
         """Run the client as a user would, in the project's folder."""
         env = self.environ | environ
-        if self.forked:
-            done = Forked(CLIENT, args, cwd=self.folder, env=env).finish(timeout)
-        else:
-            done = run_really(args, cwd=self.folder, env=env, timeout=timeout)
+        done = run_client(args, cwd=self.folder, env=env, timeout=timeout, forked=self.forked)
         assert not check or done.returncode == 0, f"rvk8s {' '.join(args)}: {done.stderr}"
         return done
 
