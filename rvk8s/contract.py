@@ -107,6 +107,18 @@ class ExitCode(IntEnum):
     RETRYABLE = 138  #: a passing fault: storage or network away
     PREEMPTED = 143  #: SIGTERM: the node goes away; a restart goes on from the last checkpoint
 
+    @classmethod
+    def nearest(cls, code: int) -> ExitCode:
+        """That of a process, where 139, say, is a segmentation fault."""
+        if code in list(cls):
+            return cls(code)
+        return cls.RETRYABLE if is_retryable(code) else cls.FAILED
+
+
+def is_retryable(code: int) -> bool:
+    """Whether a stage that ended so may be tried again: by a signal, or for a passing fault."""
+    return code >= 128
+
 
 #: Stands for a stage's name in the driver's own heartbeat and log.
 DRIVER = "driver"

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from rvk8s import storage
-from rvk8s.contract import CONFIGURE, STAGES, ExitCode, State, now, split_of
+from rvk8s.contract import CONFIGURE, STAGES, ExitCode, State, is_retryable, now, split_of
 from rvk8s.errors import (
     ClusterUnavailable,
     HandedOver,
@@ -24,18 +24,16 @@ from rvk8s.errors import (
 )
 from rvk8s.heartbeat import Beat, OtherDriver, check_is_ours, other_driver, wait_until_free
 from rvk8s.launcher import Launcher, Manners, Running
+from rvk8s.parallel import Abandoned, abandonable, in_threads
 from rvk8s.plan import Plan, Stage
-from rvk8s.progress import seconds_since
 from rvk8s.runs.forget import forget
 from rvk8s.runs.record import RunRecord, StageRecord, code_text
-from rvk8s.storage.parallel import Abandoned, abandonable, in_threads
+from rvk8s.times import seconds_since
 
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
-#: From this exit code on, a stage may be tried again.
-_RETRYABLE_FROM = 128
 #: Seconds before the first retry, doubled before each further one up to the second number.
 _BACKOFF, _LONGEST_BACKOFF = 5.0, 300.0
 #: Seconds with its nodes after which a stage that loses one has got on: it is no endless circle.
@@ -217,7 +215,7 @@ class Driver:
             running = self.launcher.start(stage, todo, record.starts)
             codes.update(self._wait(running, record, todo, deadline))
             failed = [split for split, code in codes.items() if code]
-            final = [code for code in codes.values() if 0 < code < _RETRYABLE_FROM]
+            final = [code for code in codes.values() if code and not is_retryable(code)]
             if not failed or final:
                 return codes
             record.losses = 0 if running.held >= _LONG else record.losses
@@ -262,7 +260,7 @@ class Driver:
                     self._save()
                 if len(codes) == len(todo):
                     return codes
-                if any(code and (own or code < _RETRYABLE_FROM) for code in codes.values()):
+                if any(code and (own or not is_retryable(code)) for code in codes.values()):
                     running.stop()
                     return codes
                 if deadline is not None and monotonic() > deadline:
@@ -323,7 +321,7 @@ class Driver:
 
     def _fail(self, record: StageRecord, failed: Mapping[int, int], why: str | None = None) -> None:
         # A final code says more than the code of a split that was ended with it.
-        split, code = min(failed.items(), key=lambda item: (item[1] >= _RETRYABLE_FROM, item[0]))
+        split, code = min(failed.items(), key=lambda item: (is_retryable(item[1]), item[0]))
         uri = self.layout.failed(record.name, split_of(record.splits, split))
         said = self._patiently(lambda: storage.read_json(uri))
         if not why and said and said["exitCode"] == code:
@@ -388,13 +386,7 @@ class Driver:
     def _done(self, stage: str, splits: Iterable[int | None]) -> list[dict[str, Any] | None]:
         """The done-markers of splits, read several at once; None where there is none."""
         uris = [self.layout.done(stage, split) for split in splits]
-        found: dict[str, dict[str, Any] | None] = {}
-
-        def read(uri: str) -> None:
-            found[uri] = storage.read_json(uri)
-
-        self._patiently(lambda: in_threads(read, uris))
-        return [found[uri] for uri in uris]
+        return self._patiently(lambda: in_threads(storage.read_json, uris))
 
     def _splits(self, record: StageRecord) -> list[int | None]:
         return [split_of(record.splits, index) for index in range(record.splits)]

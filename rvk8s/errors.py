@@ -1,4 +1,4 @@
-"""Every error that a user may see.
+"""Every kind of error that a user may see; modules name special cases of them.
 
     Rvk8sError                exit 1
     |-- InputError            exit 2    the user's file, argument or data: says where, what, the fix

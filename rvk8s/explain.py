@@ -15,7 +15,7 @@ from typing import Any
 from rvk8s.cluster import quota
 from rvk8s.cluster.pod_state import CONTAINERS, age, condition_of, has_ended, terminated
 from rvk8s.cluster.queues import is_suspended, queue_of
-from rvk8s.contract import ExitCode
+from rvk8s.contract import ExitCode, is_retryable
 
 Object = Mapping[str, Any]
 
@@ -178,7 +178,7 @@ def first_cause(pods: Sequence[Object]) -> tuple[Object, Verdict] | None:
     def order(item: tuple[Object, Verdict]) -> tuple[int, str]:
         pod, said = item
         ended = terminated(pod) or {}
-        rank = 0 if said.code < 128 else 1 if said.disrupted else 2
+        rank = 0 if not is_retryable(said.code) else 1 if said.disrupted else 2
         if said.code in (ExitCode.RETRYABLE, ExitCode.PREEMPTED) and not said.disrupted:
             rank = 3
         return rank, str(ended.get("finishedAt") or "")

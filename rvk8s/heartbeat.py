@@ -15,7 +15,7 @@ from typing import Any
 from rvk8s import storage
 from rvk8s.contract import DRIVER, RunLayout, State
 from rvk8s.errors import InputError
-from rvk8s.progress import seconds_since
+from rvk8s.times import seconds_since
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ class Running(Protocol):
         ...
 
     def stop(self) -> None:
-        """End all splits and wait until they are gone, 10 seconds at most."""
+        """End all splits and wait until they are gone: on one machine 10 seconds at most, in a
+        cluster as long as pods get for their end."""
         ...
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
+
+from rvk8s.times import duration, seconds_since
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,6 @@ class Progress:
         if values.get("message"):
             parts.append(str(values["message"]))
         return "  ".join(parts)
-
-
-def duration(seconds: float | None) -> str:
-    """12.3 s, 4:05, 1:02:03; nothing for None."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def seconds_since(time: str | None) -> float:
-    """Seconds since a time as contract.now() writes it; 0 for None."""
-    if time is None:
-        return 0.0
-    then = datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
-    return max((datetime.now(timezone.utc) - then).total_seconds(), 0.0)
 
 
 def _share(file: Mapping[str, Any]) -> float | None:

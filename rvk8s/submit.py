@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rvk8s import chart, storage
 from rvk8s.cluster import Cluster, Object, preconditions
-from rvk8s.cluster.conditions import has_ended
+from rvk8s.cluster.conditions import run_has_ended
 from rvk8s.cluster.kinds import NotFound
-from rvk8s.cluster.objects import delete_all, object_name, wait_until_gone
+from rvk8s.cluster.objects import delete_all, object_name, owner_of, wait_until_gone
 from rvk8s.contract import Label
 from rvk8s.errors import InputError, Rvk8sError
 from rvk8s.going_on import check_same
 from rvk8s.heartbeat import Beat, other_driver
+from rvk8s.parallel import Abandoned, within
 from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
 from rvk8s.project.sources import sources
 from rvk8s.run_options import RunOptions
-from rvk8s.storage.parallel import Abandoned, abandonable
 
 log = logging.getLogger(__name__)
 
-#: What of a run that it goes on with is made anew: it is never changed.
-_REPLACED = ("Job", "ConfigMap")
+#: What of a run that it goes on with is made anew.
+_REPLACED = ("Job", "ConfigMap", "NetworkPolicy")
 #: Seconds that storage may take to say whether it has a run.
 _PATIENCE = 8.0
 
@@ -103,7 +102,7 @@ def send(cluster: Cluster, submission: Submission) -> list[Object]:
     """Create the objects of a run, or none of them.
 
     Returns:
-        The objects as the API server has them.
+        The objects that were sent.
 
     Raises:
         InputErrors, InputError: the cluster lacks something or refuses; the run is running.
@@ -111,15 +110,33 @@ def send(cluster: Cluster, submission: Submission) -> list[Object]:
     """
     check_is_run(submission)
     _check(cluster, submission)
-    manifests = submission.rendered.manifests
-    if not submission.replaces:
-        with _all_or_none(cluster) as made:
+    manifests = list(submission.rendered.manifests)
+    if submission.replaces:
+        _make_room(cluster, submission.plan)
+        made = [cluster.apply(manifest) for manifest in manifests]
+    else:
+        made = []
+        with _all_or_none(cluster) as sent:
             for manifest in manifests:
-                made.append(manifest)  # also where the answer is lost
-                cluster.apply(manifest)
-        return made
-    _make_room(cluster, submission.plan)
-    return [cluster.apply(manifest) for manifest in manifests]
+                sent.append(manifest)  # also where the answer is lost
+                made.append(cluster.apply(manifest))
+    _give_to_job(cluster, made)
+    return manifests
+
+
+def _give_to_job(cluster: Cluster, made: list[Object]) -> None:
+    """Let what a run needs go with its Job, whoever removes that: also Kubernetes, some time after
+    the run's end (driver.ttlSecondsAfterFinished)."""
+    (job,) = (one for one in made if one["kind"] == "Job")
+    try:
+        for one in made:
+            if one is not job:
+                changes = {"metadata": {"ownerReferences": [owner_of(job)]}}
+                cluster.patch(one["kind"], one["metadata"]["name"], changes)
+    except Rvk8sError as error:  # the run has begun
+        run = job["metadata"]["name"]
+        what = "%s; when the run's Job is gone, `rvk8s delete %s` removes the rest"
+        log.warning(what, error, run)
 
 
 def try_out(cluster: Cluster, submission: Submission) -> list[Object]:
@@ -150,7 +167,7 @@ def _check(cluster: Cluster, submission: Submission) -> None:
         preconditions.check(cluster, manifests)
         return
     preconditions.check(cluster, [_anew(one) for one in manifests], skip_kinds=["Job"])
-    _check_goes_on(cluster, submission.plan)
+    _check_resumable(cluster, submission.plan)
 
 
 def _anew(manifest: Object) -> Object:
@@ -199,7 +216,7 @@ def check_is_run(submission: Submission) -> None:
     raise InputError(what, where="values.schedule.cron", fix=fix)
 
 
-def _check_goes_on(cluster: Cluster, plan: Plan) -> None:
+def _check_resumable(cluster: Cluster, plan: Plan) -> None:
     """See that there is a run to go on with.
 
     Raises:
@@ -209,7 +226,7 @@ def _check_goes_on(cluster: Cluster, plan: Plan) -> None:
     drivers = cluster.list_all("Job", f"{Label.COMPONENT}=driver")
     # By name: that of a schedule's run has no label of the run.
     job = next((one for one in drivers if one["metadata"]["name"] == plan.run_id), None)
-    if job is not None and not has_ended(job):
+    if job is not None and not run_has_ended(job):
         fix = f"wait, or `rvk8s cancel {plan.run_id}` first"
         raise InputError(f"{plan.run_id} is running", where="--run-id", fix=fix)
     before = _sent_plan(cluster, plan) if job is not None else _stored_plan(cluster, plan)
@@ -237,7 +254,7 @@ def _stored_plan(cluster: Cluster, plan: Plan) -> Plan | None:
     Raises:
         InputError: it has no such run, or a driver elsewhere runs it.
     """
-    uri, end = plan.layout.run_json, time.monotonic() + _PATIENCE
+    uri = plan.layout.run_json
 
     def look() -> tuple[dict[str, Any] | None, bool, Beat | None]:
         value = storage.read_json(uri)
@@ -245,7 +262,7 @@ def _stored_plan(cluster: Cluster, plan: Plan) -> Plan | None:
         return value, there, other_driver(plan.layout, None)
 
     try:
-        value, is_there, other = abandonable(look, lambda: time.monotonic() > end)
+        value, is_there, other = within(_PATIENCE, look)
     except (Abandoned, Rvk8sError) as error:
         why = str(error) or "it does not answer"
         log.warning("%s cannot be read from here (%s): it is taken to be there", uri, why)
@@ -270,8 +287,8 @@ def _make_room(cluster: Cluster, plan: Plan) -> None:
     Raises:
         InputError: its objects do not go away.
     """
-    with suppress(NotFound):
-        cluster.delete("Job", plan.run_id)  # a schedule's has no label of the run
+    cluster.delete("Job", plan.run_id)  # a schedule's has no label of the run
     delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["Job", "PyTorchJob", "Service"])
     wait_until_gone(cluster, plan.run_id)
-    delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["ConfigMap"])
+    # What the old Job owned would go a moment later, under the new one.
+    delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["ConfigMap", "NetworkPolicy"])

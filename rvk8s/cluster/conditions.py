@@ -57,6 +57,6 @@ def run_state(driver: Object) -> tuple[State, str]:
     return state, sentence
 
 
-def has_ended(driver: Object) -> bool:
+def run_has_ended(driver: Object) -> bool:
     """Whether nothing of a run goes on by itself."""
     return run_state(driver)[0] in ENDED

@@ -25,6 +25,17 @@ def object_name(manifest: Object) -> str:
     return f"{kind}/{manifest['metadata']['name']}"
 
 
+def owner_of(job: Object) -> Object:
+    """A Job as an ownerReference: what has it goes with the Job."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": job["metadata"]["name"],
+        "uid": job["metadata"]["uid"],
+        "blockOwnerDeletion": False,
+    }
+
+
 def delete_all(cluster: Cluster, selector: str, kinds: Sequence[str]) -> list[str]:
     """Delete all objects of some kinds that a selector picks.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
 from typing import Any, TypeVar
+
+from rvk8s.times import seconds_since
 
 Object = Mapping[str, Any]
 _T = TypeVar("_T", bound=Object)
@@ -73,8 +74,5 @@ def pods_of(item: Object, pods: Iterable[_T]) -> list[_T]:
 
 
 def age(time: str | None) -> float | None:
-    """Seconds since a time as Kubernetes writes it; None for none."""
-    if not time:
-        return None
-    then = datetime.fromisoformat(time.replace("Z", "+00:00"))
-    return max((datetime.now(timezone.utc) - then).total_seconds(), 0.0)
+    """Seconds since a time; None for none."""
+    return seconds_since(time) if time else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -13,10 +12,10 @@ from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.kinds import Forbidden, NotFound
 from rvk8s.cluster.queues import queue_of
 from rvk8s.errors import ClusterUnavailable, InputError, InputErrors
+from rvk8s.parallel import in_threads
 
 _PLATFORM = "helm install rvk8s-platform helm/rvk8s-platform -n"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_THREADS = 8
 
 
 def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[str] = ()) -> None:
@@ -57,10 +56,11 @@ def _check(cluster: Cluster, manifests: Sequence[Object], skipped: set[str]) -> 
             if manifest["kind"] not in skipped
         ),
     ]
-    later = [partial(_stage_trial, cluster, m) for m in _tried(stages) if m["kind"] not in skipped]
+    later: list[Callable[[], list[InputError]]] = [
+        partial(_stage_trial, cluster, one) for one in _tried(stages) if one["kind"] not in skipped
+    ]
     for some in (looks, later):
-        with ThreadPoolExecutor(_THREADS) as pool:
-            errors = [error for found in pool.map(lambda look: look(), some) for error in found]
+        errors = [error for found in in_threads(lambda look: look(), some) for error in found]
         if errors:
             raise InputErrors(list({str(error): error for error in errors}.values()))
 

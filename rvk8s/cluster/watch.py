@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds before the first and the last of the tries to reach the server again.
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 20.0
+#: A watch that ended after fewer seconds is asked for again only after such a pause.
+_AT_ONCE = 1.0
 #: Seconds for which a server that once listed the objects may refuse to: one that has just started
 #: does not know all roles and kinds yet.
 _REFUSED = 120.0
@@ -95,6 +97,7 @@ class Watcher:
     def _watch(self) -> None:
         pause, answered = _FIRST_PAUSE, time.monotonic()
         while not self._stopped.is_set():
+            began = time.monotonic()
             try:
                 for event, item in self.cluster.watch_once(self.kind, self.labels, self._version):
                     if self._stopped.is_set():
@@ -102,7 +105,8 @@ class Watcher:
                     self._take(event, item)
                     pause, answered = _FIRST_PAUSE, time.monotonic()
                 answered = time.monotonic()
-                continue  # watches end by themselves after a minute
+                if answered - began > _AT_ONCE:
+                    continue  # watches end by themselves after a minute
             except WatchExpired:
                 self._version = None
             except ClusterUnavailable as error:

@@ -110,7 +110,7 @@ def cancel_command(runs: tuple[str, ...], yes: bool, **where: Any) -> None:
         found = cluster_runs.find(cluster, run)
         if found is None:
             raise control.no_run(cluster, run)
-        control.check_goes_on(found)
+        control.check_cancellable(found)
         return found
 
     found = _all_or_none(look, runs)

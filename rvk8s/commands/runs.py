@@ -64,7 +64,7 @@ def list_command(
             parts.append(f"namespace {name}" if name else "any namespace")
         click.echo(f"no runs in {' or '.join(filter(None, parts))}", err=True)
         return
-    from rvk8s.runs.status import runs_table
+    from rvk8s.runs.tables import runs_table
     from rvk8s.tables import console
 
     console().print(runs_table(runs, with_namespace=all_namespaces))
@@ -96,7 +96,8 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
         print_output(output, found.to_dict(), [found.run_id])
         return
     from rvk8s.cluster.conditions import ENDED
-    from rvk8s.runs.status import LOST, status_table
+    from rvk8s.runs.status import LOST
+    from rvk8s.runs.tables import status_table
     from rvk8s.tables import console
 
     if not watch or found.state in (*ENDED, LOST):

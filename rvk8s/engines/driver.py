@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -17,9 +16,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.objects import owner_of
 from rvk8s.contract import (
     CONTRACT_VERSION,
     DRIVER,
@@ -28,23 +27,25 @@ from rvk8s.contract import (
     Env,
     ExitCode,
     State,
+    is_retryable,
     now,
 )
 from rvk8s.drive import Driver
 from rvk8s.engines.driver_log import DriverLog
 from rvk8s.engines.kubernetes import KubernetesLauncher
 from rvk8s.engines.lease import Lease
+from rvk8s.engines.leaving import Leaving
 from rvk8s.engines.saver import BackgroundSaver
-from rvk8s.engines.scheduled import copied, labelled, owner_of, read_files
+from rvk8s.engines.scheduled import copied, labelled, read_files
 from rvk8s.engines.stage_objects import StageObjects, annotation
 from rvk8s.engines.stage_run import Patience
 from rvk8s.errors import ClusterUnavailable, HandedOver, InputError, Interrupted, Rvk8sError
 from rvk8s.heartbeat import OtherDriver
 from rvk8s.launcher import Manners
+from rvk8s.parallel import Abandoned, within
 from rvk8s.plan import Plan
 from rvk8s.runs.record import RunRecord
 from rvk8s.storage import write_json
-from rvk8s.storage.parallel import Abandoned, abandonable
 
 log = logging.getLogger("rvk8s.driver")
 
@@ -116,26 +117,6 @@ class Settings:
         )
 
 
-class _Leaving:
-    """SIGTERM and SIGINT: this driver ends, the stages run on."""
-
-    def __init__(self) -> None:
-        self.news = threading.Event()
-        self.error: HandedOver | None = None
-
-    def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def asked(self) -> HandedOver | None:
-        return self.error
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        self.error = HandedOver(f"{name}: the stages run on, the next driver goes on")
-        self.news.set()
-
-
 class _Session:
     """One driver from its lease to its end.
 
@@ -150,7 +131,7 @@ class _Session:
         self,
         settings: Settings,
         cluster: Cluster,
-        leaving: _Leaving,
+        leaving: Leaving,
         job: Object,
         files: Mapping[str, str],
         lines: DriverLog,
@@ -168,18 +149,18 @@ class _Session:
             labels=_labels(job),
             owner=self._owner,
             give_up=leaving.asked,
-            changed=self._news.set,
+            changed=self._news.tell,
         )
+        cluster.guard = self._lease.confirm
         self._launcher = KubernetesLauncher(
             cluster,
             self._plan,
             self._objects,
             owner=self._owner,
             patience=settings.patience,
-            confirm=self._lease.confirm,
             check=self._check,
-            wait=self._wait,
-            changed=self._news.set,
+            wait=self._news.wait,
+            changed=self._news.tell,
         )
 
     def run(self) -> RunRecord:
@@ -226,7 +207,7 @@ class _Session:
             saver=saver,
             begun=begun,
             patience=self._settings.storage,
-            wait=self._wait,
+            wait=self._news.wait,
             leave=self._leave,
             notice=self._launcher.notice,
             found=self._launcher.found,
@@ -270,10 +251,6 @@ class _Session:
         if self._is_cancelled():
             raise Interrupted("cancelled")
 
-    def _wait(self, seconds: float) -> None:
-        self._news.wait(seconds)
-        self._news.clear()
-
 
 class _Heartbeat:
     """Says in the run's folder that a driver lives: for rvk8s/heartbeat.py. A context manager.
@@ -303,7 +280,7 @@ class _Heartbeat:
             return
         last = {**self._beat(), "left": True}
         with suppress(Abandoned, Rvk8sError, OSError):
-            abandonable(lambda: write_json(self._uri, last), lambda: True, grace=_LAST_BEAT)
+            within(_LAST_BEAT, lambda: write_json(self._uri, last))
 
     def _beat(self) -> dict[str, object]:
         return {"at": now(), "pid": os.getpid(), **self._who}
@@ -314,7 +291,7 @@ class _Heartbeat:
             self._stopped.wait(_HEARTBEAT)
 
 
-def run(environ: Mapping[str, str], leaving: _Leaving, lines: DriverLog) -> int:
+def run(environ: Mapping[str, str], leaving: Leaving, lines: DriverLog) -> int:
     """Drive the run that the environment names.
 
     Returns:
@@ -351,7 +328,7 @@ def main() -> None:
     logging.getLogger().addHandler(lines)
     logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    leaving = _Leaving()
+    leaving = Leaving()
     leaving.install()
     try:
         code = run(os.environ, leaving, lines)
@@ -368,7 +345,8 @@ def main() -> None:
 
 def _final(code: int) -> int:
     """The exit code of a run that is over: one after which no further driver is started."""
-    return code if code < 128 or code == ExitCode.INTERRUPTED else int(ExitCode.FAILED)
+    passes = is_retryable(code) and code != ExitCode.INTERRUPTED
+    return int(ExitCode.FAILED) if passes else code
 
 
 def _memory() -> str:

@@ -45,7 +45,6 @@ class KubernetesLauncher:
         objects: what to make.
         owner: the driver's Job as an ownerReference.
         patience: see there.
-        confirm: raises HandedOver where this driver must not change anything any more.
         check: raises what ends the run, or this driver; asked while something is waited for.
         wait: sleeps so many seconds, less where something happened.
         changed: called from other threads when something happened.
@@ -59,13 +58,12 @@ class KubernetesLauncher:
         *,
         owner: Object,
         patience: Patience,
-        confirm: Callable[[], None],
         check: Callable[[], None],
         wait: Callable[[float], object],
         changed: Callable[[], None],
     ):
         self.cluster, self.plan, self.objects, self.owner = cluster, plan, objects, owner
-        self.patience, self.confirm, self.check, self.wait = patience, confirm, check, wait
+        self.patience, self.check, self.wait = patience, check, wait
         self._changed = changed
         self._selector = f"{Label.RUN}={plan.run_id}"
         self.pods = self._watcher("Pod")
@@ -144,7 +142,6 @@ class KubernetesLauncher:
                 continue
             for item in items:
                 if not is_finished(item):
-                    self.confirm()
                     metadata = item["metadata"]
                     self.cluster.delete(kind, metadata["name"], uid=metadata["uid"])
         let_end(self, self._pods_left)
@@ -170,7 +167,6 @@ class KubernetesLauncher:
         known, end = self._known(), monotonic() + self.patience.start
         while True:
             self.check()
-            self.confirm()
             try:
                 # The hash is that of the manifest as it was given: by that it is found again.
                 wanted, images = pinned(stamped(manifest, self.owner, attempt, spent), known)
@@ -248,7 +244,6 @@ class KubernetesLauncher:
             raise InputError(what, where=f"namespace {self.cluster.namespace}", fix=fix)
         if not metadata.get("deletionTimestamp"):
             self.logs.settle(10.0, self.check)
-            self.confirm()
             log.info("Deleting %s %s of an earlier attempt", kind, name)
             self.cluster.delete(kind, name, uid=uid)
         self.wait_until_gone(kind, name, uid)

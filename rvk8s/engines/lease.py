@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a lease is good for, between two renewals, and between two looks of who waits.
 DURATION, RENEW, LOOK = 30.0, 15.0, 3.0
-#: Seconds after the last renewal from which nothing is done without another one: less than
-#: DURATION, by more than a request that is under way may take.
+#: Seconds after the last renewal from which nothing is done without another one.
 _TRUSTED = 22.0
+#: Seconds for which one renewal is tried; whoever needs it tries again.
+_PATIENCE = 20.0
 
 
 class Lease:
@@ -49,7 +50,8 @@ class Lease:
         give_up: Callable[[], Rvk8sError | None] = lambda: None,
         changed: Callable[[], None] = lambda: None,
     ):
-        self._cluster, self.name, self.holder, self._owner = cluster, name, holder, owner
+        self._cluster = cluster.unguarded()  # confirm() is the guard
+        self.name, self.holder, self._owner = name, holder, owner
         self._give_up, self._changed = give_up, changed
         self._labels = {**labels, str(Label.RUN): name}
         self._lock = threading.Lock()
@@ -61,6 +63,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self._acquire()
+        self._cluster.patience = _PATIENCE
         self._thread.start()
         return self
 
@@ -78,8 +81,11 @@ class Lease:
         """An error once another driver has the run; None while this one may go on."""
         return self._lost
 
-    def confirm(self) -> None:
-        """To be called before every change of the cluster.
+    def confirm(self) -> float:
+        """To be called before every change of the cluster: Cluster.guard.
+
+        Returns:
+            The seconds for which no other driver can have the run.
 
         Raises:
             HandedOver: another driver has the run.
@@ -89,6 +95,7 @@ class Lease:
             raise self._lost
         if time.monotonic() - self._renewed > _TRUSTED:
             self._renew()
+        return self._renewed + DURATION - time.monotonic()
 
     def _acquire(self) -> None:
         seen, since = "", time.monotonic()

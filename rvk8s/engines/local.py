@@ -36,7 +36,7 @@ class RunError(Rvk8sError):
 
     def __init__(self, message: str, code: int, summary: RunSummary):
         super().__init__(message)
-        self.exit_code = _exit_code(code)
+        self.exit_code = ExitCode.nearest(code)
         self.summary = summary
 
 
@@ -155,10 +155,3 @@ def _say_how_to_go_on(record: RunRecord) -> None:
     failed = next(stage for stage in record.stages if stage.state == State.FAILED)
     split = split_of(failed.splits, failed.failed_split or 0)
     display.say(f"log:   {plan.layout.log(failed.name, split)}\ngo on: {plan.go_on}")
-
-
-def _exit_code(code: int) -> ExitCode:
-    try:
-        return ExitCode(code)
-    except ValueError:
-        return ExitCode.RETRYABLE if code >= 128 else ExitCode.FAILED

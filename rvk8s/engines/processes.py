@@ -15,9 +15,9 @@ from rvk8s import storage
 from rvk8s.contract import CONTRACT_VERSION, Env, attempt_line, split_of
 from rvk8s.engines.machine import gpu_names
 from rvk8s.errors import Rvk8sError
+from rvk8s.parallel import Abandoned, in_threads, within
 from rvk8s.plan import Plan, Stage
 from rvk8s.storage import local_files
-from rvk8s.storage.parallel import Abandoned, abandonable, in_threads
 
 #: Seconds from SIGTERM to SIGKILL; everything is gone within ten.
 GRACE = 7.0
@@ -100,6 +100,8 @@ def gpus_of(count: int, slot: int, names: Sequence[str]) -> str:
 class ProcessSplits:
     """Splits of one stage: as many processes at once as there are cores, the others wait.
 
+    The first ones start with the first poll(): whoever calls it stops them whatever happens.
+
     Args:
         launcher: what is common to all stages of the run.
         stage: the stage; its `splits` is how many there are in all.
@@ -116,7 +118,6 @@ class ProcessSplits:
         self._codes: dict[int, int] = {}
         self._slots: dict[int, int] = {}
         self._at_once = min(len(splits), cores())
-        self._start_more()
 
     def poll(self) -> Mapping[int, int]:
         self._keep_logs(self._reap(), _KEEP_LOGS)
@@ -190,9 +191,11 @@ class ProcessSplits:
         def keep(uri: str) -> None:
             storage.copy(str(launcher.log_file(stage.name, logs[uri], stage.splits)), uri)
 
+        if not logs:
+            return
         # The stage's own failure is what has to be reported.
         with suppress(Rvk8sError, Abandoned):
-            abandonable(lambda: in_threads(keep, logs), lambda: True, grace=seconds)
+            within(seconds, lambda: in_threads(keep, logs))
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:

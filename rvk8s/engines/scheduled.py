@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.objects import owner_of
 from rvk8s.contract import RUN_ID, RUN_ID_TOKEN, Env, Label
 from rvk8s.errors import Conflict, InputError
 
@@ -112,15 +113,4 @@ def _config_map(name: str, files: Mapping[str, str], job: Object) -> Object:
         "metadata": {"name": name, "labels": labels, "ownerReferences": [owner_of(job)]},
         "immutable": True,
         "data": dict(files),
-    }
-
-
-def owner_of(job: Object) -> Object:
-    """The driver's Job as an ownerReference."""
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "name": job["metadata"]["name"],
-        "uid": job["metadata"]["uid"],
-        "blockOwnerDeletion": False,
     }

@@ -22,7 +22,7 @@ from rvk8s.cluster.pod_state import (
 )
 from rvk8s.cluster.queues import is_suspended, workloads
 from rvk8s.cluster.watch import Watcher
-from rvk8s.contract import Annotation, ExitCode, Label
+from rvk8s.contract import Annotation, ExitCode, Label, is_retryable
 from rvk8s.engines.log_collector import PodLogs, split_index
 from rvk8s.engines.stage_objects import annotation, condition, indexes, is_finished
 from rvk8s.plan import Stage
@@ -74,7 +74,6 @@ class StageHost(Protocol):
     patience: Patience
     pods: Watcher
     logs: PodLogs
-    confirm: Callable[[], None]
     wait: Callable[[float], object]
 
     def watcher(self, kind: str) -> Watcher: ...
@@ -183,7 +182,7 @@ class StageRun:
         for split, said in verdicts.items():
             if said.code == 0:
                 codes.setdefault(split, 0)
-            elif said.code < 128 and split not in codes:
+            elif not is_retryable(said.code) and split not in codes:
                 codes[split] = said.code
                 self._launcher.says(self.stage.name, split, said.message)
         if condition(main, "Complete"):
@@ -214,7 +213,7 @@ class StageRun:
             return {0: 0} if len(well) >= max(self.stage.nodes, 1) else {}
         if self._failing_since is None:
             self._failing_since = monotonic()
-        final = cause is not None and cause[1].code < 128
+        final = cause is not None and not is_retryable(cause[1].code)
         if self._running() and not final and monotonic() - self._failing_since < _SETTLE:
             return {}
         self._end(tidy=True)
@@ -357,7 +356,6 @@ class StageRun:
             launcher.logs.look()
             launcher.wait(0.5)
         if self._running() or not (tidy or is_finished(self._main)):
-            launcher.confirm()
             launcher.cluster.delete(self._kind, self._name, uid=self.uid)
             let_end(launcher, self._running)
         self._stopped = True

@@ -6,17 +6,17 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.conditions import ENDED, run_state, state_of
 from rvk8s.cluster.kinds import Forbidden, NoSuchKind
 from rvk8s.contract import STAGES, Annotation, Label, State
+from rvk8s.parallel import in_threads
 from rvk8s.plan import Plan, Stage, created_in
 from rvk8s.runs.record import RunRecord, StageRecord, code_text
 from rvk8s.runs.status import SeveralRuns, check_given
-from rvk8s.storage.parallel import in_threads
+from rvk8s.times import parse
 
 log = logging.getLogger(__name__)
 
@@ -202,18 +202,16 @@ def is_label(run: str) -> bool:
 def _together(cluster: Cluster, asked: Sequence[tuple[str, str]]) -> list[list[Object]]:
     """Several lists at once; no PyTorchJobs where the cluster or the user's role lacks them."""
 
-    found: dict[tuple[str, str], list[Object]] = {}
-
-    def look(one: tuple[str, str]) -> None:
+    def look(one: tuple[str, str]) -> list[Object]:
         try:
-            found[one] = cluster.list_all(*one)
+            return cluster.list_all(*one)
         except (Forbidden, NoSuchKind) as error:
             if one[0] != "PyTorchJob":
                 raise
             log.debug("no PyTorchJobs: %s", error)
+            return []
 
-    in_threads(look, asked)
-    return [found.get(one, []) for one in asked]
+    return in_threads(look, asked)
 
 
 def _plan(maps: Iterable[Object], run_id: str) -> Plan | None:
@@ -261,7 +259,8 @@ def _fill(stage: StageRecord, item: Object) -> None:
     stage.started = status.get("startTime") or item["metadata"]["creationTimestamp"]
     stage.ended = status.get("completionTime") or _when(item, stage.state)
     if stage.ended and stage.started:
-        stage.seconds = max(_seconds(stage.ended) - _seconds(stage.started), 0.0)
+        took = parse(stage.ended) - parse(stage.started)
+        stage.seconds = max(took.total_seconds(), 0.0)
     if stage.state in (State.FAILED, State.PENDING):
         stage.message = sentence
 
@@ -280,7 +279,3 @@ def _end(stages: Iterable[StageRecord], state: State) -> None:
     for stage in stages:
         if stage.state == State.RUNNING or (stage.state == State.PENDING and stage.attempts):
             stage.state = State.CANCELLED if state == State.CANCELLED else state
-
-
-def _seconds(time: str) -> float:
-    return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()

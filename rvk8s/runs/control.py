@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
-from rvk8s.cluster.objects import delete_all, list_kinds
+from rvk8s.cluster.objects import delete_all, list_kinds, object_name
 from rvk8s.cluster.queues import is_suspended
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, InputError
@@ -32,7 +32,7 @@ def no_run(cluster: Cluster, run: str) -> InputError:
     return InputError(f"no run {run} in namespace {cluster.namespace}", fix=fix)
 
 
-def check_goes_on(run: ClusterRun) -> None:
+def check_cancellable(run: ClusterRun) -> None:
     """See that there is something to stop.
 
     Raises:
@@ -138,13 +138,14 @@ def delete(cluster: Cluster, run: ToDelete) -> list[str]:
         The objects as kubectl's -o name writes them.
     """
     deleted, selector = [], f"{Label.RUN}={run.run_id}"
-    list(list_kinds(cluster, selector, _ALL))  # a refusal comes before any change
+    # A refusal comes before any change. What the Job owns may go before we come to it.
+    there = [object_name(item) for item in list_kinds(cluster, selector, _ALL)]
     if run.there is not None:  # the driver first, or it would make stages anew
         job = run.there.driver["metadata"]
         if cluster.delete("Job", job["name"], uid=job["uid"]):
             deleted.append(f"job.batch/{job['name']}")
-    deleted += delete_all(cluster, selector, _ALL)
-    return list(dict.fromkeys(deleted))
+    later = delete_all(cluster, selector, _ALL)
+    return list(dict.fromkeys([*deleted, *there, *later]))
 
 
 def _driver_runs(run: ClusterRun) -> bool:

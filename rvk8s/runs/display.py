@@ -18,10 +18,11 @@ from rvk8s import storage
 from rvk8s.contract import State, split_of
 from rvk8s.errors import Rvk8sError
 from rvk8s.plan import Plan
-from rvk8s.progress import Progress, duration
+from rvk8s.progress import Progress
 from rvk8s.runs import report
 from rvk8s.runs.record import RunRecord, StageRecord
-from rvk8s.runs.status import STYLES
+from rvk8s.runs.tables import STYLES
+from rvk8s.times import duration
 
 #: Seconds after which a plain line says how far a stage is, if nothing else was said of it.
 LINE_EVERY = 60.0

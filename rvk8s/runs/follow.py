@@ -13,7 +13,7 @@ from rvk8s.cluster.conditions import ENDED
 from rvk8s.cluster.kinds import Forbidden, NoSuchKind
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import STAGES, ExitCode, Label, State
-from rvk8s.errors import InputError, Interrupted, Rvk8sError
+from rvk8s.errors import InputError, Interrupted, Rvk8sError, WaitedTooLong
 from rvk8s.runs import cluster_runs, display, status
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places, merged, record_of
@@ -34,18 +34,11 @@ _TARGETS: dict[str, tuple[str, ...]] = {
 
 
 class RunFailed(Rvk8sError):
-    """The run that was waited for failed or was cancelled; exits with its code."""
+    """The run that was waited for failed or was cancelled; exits with its code, or the nearest."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
-        try:
-            self.exit_code = ExitCode(code)
-        except ValueError:
-            self.exit_code = ExitCode.RETRYABLE if code >= 128 else ExitCode.FAILED
-
-
-class TimedOut(Rvk8sError):
-    exit_code = ExitCode.DEADLINE
+        self.exit_code = ExitCode.nearest(code)
 
 
 @dataclass(frozen=True)
@@ -149,7 +142,7 @@ def until(
 
     Raises:
         InputError: there is no such run, or it is gone.
-        TimedOut: it is not so after the time.
+        WaitedTooLong: it is not so after the time.
         RunFailed: it can no longer be so: the run has ended otherwise.
     """
     for found in changes(places, run):
@@ -161,7 +154,7 @@ def until(
             raise _failure(found)
         if timeout is not None and time.monotonic() - began > timeout:
             what = f"{found.run_id} is {found.state} after {timeout:g} s, not {wanted.text}"
-            raise TimedOut(what)
+            raise WaitedTooLong(what)
     raise AssertionError("changes() never ends")
 
 
@@ -180,11 +173,13 @@ def changes(places: Places, run: str, noted: bool = False) -> Iterator[RunStatus
         notes = found.notes if noted else None
         yield from _cluster_changes(places, places.cluster, there, notes)
         return
-    root = found.uri.rpartition("/")[0]
     pause = _REMOTE if found.uri.startswith("s3://") else _FOLDER
     while True:
         time.sleep(pause)
-        yield status.run_status(root, found.run_id)
+        now = status.read_status(found.uri)
+        if now is None:
+            raise InputError(f"{found.uri} was deleted")
+        yield now
 
 
 def _cluster_changes(
@@ -193,13 +188,13 @@ def _cluster_changes(
     """`notes`: those of the first look, to be looked for again and again; None: of no interest."""
     labels = f"{Label.RUN}={there.run_id}"
     scheduled = Label.RUN not in there.driver["metadata"]["labels"]
-    driver = f"batch.kubernetes.io/job-name={there.run_id}" if scheduled else ""
     root, read_at, noted_at = there.root_uri, float("-inf"), time.monotonic()
+    uri = f"{root}/{there.run_id}"
     stored: RunStatus | None = None
     with ExitStack() as stack:
         jobs = stack.enter_context(Watcher(cluster, "Job", labels))
         training = stack.enter_context(Watcher(cluster, "PyTorchJob", labels))
-        own = stack.enter_context(Watcher(cluster, "Job", cluster_runs.OURS)) if driver else jobs
+        own = stack.enter_context(Watcher(cluster, "Job", cluster_runs.OURS)) if scheduled else jobs
         while True:
             drivers = [j for j in own.objects().values() if j["metadata"]["name"] == there.run_id]
             if not drivers:
@@ -218,7 +213,7 @@ def _cluster_changes(
             if time.monotonic() - read_at >= _REMOTE or now.state in ENDED:
                 if root not in places.faults:
                     read_at = time.monotonic()
-                stored = places.stored(root, lambda: places.run_in(root, there.run_id))
+                stored = places.stored(root, lambda: status.read_status(uri))
             found = merged(now, stored)
             if notes is not None:
                 if time.monotonic() - noted_at >= _REMOTE or now.state in ENDED:

@@ -19,7 +19,7 @@ from rvk8s.runs import display, pod_logs
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
 from rvk8s.runs.pod_logs import ALL, Part, Printer, Wanted, check_stage
-from rvk8s.runs.status import RunStatus, find_run, run_state
+from rvk8s.runs.status import RunStatus, find_run, stored_state
 
 #: Seconds between two looks at the logs with follow; on S3 they grow every ten seconds.
 _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
@@ -333,4 +333,4 @@ def _read(log: _Log) -> bytes:
 
 def _has_ended(layout: RunLayout) -> bool:
     """Whether no more can come. A run that was killed says Running for ever; it is lost."""
-    return run_state(layout.run_uri) not in (State.PENDING, State.RUNNING)
+    return stored_state(layout.run_uri) not in (State.PENDING, State.RUNNING)

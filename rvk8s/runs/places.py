@@ -7,7 +7,6 @@ laptop may not reach a cluster's storage, and a run's objects may be deleted.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,12 +18,12 @@ from rvk8s.cluster.kinds import Forbidden
 from rvk8s.cluster.queues import workloads
 from rvk8s.contract import Label, State
 from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
+from rvk8s.parallel import Abandoned, within
 from rvk8s.progress import Progress
 from rvk8s.runs import cluster_runs, status
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.record import RunRecord
 from rvk8s.runs.status import LOST, NoSuchRun, RunStatus, SeveralRuns, StageStatus
-from rvk8s.storage.parallel import Abandoned, abandonable
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +95,8 @@ class Places:
         if there is None:
             return self._only_stored(run), None
         root, run_id = there.root_uri, there.run_id
-        stored_run = self.stored(root, lambda: self.run_in(root, run_id))
+        stored_run = self.stored(root, lambda: status.read_status(f"{root}/{run_id}"))
         return self.noted(self.cluster, merged(there, stored_run), there), there
-
-    @staticmethod
-    def run_in(root_uri: str, run_id: str) -> RunStatus | None:
-        """A run in storage; None where run.json is not there yet: the driver has not begun."""
-        if status.run_state(f"{root_uri}/{run_id}") is None:
-            return None
-        return status.run_status(root_uri, run_id)
 
     def stored(self, uri: str, read: Callable[[], _T]) -> _T | None:
         """What storage says; None, and a fault, where it cannot be read from here.
@@ -115,9 +107,8 @@ class Places:
             return read()
         if uri in self.faults or not uri:
             return None
-        end = time.monotonic() + _PATIENCE
         try:
-            return abandonable(read, lambda: time.monotonic() > end)
+            return within(_PATIENCE, read)
         except Abandoned:
             self.faults[uri] = "it does not answer"
         except (NoSuchRun, SeveralRuns):
@@ -182,9 +173,8 @@ class Places:
             return cluster, look(cluster)
 
         load_library()  # that is no matter of the cluster
-        end = time.monotonic() + _FIRST
         try:
-            self.cluster, said = abandonable(ask, lambda: time.monotonic() > end, grace=0.0)
+            self.cluster, said = within(_FIRST, ask)
         except SeveralRuns:
             raise
         except Abandoned:

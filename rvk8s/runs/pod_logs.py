@@ -202,7 +202,7 @@ def _read(
     name, container, title = pod["metadata"]["name"], container_of(pod), _title(pod)
     last, tries, asked, answered = "", _TRIES, 0.0, False
     while True:
-        fault = None
+        fault, resumed = None, last
         try:
             try:
                 first = _still(part, time.monotonic() - asked, answered) if asked else part
@@ -213,7 +213,7 @@ def _read(
                 ):
                     stamp, line = stamped(raw)
                     # `since` counts whole seconds: what was seen of that second comes again.
-                    if stamp > last or not stamp:
+                    if stamp > resumed or not stamp:
                         last = stamp or last
                         lines.put((title, raw if part.timestamps else line))
             except ClusterUnavailable as error:

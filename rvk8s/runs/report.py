@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 _PARTS = ("precision", "recall", "f1", "iou")
 _OVERALL = (
     ("accuracy", "accuracy"),
+    ("precision", "precision"),
+    ("recall", "recall"),
     ("meanIoU", "mean IoU"),
     ("macroF1", "macro F1"),
 )
-WEIGHTED = "pixel-weighted F1"
+#: What the tasks count: one, several.
+_UNITS = (("pixel", "pixels"), ("cell", "cells"), ("box", "boxes"))
 RASTER_VISION = "Raster Vision's “average F1”"
 
 
@@ -37,7 +40,9 @@ def _print_table(title: str, scores: dict[str, Any], console: Console) -> None:
 
     table = Table(title=title, title_justify="left", title_style="bold", min_width=len(title))
     table.add_column("class", no_wrap=True)
-    for name in ("precision", "recall", "F1", "IoU", "pixels"):
+    overall = scores["overall"]
+    unit, units = next(names for names in _UNITS if names[1] in overall)
+    for name in ("precision", "recall", "F1", "IoU", units):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in scores["classes"]:
         # Names are the user's: square brackets in them are no markup.
@@ -45,27 +50,27 @@ def _print_table(title: str, scores: dict[str, Any], console: Console) -> None:
         parts = [_show(entry[key]) for key in _PARTS]
         table.add_row(name, *parts, f"{entry['support']:,}")
     console.print(table)
-    overall = scores["overall"]
     for key, label in _OVERALL:
-        console.print(f"  {_show(overall[key])}  {label}", highlight=False)
-    for value, label in _weighted(overall):
+        if key in overall:
+            console.print(f"  {_show(overall[key])}  {label}", highlight=False)
+    for value, label in _weighted(overall, unit):
         console.print(f"  {value}  {label}", highlight=False)
-    console.print(f"  over {overall['pixels']:,} scored pixels", highlight=False)
+    console.print(f"  over {overall[units]:,} scored {units}", highlight=False)
 
 
-def _weighted(overall: dict[str, Any]) -> list[tuple[str, str]]:
+def _weighted(overall: dict[str, Any], unit: str) -> list[tuple[str, str]]:
     """One line where both figures agree: they differ where some pixels' truth is not scored, or
     pixels lie outside of areas of interest."""
-    ours, theirs = _show(overall["pixelWeightedF1"]), _show(overall.get("rasterVisionAverageF1"))
-    if ours == theirs:
-        return [(ours, f"{WEIGHTED} ({RASTER_VISION})")]
+    ours = _show(overall[f"{unit}WeightedF1"])
+    theirs, weighted = _show(overall.get("rasterVisionAverageF1")), f"{unit}-weighted F1"
+    if ours == theirs or theirs == "–":
+        return [(ours, f"{weighted} ({RASTER_VISION})")]
+    if unit == "box":
+        return [(ours, weighted), (theirs, RASTER_VISION)]
+    also = ", and those outside of areas of interest" if unit == "pixel" else ""
     return [
-        (ours, WEIGHTED),
-        (
-            theirs,
-            f"{RASTER_VISION}, which scores unlabelled and ignored pixels too, and those "
-            "outside of areas of interest",
-        ),
+        (ours, weighted),
+        (theirs, f"{RASTER_VISION}, which scores unlabelled and ignored {unit}s too{also}"),
     ]
 
 

@@ -5,30 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from rvk8s import storage
 from rvk8s.contract import DRIVER, RunLayout, State, split_of
 from rvk8s.errors import InputError
 from rvk8s.heartbeat import LOST_AFTER
-from rvk8s.progress import Progress, duration, seconds_since
+from rvk8s.parallel import in_threads
+from rvk8s.progress import Progress
 from rvk8s.runs.record import RunRecord, StageRecord
-from rvk8s.storage.parallel import in_threads
+from rvk8s.times import seconds_since
 
 #: Shown instead of Running for a stage whose process is gone without saying so.
 LOST = "Lost"
-
-STYLES = {
-    "Pending": "dim",
-    "Running": "bold cyan",
-    "Succeeded": "green",
-    "Failed": "bold red",
-    "Skipped": "dim",
-    "Cancelled": "yellow",
-    LOST: "bold red",
-}
 
 
 class NoSuchRun(InputError):
@@ -111,19 +98,20 @@ def list_runs(root_uri: str, unreadable: dict[str, str] | None = None) -> list[R
         unreadable: gets the runs that are left out, with the reason: we may not read them, or
             another version of rvk8s wrote them in another form.
     """
-    found: list[RunStatus] = []
 
-    def look(name: str) -> None:
+    def look(name: str) -> RunStatus | None:
         uri = f"{root_uri}/{name}"
         try:
             value = storage.read_json(RunLayout(uri).run_json)
             if value is not None:
-                found.append(_status(uri, RunRecord.from_dict(value), with_stages=False))
+                return _status(uri, RunRecord.from_dict(value), with_stages=False)
         except InputError as error:
             if unreadable is not None:
                 unreadable[name] = error.what
+        return None
 
-    in_threads(look, [name for name in storage.list_dirs(root_uri) if not name.startswith(".")])
+    names = [name for name in storage.list_dirs(root_uri) if not name.startswith(".")]
+    found = [run for run in in_threads(look, names) if run is not None]
     return sorted(found, key=lambda run: (run.record.plan.created, run.run_id), reverse=True)
 
 
@@ -137,12 +125,25 @@ def run_status(root_uri: str, run: str) -> RunStatus:
         InputError: there is no such run, or more than one.
     """
     uri = f"{root_uri}/{find_run(root_uri, run)}"
-    value = storage.read_json(RunLayout(uri).run_json) or {}
-    record = RunRecord.from_dict(value, RunLayout(uri).run_json)
-    return _status(uri, record, with_stages=True)
+    found = read_status(uri)
+    if found is None:
+        fix = "`rvk8s list` shows the runs; --root-uri looks elsewhere"
+        raise NoSuchRun(f"{uri} is no run: it has no run.json", fix=fix)
+    return found
 
 
-def run_state(uri: str) -> str | None:
+def read_status(uri: str) -> RunStatus | None:
+    """The status of the run in a folder; None where no run is.
+
+    Raises:
+        InputError: its record is damaged, or that of another version.
+    """
+    name = RunLayout(uri).run_json
+    value = storage.read_json(name)
+    return None if value is None else _status(uri, RunRecord.from_dict(value, name), True)
+
+
+def stored_state(uri: str) -> str | None:
     """The state of the run in a folder: that of its record, or LOST; None where there is none."""
     record = _record(uri)
     return None if record is None else _status(uri, record, with_stages=False).state
@@ -222,82 +223,3 @@ def _is_left(record: RunRecord) -> bool:
         return False
     times = [record.started, *(stage.ended for stage in record.stages)]
     return min(seconds_since(time) for time in times if time or time is record.started) > LOST_AFTER
-
-
-def runs_table(runs: list[RunStatus], with_namespace: bool = False) -> RenderableType:
-    """A row for each run."""
-    first = ["NAMESPACE"] if with_namespace else []
-    table = _table(*first, "RUN", "STATE", "STAGE", "CREATED", "TIME")
-    for run in runs:
-        record = run.record
-        table.add_row(
-            *([Text(run.namespace or "-")] if with_namespace else []),
-            Text(run.run_id),
-            Text(run.state, style=STYLES[run.state]),
-            Text(_current_stage(record)),
-            Text(record.plan.created),
-            Text(_run_time(run)),
-        )
-    return table
-
-
-def status_table(run: RunStatus) -> RenderableType:
-    """A run's head, a row for each stage, and why it failed."""
-    record = run.record
-    head = Table(box=None, pad_edge=False, show_header=False)
-    head.add_column(style="bold")
-    head.add_column(overflow="fold")
-    head.add_row("Run", Text(run.run_id))
-    head.add_row("State", Text(run.state, style=STYLES[run.state]))
-    head.add_row("Folder", Text(run.uri))
-    head.add_row("Created", Text(record.plan.created))
-    if (
-        run.state == State.FAILED
-        and record.message
-        and not any(s.state == State.FAILED for s in run.stages)
-    ):
-        head.add_row("Why", Text(record.message))
-    stages = _table("STAGE", "STATE", "SPLITS", "STARTED", "TIME", "")
-    for stage in run.stages:
-        stages.add_row(
-            Text(stage.record.name),
-            Text(stage.state, style=STYLES[stage.state]),
-            Text(str(stage.record.splits)),
-            Text(stage.record.started or "-"),
-            Text(duration(stage.seconds) or "-"),
-            Text(_detail(stage)),
-        )
-    for note in run.notes:
-        head.add_row("Note", Text(note))
-    parts: list[RenderableType] = [head, Text(), stages]
-    if run.state in (State.FAILED, State.CANCELLED, LOST) and record.plan.go_on:
-        parts += [Text(), Text(f"Go on with: {record.plan.go_on}")]
-    return Group(*parts)
-
-
-def _detail(stage: StageStatus) -> str:
-    if stage.state == LOST:
-        return "no heartbeat for more than a minute: its process is gone"
-    return stage.record.message or stage.progress.text()
-
-
-def _current_stage(record: RunRecord) -> str:
-    """The stage that is running or has ended the run."""
-    ended = (State.RUNNING, State.FAILED, State.CANCELLED)
-    return next((stage.name for stage in record.stages if stage.state in ended), "-")
-
-
-def _run_time(run: RunStatus) -> str:
-    """Seconds that the stages took: a run that was gone on with has pauses."""
-    seconds = sum(stage.seconds or 0.0 for stage in run.record.stages)
-    if run.state == State.RUNNING:
-        current = next((s for s in run.record.stages if s.state == State.RUNNING), None)
-        seconds += seconds_since(current.started) if current else 0.0
-    return duration(seconds)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -23,8 +23,8 @@ from typing import Any
 
 from rvk8s.contract import to_json
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
+from rvk8s.parallel import in_threads
 from rvk8s.storage import local_files, s3_objects
-from rvk8s.storage.parallel import in_threads
 
 #: From this size in bytes on, asking whether a file is there costs less than sending it.
 _LARGE = 1 << 20

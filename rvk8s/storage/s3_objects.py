@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
+from rvk8s.parallel import THREADS, in_threads
 from rvk8s.storage import local_files, s3_retries, s3_settings, s3_transfer
-from rvk8s.storage.parallel import THREADS, in_threads
 from rvk8s.storage.s3_transfer import Place
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}

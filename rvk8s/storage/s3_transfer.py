@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rvk8s.errors import StorageUnavailable
-from rvk8s.storage.parallel import THREADS, in_threads
+from rvk8s.parallel import THREADS, in_threads
 from rvk8s.storage.s3_retries import CutOff, Damaged, again, is_away, read_body
 
 log = logging.getLogger(__name__)
@@ -110,15 +110,14 @@ def _send_parts(
 
     part, tags = part_size(size), dict(there)
 
-    def send(name: str) -> None:
-        index = int(name)
+    def send(index: int) -> None:
         with _slots:
             data = _read(path, (index - 1) * part, min(part, size - (index - 1) * part))
             tags[index] = again(lambda: _put_part(place, upload_id, index, data))
 
     numbers = range(1, (size + part - 1) // part + 1)
     try:
-        in_threads(send, [str(index) for index in numbers if index not in there])
+        in_threads(send, [index for index in numbers if index not in there])
         _complete(place, upload_id, {index: tags[index] for index in numbers}, digest)
     except (ClientError, OSError) as error:
         # Refused, full: nobody goes on. Where the server is away, the next upload does.
@@ -176,8 +175,7 @@ def download(place: Place, path: Path, size: int, tag: str, metadata: Mapping[st
     def parts() -> None:
         with path.open("wb") as file:
             file.truncate(size)
-            offsets = [str(offset) for offset in range(0, size, PART)]
-            in_threads(lambda name: fetch(file.fileno(), int(name)), offsets)
+            in_threads(lambda offset: fetch(file.fileno(), offset), range(0, size, PART))
         if _SHA256 in metadata:
             _check(place, metadata, _sha256(path, size))
 

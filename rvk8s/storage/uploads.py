@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rvk8s import storage
 from rvk8s.errors import Rvk8sError, StorageUnavailable
-from rvk8s.progress import duration
 from rvk8s.storage import local_files
+from rvk8s.times import duration
 
 log = logging.getLogger(__name__)
 

@@ -65,6 +65,54 @@ def test_a_quota_of_limits_needs_a_default_for_pods_that_name_none() -> None:
     assert rendering.only(found, "ResourceQuota")["spec"]["hard"]["limits.cpu"] == "64"
 
 
+def test_the_most_of_a_resource_is_not_everyone_s_default() -> None:
+    """Kubernetes fills in max where there is no default: each driver would ask for the GPUs."""
+    bound = {"limitRange": {"max": {"cpu": 64, "memory": "256Gi", "nvidia.com/gpu": 8}}}
+    with pytest.raises(
+        helm_python.HelmRenderError, match=r"limitRange\.max: nvidia\.com/gpu would be given to"
+    ):
+        rendering.text(bound, "p", "rvk8s-platform")
+    none = {"nvidia.com/gpu": 0}
+    bound["limitRange"] |= {"default": none, "defaultRequest": none}
+    found = rendering.objects(bound, "p", "rvk8s-platform")
+    (limits,) = rendering.only(found, "LimitRange")["spec"]["limits"]
+    assert limits["max"]["nvidia.com/gpu"] == 8
+
+
+def test_no_run_pushes_a_service_away() -> None:
+    """Pods without a class have 0; below -10 the cluster autoscaler adds no node for a pod."""
+    found = rendering.objects({}, "p", "rvk8s-platform")
+    values = [one["value"] for one in found if one["kind"] == "PriorityClass"]
+    assert values == [-10, -1]
+
+
+def test_what_pods_may_reach_is_bounded_by_itself() -> None:
+    values = {"networkPolicy": {"enabled": False, "egress": {"enabled": True}}}
+    found = rendering.objects(values, "p", "rvk8s-platform")
+    names = [one["metadata"]["name"] for one in found if one["kind"] == "NetworkPolicy"]
+    assert names == ["rvk8s-egress"]
+
+
+def test_where_the_tensorboard_runs() -> None:
+    board = {"enabled": True, "image": "x", "rootUri": "s3://b/r", "secretName": "keys"}
+    tolerations = [{"key": "dedicated", "operator": "Exists"}]
+    board |= {"nodeSelector": {"kubernetes.io/arch": "amd64"}, "tolerations": tolerations}
+    board |= {"annotations": {"linkerd.io/inject": "enabled", "team": "a"}}
+    found = rendering.objects({"tensorboard": board}, "p", "rvk8s-platform")
+    ((_, template),) = rendering.pod_templates(found)
+    spec, annotations = template["spec"], template["metadata"]["annotations"]
+    assert spec["nodeSelector"] == {"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"}
+    assert spec["tolerations"] == tolerations
+    assert annotations == {
+        "linkerd.io/inject": "enabled",
+        "sidecar.istio.io/inject": "false",
+        "team": "a",
+    }
+    environ = {one["name"]: one for one in spec["containers"][0]["env"]}
+    assert environ["AWS_SESSION_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"]
+    assert environ["NVIDIA_VISIBLE_DEVICES"]["value"] == "void"
+
+
 def test_name_servers_are_reached_where_they_listen() -> None:
     """A policy sees the port of the pod behind a Service, which on OpenShift is 5353."""
     values = {"networkPolicy": {"egress": {"enabled": True}}}

@@ -11,6 +11,7 @@ from chart.cases import merged, run, train
 
 from rvk8s.contract import Label
 
+LINUX = {"kubernetes.io/os": "linux"}
 _MESHES = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
 #: What the cluster autoscaler and Karpenter read before they move a pod to save a node.
 _STAY = {
@@ -120,10 +121,10 @@ def test_presets_name_the_image_s_processors_and_null_takes_that_away(preset: st
     null = {"nodeSelector": {arch: None}}
     given = yaml.safe_load((cases.ROOT / f"helm/rvk8s/presets/{preset}.yaml").read_text())["pools"]
     found = _pods(merged(values, {"pools": {"cpu": null, "gpu": null}}))
-    assert "nodeSelector" not in found["driver"]["spec"]
+    assert found["driver"]["spec"]["nodeSelector"] == LINUX
     left = {key: value for key, value in given["gpu"]["nodeSelector"].items() if key != arch}
     assert left
-    assert found["train"]["spec"]["nodeSelector"] == left
+    assert found["train"]["spec"]["nodeSelector"] == left | LINUX
     arm = {"pools": {"cpu": {"nodeSelector": {arch: "arm64"}}}}
-    assert _pods(merged(values, arm))["driver"]["spec"]["nodeSelector"] == {arch: "arm64"}
-    assert "nodeSelector" not in _pods(run())["driver"]["spec"], "the chart's own pools name none"
+    assert _pods(merged(values, arm))["driver"]["spec"]["nodeSelector"] == {arch: "arm64"} | LINUX
+    assert _pods(run())["driver"]["spec"]["nodeSelector"] == LINUX

@@ -353,7 +353,7 @@ def test_presets_place_gpu_pods(preset: str) -> None:
     pool = values["pools"]["gpu"]
     applied = rendering.objects(cases.CASES[f"preset-{preset}"][2], "r")
     ((_, template),) = rendering.pod_templates(rendering.stages(applied)["train"])
-    assert template["spec"]["nodeSelector"] == pool["nodeSelector"]
+    assert template["spec"]["nodeSelector"] == pool["nodeSelector"] | {"kubernetes.io/os": "linux"}
     assert template["spec"]["tolerations"] == pool["tolerations"]
     assert Plan.from_dict(rendering.plan(applied)).stage("train").nodes == 8 // pool["gpusPerNode"]
     (container,) = template["spec"]["containers"]

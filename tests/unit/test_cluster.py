@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from rvk8s.cluster import Cluster, preconditions
-from rvk8s.cluster.kinds import Forbidden, Unauthorized
+from rvk8s.cluster.kinds import Forbidden, NotFound, Unauthorized
 from rvk8s.cluster.watch import Watcher
-from rvk8s.errors import ClusterUnavailable, InputError
+from rvk8s.errors import ClusterUnavailable, HandedOver, InputError
 
 JOB = {"kind": "Job", "metadata": {"name": "a"}}
 NO_ROLE = 'jobs.batch is forbidden: User "me" cannot get resource "jobs"'
@@ -25,6 +25,7 @@ HOOK = (
     'Internal error occurred: failed calling webhook "validator.pytorchjob.kubeflow.org": failed '
     'to call webhook: Post "https://training-operator.kubeflow.svc:443": connection refused'
 )
+NOTHING: dict[str, Any] = {}
 #: Method -> status and body; of the number of requests so far.
 Rule = Callable[[str, int], tuple[int, dict[str, Any]]]
 
@@ -79,7 +80,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
             with suppress(BrokenPipeError):
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(json.dumps(body).encode())
+                self.wfile.write(b"" if body is NOTHING else json.dumps(body).encode())
 
         do_GET = do_POST = do_PATCH = handle_any  # noqa: N815
 
@@ -141,6 +142,58 @@ def test_a_refusal_that_stays_ends_in_time(server: Server, monkeypatch: pytest.M
         cluster.get("Job", "a")
     assert 3 < time.monotonic() - began < 10
     assert len(server.requests) >= 3
+
+
+def test_no_change_is_tried_again_where_it_is_forbidden_meanwhile(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver whose lease runs out while the server is away must not act on the run any more."""
+    server.rule = lambda method, count: (503, {}) if method == "POST" else (200, JOB)
+    cluster = server.cluster(monkeypatch)
+    trusted = iter([30.0, 8.0])
+
+    def guard() -> float:
+        for seconds in trusted:
+            return seconds
+        raise HandedOver("another driver has the run")
+
+    cluster.guard = guard
+    with pytest.raises(HandedOver):
+        cluster.create(JOB)
+    assert [line.split()[0] for line in server.requests] == ["POST", "POST"]
+    assert cluster.get("Job", "a") == JOB, "reading is free"
+    with pytest.raises(HandedOver):
+        cluster.patch("Job", "a", {})
+    assert cluster.unguarded().patch("Job", "a", {}) == JOB
+    assert cluster.requests == len(server.requests) == 4
+
+
+def test_a_change_takes_no_longer_than_it_may(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, found = server.cluster(monkeypatch), []
+
+    def sent(method: str, *args: Any) -> Any:
+        found.append((method, args[-1]))
+        raise NotFound("no")
+
+    monkeypatch.setattr(cluster, "_send", sent)
+    cluster.guard = lambda: 8.0
+    assert cluster.get("Job", "a") is None
+    assert cluster.patch("Job", "a", {}) is None
+    cluster.guard = lambda: 2.0
+    assert cluster.patch("Job", "a", {}) is None
+    assert found == [("GET", 20.0), ("PATCH", 3.0), ("PATCH", 1.0)]
+
+
+def test_a_watch_that_ends_at_once_is_not_asked_for_without_a_pause(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = {"items": [], "metadata": {"resourceVersion": "1"}}
+    server.rule = lambda method, count: (200, listed) if count == 1 else (200, NOTHING)
+    with Watcher(server.cluster(monkeypatch), "Job"):
+        time.sleep(1.0)
+    assert 2 <= len(server.requests) <= 5
 
 
 def test_a_watch_that_is_refused_from_the_beginning_ends_at_once(

@@ -19,10 +19,11 @@ from rvk8s import storage
 from rvk8s.contract import STAGES, State, now
 from rvk8s.errors import InputError, StorageUnavailable
 from rvk8s.plan import Plan, Stage
-from rvk8s.progress import Progress, duration
+from rvk8s.progress import Progress
 from rvk8s.runs import display
 from rvk8s.runs.display import Lines, LiveTable, ProgressReader
 from rvk8s.runs.record import RunRecord
+from rvk8s.times import duration
 
 
 @pytest.fixture

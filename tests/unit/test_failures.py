@@ -7,7 +7,7 @@ import errno
 import pytest
 from rastervision.kubernetes.failures import explain
 
-from rvk8s.contract import ExitCode
+from rvk8s.contract import ExitCode, is_retryable
 from rvk8s.errors import InputError
 
 
@@ -71,12 +71,48 @@ def test_unknown_errors_stay_unknown() -> None:
     assert explain(KeyError("x"), ("solver.batch_sz", 8)) is None
 
 
+def _while_handling(first: BaseException, hidden: bool = False) -> Exception:
+    try:
+        try:
+            raise first
+        except (OSError, MemoryError):
+            if hidden:
+                raise ValueError("later") from None
+            raise ValueError("later")  # noqa: B904
+    except ValueError as error:
+        return error
+
+
+def test_a_file_that_was_looked_for_in_vain_explains_no_later_error() -> None:
+    """Of a user who catches its absence, and then fails at something else."""
+    missing = FileNotFoundError(errno.ENOENT, "No such file", "/cache.json")
+    assert "/cache.json does not exist" in str(explain(_from(missing)))
+    assert explain(_while_handling(missing)) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(errno.ENOSPC, "full", "/x"), 28), (MemoryError(), 12)]
+)
+def test_what_hinders_all_explains_later_errors_unless_it_is_hidden(
+    error: BaseException, code: int
+) -> None:
+    found = explain(_while_handling(error))
+    assert found
+    assert found.exit_code == code
+    assert explain(_while_handling(error, hidden=True)) is None
+
+
 def test_exit_codes_that_may_be_tried_again() -> None:
     """The training operator draws the line at 128 too."""
-    again = {code for code in ExitCode if code >= 128}
+    again = {code for code in ExitCode if is_retryable(code)}
     assert again == {
         ExitCode.INTERRUPTED,
         ExitCode.KILLED,
         ExitCode.RETRYABLE,
         ExitCode.PREEMPTED,
     }
+
+
+@pytest.mark.parametrize(("code", "nearest"), [(0, 0), (2, 2), (3, 1), (139, 138), (143, 143)])
+def test_the_nearest_exit_code(code: int, nearest: int) -> None:
+    assert ExitCode.nearest(code) is ExitCode(nearest)

@@ -267,6 +267,21 @@ def test_a_pod_that_has_ended_is_not_read_for_ever(
     assert list(lines.queue) == [("chip, split 0", b"(no route to host)")] * (phase is not None)
 
 
+def test_lines_of_one_moment_and_of_a_clock_that_is_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def log_lines(*_: object, **__: object) -> Iterator[bytes]:
+        for number, second in enumerate(("02.5", "02.5", "03.0", "01.0", "01.5")):
+            yield f"2026-11-30T10:00:{second}Z {number}".encode()
+
+    found = pod("a", {"running": {}})
+    cluster = LostNode({**found, "status": {"phase": "Failed"}})
+    monkeypatch.setattr(cluster, "log_lines", log_lines)
+    lines = queue.Queue[tuple[str, bytes]]()
+    pod_logs._read(cluster, found, lines)  # type: ignore[arg-type]
+    assert [line for _, line in lines.queue] == [b"0", b"1", b"2", b"3", b"4"]
+
+
 def test_following_ends_where_a_lost_node_hangs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""rvk8s.storage.parallel: transfers at once, and calls that are left behind."""
+"""rvk8s.parallel: calls at once, and calls that are left behind."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import time
 
 import pytest
 
-from rvk8s.storage.parallel import THREADS, Abandoned, abandonable, in_threads
+from rvk8s.parallel import THREADS, Abandoned, abandonable, in_threads
 
 
 def test_all_are_done_some_at_once() -> None:
     together = threading.Barrier(THREADS, timeout=10)
-    done: list[str] = []
 
-    def work(name: str) -> None:
+    def work(number: int) -> int:
         together.wait()
-        done.append(name)
+        time.sleep(0.01 / (number + 1))
+        return number * number
 
-    names = [str(number) for number in range(3 * THREADS)]
-    in_threads(work, names)
-    assert sorted(done) == sorted(names)
+    numbers = range(3 * THREADS)
+    assert in_threads(work, numbers) == [number * number for number in numbers]
+    assert in_threads(lambda name: name * 2, ["a"]) == ["aa"]
+    assert in_threads(str, []) == []
 
 
 def test_the_first_error_is_raised_and_no_more_is_started() -> None:
@@ -59,7 +60,7 @@ def test_a_call_that_hangs_is_left_behind() -> None:
 
 def test_neither_keeps_a_process_from_ending() -> None:
     code = (
-        "import threading, time; from rvk8s.storage.parallel import *\n"
+        "import threading, time; from rvk8s.parallel import *\n"
         "threading.Thread(target=in_threads, daemon=True,\n"
         "    args=(lambda name: time.sleep(60), ['a', 'b'])).start()\n"
         "try: abandonable(lambda: time.sleep(60), lambda: True, grace=0.1)\n"

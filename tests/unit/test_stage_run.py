@@ -56,9 +56,6 @@ class Host:
     def look(self) -> None:
         pass
 
-    def confirm(self) -> None:
-        pass
-
     def wait(self, seconds: float) -> None:
         self.seconds += seconds
 

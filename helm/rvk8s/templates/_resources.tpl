@@ -200,7 +200,7 @@ Spot nodes go away 15 to 120 s after they say so; a pod must not plan with more.
 */}}
 {{- define "rvk8s.placement" -}}
 {{- $pool := index .root.Values.pools .pool }}
-{{- $selector := deepCopy ($pool.nodeSelector | default dict) }}
+{{- $selector := merge (deepCopy ($pool.nodeSelector | default dict)) (dict "kubernetes.io/os" "linux") }}
 {{- $tolerations := $pool.tolerations | default list }}
 {{- if $pool.spot }}
 {{- $selector = mergeOverwrite $selector (deepCopy ($pool.spotNodeSelector | default dict)) }}

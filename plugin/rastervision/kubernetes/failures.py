@@ -43,12 +43,14 @@ def explain(error: BaseException, batch_size: tuple[str, int] | None = None) -> 
     for one in links:
         if isinstance(one, Rvk8sError):
             return one
+    raised_from = list(chain(error, handled=False))
     for kind in (_memory, _gpu, _full, _storage, _unreadable):
         for one in links:
             found = kind(one)
             if isinstance(found, OutOfMemory):
                 return _with_advice(found, batch_size)
-            if found:
+            # A file that was looked for in vain is no reason for what came later.
+            if found and (one in raised_from or not isinstance(found, InputError)):
                 return found
     return None
 
@@ -59,13 +61,18 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that it was raised from or while handling."""
+def chain(error: BaseException | None, handled: bool = True) -> Iterator[BaseException]:
+    """An exception and those that it was raised from.
+
+    Args:
+        handled: also those while which it was raised, as far as a traceback shows them.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        shown = error.__context__ if handled and not error.__suppress_context__ else None
+        error = error.__cause__ or shown
 
 
 def _memory(error: BaseException) -> Rvk8sError | None:

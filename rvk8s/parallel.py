@@ -1,6 +1,6 @@
-"""Many small transfers at once, and calls that may be left behind.
+"""Many calls at once, and calls that may be left behind.
 
-The threads here are daemons: where storage hangs, an exception in the waiting thread, such as one
+The threads here are daemons: where a server hangs, an exception in the waiting thread, such as one
 that a signal raises, is not held up by them, nor is the end of the process.
 """
 
@@ -8,45 +8,46 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
-#: Transfers at once; s3_objects keeps as many connections.
+#: Calls at once; s3_objects keeps as many connections.
 THREADS = 8
 #: Seconds between two looks of abandonable().
 _LOOK = 0.05
 
 
-def in_threads(work: Callable[[_T], None], names: Iterable[_T]) -> None:
-    """Call work for every name, some at once.
+def in_threads(work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """The results of work() for every item, some at once, in the order of the items.
 
     After an error no further one is started; the first error is raised when those that run have
     ended.
     """
-    names = list(names)
-    if len(names) < 2:
-        for name in names:
-            work(name)
-        return
-    todo, lock = iter(names), threading.Lock()
+    items = list(items)
+    if len(items) < 2:
+        return [work(item) for item in items]
+    todo = deque(enumerate(items))
+    found: dict[int, _R] = {}
     errors: list[BaseException] = []
 
     def run() -> None:
         while not errors:
-            with lock:
-                name = next(todo, None)
-            if name is None:
+            try:
+                number, item = todo.popleft()
+            except IndexError:
                 return
             try:
-                work(name)
+                found[number] = work(item)
             except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
                 errors.append(error)
 
     threads = [
-        threading.Thread(target=run, name=f"transfer-{number}", daemon=True)
-        for number in range(min(THREADS, len(names)))
+        threading.Thread(target=run, name=f"parallel-{number}", daemon=True)
+        for number in range(min(THREADS, len(items)))
     ]
     try:
         for thread in threads:
@@ -58,10 +59,20 @@ def in_threads(work: Callable[[_T], None], names: Iterable[_T]) -> None:
         raise
     if errors:
         raise errors[0]
+    return [found[number] for number in range(len(items))]
 
 
 class Abandoned(Exception):
-    """A call of abandonable() was left behind."""
+    """A call was left behind."""
+
+
+def within(seconds: float, work: Callable[[], _T]) -> _T:
+    """The result of work(), as of abandonable(), unless it takes more seconds.
+
+    Raises:
+        Abandoned: it was not done by then.
+    """
+    return abandonable(work, lambda: True, grace=seconds)
 
 
 def abandonable(
@@ -86,7 +97,7 @@ def abandonable(
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="storage", daemon=True)
+    thread = threading.Thread(target=run, name="abandonable", daemon=True)
     thread.start()
     thread.join(_LOOK)
     end: float | None = None
