@@ -1,9 +1,10 @@
 # Every target sets itself up: `make test` on a fresh checkout needs Python 3.11 or 3.12 and make.
 VENV ?= .venv
-# Test processes; each may import Raster Vision and torch, some 1.5 GB.
-JOBS ?= 2
+# Test processes, one more than two cores, since some wait; each may import Raster Vision and torch,
+# some 1.5 GB.
+JOBS ?= 3
 # The same on a cluster, where they mostly wait for pods.
-CLUSTER_JOBS ?= 4
+CLUSTER_JOBS ?= 6
 BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1

@@ -2,7 +2,8 @@
 
 Jobs get pods, which stay Pending: a test that needs them to run patches their status, or stands
 in tests/cluster. PyTorchJobs are accepted (the resource definition is there) and nobody acts on
-them. Everything is on loopback, root is not needed, and a start takes a few seconds.
+them. Everything is on loopback, root is not needed, and a start takes a few seconds. Processes that
+test side by side have one such server, and each test a namespace.
 
 conftest.py brings the fixtures; a module that imported them would get a server of its own.
 """
@@ -10,12 +11,15 @@ conftest.py brings the fixtures; a module that imported them would get a server 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from cluster.controlplane import ControlPlane, install_training_crds, kubectl, light
+from cluster.processes import free_ports, is_last, locked
 from cluster.programs import CannotBuild, built
 
 _numbers = itertools.count(1)
@@ -30,13 +34,66 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane
             built(tool)
     except CannotBuild as error:
         pytest.skip(f"NOT TESTED: against a real API server, because {error}")
-    plane = light(tmp_path_factory.mktemp("apiserver"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of the session, where each of its processes has a folder
+    with _shared(folder / "apiserver") as plane:
+        yield plane
+
+
+@contextmanager
+def _shared(folder: Path) -> Iterator[ControlPlane]:
+    """The control plane in a folder: who comes first starts it, who goes last ends it."""
+    folder.mkdir(exist_ok=True)
+    start, users = folder / "start.lock", folder / "users.lock"
+    with locked(users, shared=True) as user:
+        with locked(start):
+            plane = _started(folder)
+        try:
+            yield plane
+        finally:
+            with locked(start):
+                if is_last(user):
+                    plane.stop()
+                    _ports(folder).unlink()
+
+
+def _started(folder: Path) -> ControlPlane:
+    """What runs already, or what is started now."""
+    ports = _ports(folder)
+    if ports.exists():
+        return light(folder, json.loads(ports.read_text()))
+    numbers = free_ports(5)
+    plane = light(folder, numbers)
+    plane.stop()  # what a process has left that died while it started it
+    _start(plane)
+    ports.write_text(json.dumps(numbers))
+    return plane
+
+
+def _start(plane: ControlPlane) -> None:
     try:
         plane.start()
         install_training_crds(plane.kubeconfig)
+    except BaseException:
+        plane.stop()
+        raise
+
+
+@contextmanager
+def of_one_test(folder: Path) -> Iterator[ControlPlane]:
+    """A control plane for a test that takes it away."""
+    plane = light(folder)
+    _start(plane)
+    try:
         yield plane
     finally:
         plane.stop()
+
+
+def _ports(folder: Path) -> Path:
+    """Names the ports of a control plane that runs."""
+    return folder / "ports.json"
 
 
 @pytest.fixture
@@ -50,6 +107,7 @@ def namespace(apiserver: ControlPlane) -> Iterator[str]:
 
 def make_namespace(config: Path, name: str) -> None:
     """A namespace that enforces the restricted pod security standard."""
-    kubectl(config, "create", "namespace", name)
-    labels = [f"pod-security.kubernetes.io/{level}=restricted" for level in _LEVELS]
-    kubectl(config, "label", "namespace", name, *labels)
+    labels = {f"pod-security.kubernetes.io/{level}": "restricted" for level in _LEVELS}
+    metadata = {"name": name, "labels": labels}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    kubectl(config, "create", "-f", "-", stdin=json.dumps(manifest))

@@ -93,8 +93,12 @@ class Client:
 @pytest.fixture
 def client(tmp_path: Path, apiserver: ControlPlane, namespace: str) -> Client:
     """rvk8s in a project, with a namespace that has what runs need."""
-    for account in ("rvk8s-driver", "rvk8s-stage"):
-        apiserver.kubectl("create", "serviceaccount", account, "-n", namespace)
+    accounts = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+        for name in ("rvk8s-driver", "rvk8s-stage")
+    ]
+    stream = "".join(f"---\n{json.dumps(account)}\n" for account in accounts)
+    apiserver.kubectl("create", "-n", namespace, "-f", "-", stdin=stream)
     made = Client.make(tmp_path / "project", KUBECONFIG=str(apiserver.kubeconfig))
     file = made.folder / "rvk8s.yaml"
     file.write_text(file.read_text() + f"namespace: {namespace}\n")

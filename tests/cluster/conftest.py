@@ -1,8 +1,8 @@
 """The cluster that the tests here stand on, started for the session unless it runs already.
 
 Several processes test at once (`make test-cluster`), each a file at a time: they share the one
-cluster and have API servers, namespaces and buckets of their own. A test marked `alone` waits until
-no other one runs, and keeps the others from beginning.
+cluster, and the API server of tests that need no more, and have namespaces and buckets of their
+own. A test marked `alone` waits until no other one runs, and keeps the others from beginning.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,10 +198,10 @@ class ControlPlane:
         return succeeds(self.kubeconfig, "-n", "default", "get", "serviceaccount", "default")
 
 
-def light(folder: Path) -> ControlPlane:
-    """A control plane without a node, on loopback and ports of its own; not yet started."""
-    port, *others = processes.free_ports(5)
-    return ControlPlane(folder, port=port, ports=(others[0], others[1], others[2], others[3]))
+def light(folder: Path, ports: Sequence[int] | None = None) -> ControlPlane:
+    """A control plane without a node, on loopback and five ports, free ones if none are given."""
+    port, etcd, peer, controllers, scheduler = ports or processes.free_ports(5)
+    return ControlPlane(folder, port=port, ports=(etcd, peer, controllers, scheduler))
 
 
 def install_training_crds(config: Path) -> None:

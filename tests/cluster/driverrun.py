@@ -85,6 +85,7 @@ class Play:
         self.image_id: Callable[[str], str] = lambda stage: "registry.example.com/rvk8s@sha256:0"
         self._drivers: list[Forked] = []
         self._known: set[str] = set()
+        self._staying: set[str] = set()  # pods that never end by themselves
         self._attempts: dict[str, int] = {}
         self._lock = threading.RLock()
         self._over = threading.Event()
@@ -265,6 +266,8 @@ class Play:
         if isinstance(fate, Mapping) and "phase" not in fate:
             self.set_status("Pod", pod, fate)  # it does not start
             return
+        if fate is None:
+            self._staying.add(pod["metadata"]["uid"])
         container = pod["spec"]["containers"][0]
         begun = {"phase": "Running", "startTime": now(), "conditions": [_scheduled()]}
         state = {"name": container["name"], "image": container["image"], "ready": True}
@@ -319,7 +322,9 @@ class Play:
             condition |= {"lastUpdateTime": now(), "lastTransitionTime": now()}
             self.set_status("PyTorchJob", job, {"conditions": [condition]})
             for pod in pods:
-                if pod.get("status", {}).get("phase") == "Running":
+                # The exit code of one that ends by itself in this moment is not lost.
+                staying = pod["metadata"]["uid"] in self._staying
+                if staying and pod.get("status", {}).get("phase") == "Running":
                     self.cluster.delete("Pod", pod["metadata"]["name"], uid=pod["metadata"]["uid"])
             return
 

@@ -58,11 +58,12 @@ def phase(bed: Testbed, namespace: str, name: str) -> str:
     return str(found["status"].get("phase"))
 
 
-def output(bed: Testbed, namespace: str, name: str) -> str:
+def output(bed: Testbed, namespace: str, name: str, seconds: int = 60) -> str:
     """What a pod printed, once it has succeeded."""
-    wait = ("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=60s")
+    succeeded = "--for=jsonpath={.status.phase}=Succeeded"
+    wait = ("wait", succeeded, f"pod/{name}", f"--timeout={seconds}s")
     try:
-        kubectl(bed.kubeconfig, "-n", namespace, *wait, seconds=90)
+        kubectl(bed.kubeconfig, "-n", namespace, *wait, seconds=seconds + 30)
     finally:
         said = kubectl(bed.kubeconfig, "-n", namespace, "logs", name)
     return said

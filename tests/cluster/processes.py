@@ -1,15 +1,20 @@
-"""Processes of the test cluster: started in the background, waited for, found again, ended."""
+"""Processes of the test cluster: started in the background, waited for, found again, ended; and
+locks between those that test on it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 class NotReady(Exception):
@@ -118,6 +123,27 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     finally:
         for listener in listeners:
             listener.close()
+
+
+@contextmanager
+def locked(file: Path, shared: bool = False) -> Iterator[BinaryIO]:
+    """A lock that one process holds, or several that share it; one that dies gives it up.
+
+    Yields:
+        The open file, for is_last.
+    """
+    with file.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield held
+
+
+def is_last(held: BinaryIO) -> bool:
+    """Whether nobody else shares a lock; this process may not rely on its share afterwards."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _started(number: int) -> str:

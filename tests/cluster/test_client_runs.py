@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -57,7 +58,29 @@ def test_going_on_with_a_run(client: Client, apiserver: ControlPlane, namespace:
     plan = json.loads(text)
     assert plan["rerun"] == ["train", "predict", "eval", "bundle"]
     assert {stage["splits"] for stage in plan["stages"]} == {1, 3}
+    assert owners(apiserver, namespace, run) == [after] * 3, "they would go with the old Job"
     assert [line.split()[1] for line in client.ok("list").splitlines()[1:]] == ["Pending"]
+
+
+def owners(apiserver: ControlPlane, namespace: str, run: str) -> list[str]:
+    """The uids of what owns the run's ConfigMaps and NetworkPolicy."""
+    query = ("get", "configmaps,networkpolicies", "-n", namespace, "-l", f"rvk8s.io/run={run}")
+    return apiserver.kubectl(*query, "-o", "jsonpath={..ownerReferences[*].uid}").split()
+
+
+def test_what_a_run_needs_goes_with_its_job(
+    client: Client, apiserver: ControlPlane, namespace: str
+) -> None:
+    """As where driver.ttlSecondsAfterFinished is set, and Kubernetes deletes the Job."""
+    run = submit(client)
+    kept = submit(client)
+    assert len(objects(apiserver, namespace)) == 8
+    apiserver.kubectl("delete", "job", run, "-n", namespace)
+    end = time.monotonic() + 30
+    while any(run in name for name in objects(apiserver, namespace)):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert len([name for name in objects(apiserver, namespace) if kept in name]) == 4
 
 
 def test_an_id_that_no_run_has_is_not_gone_on_with(

@@ -33,7 +33,7 @@ def test_the_runs_of_all_namespaces(
     client: Client, apiserver: ControlPlane, namespace: str
 ) -> None:
     """Two of them have a run of the same id, as schedules of one name make them."""
-    other, run = f"{namespace}-b", "one-20261124-101112-abcd"
+    other, run = f"{namespace}-b", "one-20261124-101112-dcba"
     apiserver.kubectl("create", "namespace", other)
     for name in (namespace, other):
         manifests = client.ok("render", "one", "--run-id", run, "-n", name)

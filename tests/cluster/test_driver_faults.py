@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster.apiproxy import api_proxy
+from cluster.apiserver import of_one_test
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Play, stop
 from s3server import S3Server
@@ -98,17 +99,21 @@ def test_connections_that_never_answer(
         assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig)), 90) == 0, play.said()
 
 
-def test_an_api_server_that_stops(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("apiserver")  # or it is skipped, and says why
+def test_an_api_server_that_stops(tmp_path: Path) -> None:
     """Away while a stage runs and ends; the driver that another one cannot replace goes on."""
-    with Play(apiserver, namespace, tmp_path, seconds=0.5) as play:
+    with (
+        of_one_test(tmp_path / "plane") as plane,
+        Play(plane, "default", tmp_path, seconds=0.5) as play,
+    ):
         driver = play.drive()
         play.until(lambda: play.stage_pods("chip"))
-        apiserver.stop_apiserver()
+        plane.stop_apiserver()
         try:
             time.sleep(35)  # longer than the lease
             assert driver.poll() is None, play.said()
         finally:
-            apiserver.start_apiserver()
+            plane.start_apiserver()
         assert play.finish(driver, 120) == 0, play.said()
         assert {len(uids) for uids in play.made.values()} == {1}
 

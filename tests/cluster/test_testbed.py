@@ -50,8 +50,9 @@ def test_the_first_process_hands_signals_on_and_reaps(testbed: Testbed, team: st
 
 
 def test_gpus_are_scheduled(testbed: Testbed, team: str) -> None:
-    create(testbed, team, pod(testbed, "four", "true", gpus=4), pod(testbed, "five", "id", gpus=5))
-    output(testbed, team, "four")
+    create(testbed, team, pod(testbed, "one", "true", gpus=1), pod(testbed, "five", "id", gpus=5))
+    # The node has four, which other tests' trainings hold for minutes.
+    output(testbed, team, "one", seconds=600)
     assert phase(testbed, team, "five") == "Pending"
     found = kubectl_json(testbed.kubeconfig, "-n", team, "get", "pod", "five")
     assert "Insufficient nvidia.com/gpu" in found["status"]["conditions"][0]["message"]

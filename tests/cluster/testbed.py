@@ -7,7 +7,6 @@ chooses between the last two.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from typing import ClassVar
 from cluster import images, kind, projectimage, training_operator
 from cluster.kind import Kind
 from cluster.node import ADDRESS, Node
+from cluster.processes import locked
 from cluster.programs import TOOLS, built
 from cluster.s3 import BUCKET, READER, S3, USERS, WRITER
 
@@ -162,8 +162,7 @@ def lock(name: str, shared: bool = False) -> Iterator[None]:
     """Held by one of all processes of this machine that test on the cluster, or shared by them."""
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    with locked(folder / f"{name}.lock", shared):
         yield
 
 
