@@ -9,7 +9,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from rastervision.fastai_backend.options import Oversample, TrainSettings
+from rastervision.fastai_backend.options import (
+    ClassifierOptions,
+    DetectorOptions,
+    Oversample,
+    TrainSettings,
+)
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "options.md"
 
@@ -30,7 +35,12 @@ FastaiSemanticSegmentationConfig(
 )
 ```
 
-Beside the four groups the config takes `sampling`: a `WindowSamplingConfig`, or one for each scene
+That is semantic segmentation, a class for each pixel. `FastaiChipClassificationConfig`, a class for
+each chip, and `FastaiObjectDetectionConfig`, boxes around objects, take the same but for `model`.
+What is said of pixels below holds for chips where these have one class. Object detection has no
+`solver.loss`, `class_weights`, `label_smoothing`, `ignore_class_index` and `predict.tta`.
+
+Beside the four groups a config takes `sampling`: a `WindowSamplingConfig`, or one for each scene
 id, of windows that training reads straight from the scenes. There is no chip stage then. Where
 chips lie, how large they are and how scenes are predicted (stride, crop, batch) is said in Raster
 Vision's own `chip_options` and `predict_options`. Beyond a scene's edges chips are black and their
@@ -42,11 +52,16 @@ Vision adds one where there is none), are left out of all scores; predicted else
 are errors. A null class of another name, such as `background`, is scored unless it is ignored.
 """
 
+_TITLES: dict[type[BaseModel], str] = {
+    ClassifierOptions: "model, for chip classification",
+    DetectorOptions: "model, for object detection",
+}
 _BOUNDS = {
     "ge": "≥ {:g}",
     "gt": "> {:g}",
     "le": "≤ {:g}",
     "lt": "< {:g}",
+    "multiple_of": "a multiple of {:g}",
     "min_length": "at least {:g} of them",
 }
 
@@ -55,13 +70,14 @@ def page() -> str:
     """The text of the page."""
     parts = [HEAD]
     for name, field in TrainSettings.model_fields.items():
-        group = field.annotation
-        assert isinstance(group, type)
-        assert issubclass(group, BaseModel)
-        parts.append("\n".join([f"## {name}", "", _first_line(group), "", *_table(group)]) + "\n")
-    title = "## data.oversample"
-    parts.append("\n".join([title, "", _first_line(Oversample), "", *_table(Oversample)]) + "\n")
+        groups = get_args(field.annotation) or (field.annotation,)  # each task has its model
+        parts += [_section(_TITLES.get(group, name), group) for group in groups]
+    parts.append(_section("data.oversample", Oversample))
     return "\n".join(parts)
+
+
+def _section(title: str, group: type[BaseModel]) -> str:
+    return "\n".join([f"## {title}", "", _first_line(group), "", *_table(group)]) + "\n"
 
 
 def _first_line(group: type[BaseModel]) -> str:

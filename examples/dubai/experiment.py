@@ -99,7 +99,7 @@ def get_config(
 
     The others are options of FastaiSemanticSegmentationConfig. Values may be strings.
     """
-    folder = raw_uri or _find_data()
+    folder = raw_uri or find_data()
     train, val = _ids(train_ids, TRAIN_IDS), _ids(val_ids, VAL_IDS)
     if test:
         train, num_epochs, windows = train[:1], 1, 40
@@ -177,7 +177,12 @@ def _sampling(
     }
 
 
-def _find_data() -> str:
+def find_data() -> str:
+    """The folder of the scenes, as raw_uri says above.
+
+    Raises:
+        FileNotFoundError: they are in none of the places.
+    """
     given = os.environ.get("RVK8S_DATA")
     beside = Path(__file__).resolve().parents[3] / "shared" / "data" / "dubai"
     places = [Path(given, "dubai"), Path(given)] if given else [beside]

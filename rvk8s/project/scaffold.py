@@ -7,18 +7,22 @@ from pathlib import Path
 
 from rvk8s.errors import InputError, InputErrors
 
-#: Below rvk8s/project/templates and below the user's folder alike: the settings, the experiment.
-FILES = ("rvk8s.yaml", "experiments/segmentation.py")
 
+def write_templates(folder: Path, task: str) -> list[Path]:
+    """Write the files of a task to a folder, which is made where there is none.
 
-def write_templates(folder: Path) -> list[Path]:
-    """Write FILES to a folder, which is made where there is none.
+    They lie below rvk8s/project/templates/TASK as they will below the folder: the settings, and
+    the experiment.
+
+    Args:
+        task: segmentation, classification or detection.
 
     Raises:
         InputErrors: some of them are there; then nothing is written.
         InputError: the folder cannot be written.
     """
-    targets = {name: folder / name for name in FILES}
+    templates = resources.files("rvk8s.project").joinpath("templates", task)
+    targets = {name: folder / name for name in ("rvk8s.yaml", f"experiments/{task}.py")}
     there = [path for path in targets.values() if path.exists() or path.is_symlink()]
     if there:
         fix = "nothing was written; give another folder or move it away"
@@ -26,7 +30,7 @@ def write_templates(folder: Path) -> list[Path]:
     written: list[Path] = []
     try:
         for name, target in targets.items():
-            text = resources.files("rvk8s.project").joinpath("templates", name).read_bytes()
+            text = templates.joinpath(name).read_bytes()
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
                 written.append(target)

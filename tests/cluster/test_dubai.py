@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.sites import SiteFactory
@@ -49,9 +50,16 @@ def test_dubai_scores_as_on_one_machine(
     pictures = storage.list_files(f"{site.root_uri}/{run}/eval/pictures")
     assert pictures
     assert all(name.endswith(".png") for name in pictures)
-    there, at_home = (
-        scores["overall"]["macroF1"] for scores in (site.scores(run), site.scores(here, str(local)))
-    )
-    print(f"macro F1 on the cluster {there:.4f}, on one machine {at_home:.4f}")
-    assert abs(there - at_home) <= 0.02
-    assert min(there, at_home) > 0.35, "what one class everywhere would not have"
+    there, at_home = site.scores(run), site.scores(here, str(local))
+    found = [scores["overall"]["macroF1"] for scores in (there, at_home)]
+    print(f"macro F1 on the cluster {found[0]:.4f}, on one machine {found[1]:.4f}")
+    assert abs(found[0] - found[1]) <= 0.02
+    # Two epochs end elsewhere on each kind of processor.
+    assert min(found) > 2 * _of_one_class(there), "it has learned to tell classes apart"
+
+
+def _of_one_class(scores: dict[str, Any]) -> float:
+    """The macro F1 of the most frequent class, predicted everywhere."""
+    support = [one["support"] for one in scores["classes"] if one["support"]]
+    share = max(support) / sum(support)
+    return float(2 * share / (1 + share) / len(support))

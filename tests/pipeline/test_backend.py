@@ -26,7 +26,7 @@ from rastervision.core.rv_pipeline import (
 from rastervision.fastai_backend import bundle
 from rastervision.fastai_backend.backend import FastaiSemanticSegmentation
 from rastervision.fastai_backend.backend.scenes import missing_windows, prediction_windows
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.predict import ScenePredictor
 from rastervision.pipeline.config import build_config, save_pipeline_config

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import rasterio
 import scenes
-from experiment import get_config
 from rastervision.core.data import (
     CastTransformerConfig,
     ClassConfig,
@@ -26,16 +25,6 @@ from rvk8s.errors import InputError
 SIZE = scenes.SIZE
 ALL = ("analyze", "chip", "train", "predict", "eval", "bundle")
 NULL = {"names": ["none", "field", "house"], "null_class": "none"}
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> SemanticSegmentationConfig:
-    """The tiny experiment, with scenes of its own."""
-    scenes.draw(tmp_path)
-    made = get_config("local", str(tmp_path), str(tmp_path / "runs"), stats=False)
-    made.update()
-    made.analyzers = []
-    return made
 
 
 def said(config: SemanticSegmentationConfig, commands: Sequence[str] = ALL) -> list[str]:
@@ -93,7 +82,8 @@ def test_scenes_without_labels(
     one = getattr(config.dataset, f"{group}_scenes")[0]
     one.label_source = None
     fix = "give it one, or leave the scene out"
-    assert said(config) == [f"{group} scene {one.id}: has no label_source; {fix}"]
+    what = "has no label_source for semantic segmentation"
+    assert said(config) == [f"{group} scene {one.id}: {what}; {fix}"]
     assert said(config, ["predict", "bundle"]) == []
     assert "has no label_source" in fails(config, tmp_path)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,9 +33,12 @@ pytestmark = [
 ]
 
 
-def _module(name: str) -> ModuleType:
-    path = REPOSITORY / "examples" / name / "experiment.py"
-    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+def _module(path: str | Path) -> ModuleType:
+    """A module of the repository, imported as configure does it."""
+    if str(REPOSITORY) not in sys.path:
+        sys.path.insert(0, str(REPOSITORY))
+    name = str(path).removesuffix(".py").replace("/", "_")
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -44,12 +48,12 @@ def _module(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def potsdam() -> ModuleType:
-    return _module("potsdam")
+    return _module("examples/potsdam/experiment.py")
 
 
 @pytest.fixture(scope="module")
 def dubai() -> ModuleType:
-    return _module("dubai")
+    return _module("examples/dubai/experiment.py")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ def dubai_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _updated(config: SemanticSegmentationConfig) -> SemanticSegmentationConfig:
+def _updated(config: Any) -> Any:
     config.update()
     config.recursive_validate_config()
     return config
@@ -113,19 +117,18 @@ def test_potsdam_is_the_2019_experiment(potsdam: ModuleType, tmp_path: Path) -> 
     assert again.backend.model_dump() == backend.model_dump()
 
 
-def test_every_experiment_of_rvk8s_yaml_is_accepted(
-    potsdam: ModuleType, dubai: ModuleType, dubai_raw: Path, tmp_path: Path
-) -> None:
+def test_every_experiment_of_rvk8s_yaml_is_accepted(dubai_raw: Path, tmp_path: Path) -> None:
     experiments = load(REPOSITORY / "rvk8s.yaml").select(match="*")
-    assert {"potsdam", "potsdam-resnet18", "potsdam-resnet50", "dubai"} <= {
-        e.name for e in experiments
-    }
+    assert {
+        *("potsdam", "potsdam-resnet18", "potsdam-resnet50"),
+        *("dubai", "dubai-cells", "dubai-buildings"),
+    } <= {e.name for e in experiments}
     for experiment in experiments:
-        module = dubai if experiment.name.startswith("dubai") else potsdam
         args = dict(experiment.args)
-        if module is dubai:
+        if experiment.name.startswith("dubai"):
             args["raw_uri"] = str(dubai_raw)
-        _updated(module.get_config("local", root_uri=str(tmp_path), **args))
+        get_config = _module(experiment.module).get_config
+        _updated(get_config("local", root_uri=str(tmp_path), **args))
 
 
 def test_values_may_be_strings(potsdam: ModuleType, dubai: ModuleType, tmp_path: Path) -> None:
@@ -240,3 +243,58 @@ def test_scores_of_scenes_without_crs_and_with_unlabelled_pixels(
     assert found["classes"][0]["recall"] < 18 / 24
     assert (tmp_path / "eval/pictures/tile6.png").is_file()
     assert not list(tmp_path.rglob(".*")), "nothing half-written"
+
+
+def test_cells_of_dubai(dubai_raw: Path, tmp_path: Path) -> None:
+    """What cells are: built up from a tenth of buildings on; nothing where most is unlabelled."""
+    command = [sys.executable, "-m", "examples.dubai.cells", str(tmp_path), "--raw", str(dubai_raw)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert f"{tmp_path}/tile6_cells.geojson: 1 cells" in done.stdout
+    labels = np.full((200, 300), 4, np.uint8)
+    labels[:60, :96] = 2
+    labels[:60, 96:192] = 5
+    labels[100:140, 100:130] = 0
+    labels[100:120, 200:220] = 0
+    labels[120:180, 192:280] = 3
+    features = list(_module("examples/dubai/cells.py").cells(labels))
+    found = {
+        tuple(f["geometry"]["coordinates"][0][0]): f["properties"]["class_name"] for f in features
+    }
+    assert found == {
+        **{(0, 0): "land", (192, 0): "water", (0, 96): "water"},
+        **{(96, 96): "built up", (192, 96): "vegetation"},
+    }
+    experiment = _module("examples/dubai/cells_experiment.py")
+    config = _updated(
+        experiment.get_config("local", str(tmp_path), str(tmp_path), raw_uri=str(dubai_raw))
+    )
+    scene = config.dataset.validation_scenes[0].build(config.dataset.class_config)
+    ((box, (class_id, _)),) = scene.label_source.get_labels().cell_to_label.items()
+    assert (*box, class_id) == (0, 0, 96, 96, 0)
+
+
+def test_buildings_of_dubai(tmp_path: Path) -> None:
+    """Pixels that touch are one; small and large ones are left out."""
+    labels = np.ones((400, 400), np.uint8)
+    labels[10:40, 10:30] = 0
+    labels[30:50, 30:60] = 0
+    labels[100:105, 100:140] = 0
+    labels[150:390, 150:180] = 0
+    (found,) = _module("examples/dubai/buildings.py").buildings(labels)
+    assert found["properties"] == {"class_name": "building"}
+    xs, ys = zip(*found["geometry"]["coordinates"][0], strict=True)
+    assert (min(xs), min(ys), max(xs), max(ys)) == (10, 10, 60, 50)
+    path = tmp_path / "tile2_buildings.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [found]}))
+    config = _updated(
+        _module("examples/dubai/buildings_experiment.py").get_config(
+            "local", str(tmp_path), str(tmp_path), raw_uri=str(tmp_path)
+        )
+    )
+    with rasterio.open(
+        *(tmp_path / "tile2_image.tif", "w"),
+        **{"driver": "GTiff", "width": 400, "height": 400, "count": 3, "dtype": "uint8"},
+    ) as image:
+        image.write(np.ones((3, 400, 400), np.uint8))
+    scene = config.dataset.validation_scenes[0].build(config.dataset.class_config)
+    assert scene.label_source.get_labels().get_npboxes().tolist() == [[10, 10, 50, 60]]

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from bench import Bench
 from PIL import Image
+from scenes import write_area
 
 from rvk8s.plan import make_plan
 from rvk8s.project import load
@@ -19,7 +20,7 @@ from rvk8s.project.scaffold import write_templates
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A new project with three tiny scenes."""
-    write_templates(tmp_path)
+    write_templates(tmp_path, "segmentation")
     draw(tmp_path, 64)
     return tmp_path
 
@@ -36,8 +37,8 @@ def draw(folder: Path, size: int) -> None:
                 file.write(np.ones((bands, size, size), np.uint8))
 
 
-def scaffold(folder: Path) -> ModuleType:
-    path = folder / "experiments" / "segmentation.py"
+def scaffold(folder: Path, task: str = "segmentation") -> ModuleType:
+    path = folder / "experiments" / f"{task}.py"
     spec = importlib.util.spec_from_file_location("scaffold", path)
     assert spec is not None
     assert spec.loader is not None
@@ -87,3 +88,80 @@ def test_it_runs(folder: Path, table: Bench) -> None:
     with Image.open(run / "eval" / "pictures" / "scene1.png") as picture:
         assert picture.width > 256
     assert (run / "bundle" / "model-bundle.zip").is_file()
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """A new project of a chip classification: 2 x 2 cells in each scene, houses in one or two."""
+    write_templates(tmp_path, "classification")
+    draw(tmp_path, 256)
+    (tmp_path / "data" / "labels").mkdir(exist_ok=True)
+    for scene in (1, 2, 3):
+        image = tmp_path / "data" / "images" / f"scene{scene}.tif"
+        # 60 x 60 pixels are more than a tenth of a cell, and 20 x 20 are less.
+        houses = [(30, 30, 90, 90), (200, 200, 220, 220), (140, 20, 200, 80)][:scene]
+        features = []
+        for area in houses:
+            write_area(tmp_path / "one.json", image, area)
+            feature = json.loads((tmp_path / "one.json").read_text())["features"][0]
+            features.append({**feature, "properties": {"class_name": "building"}})
+        path = tmp_path / "data" / "labels" / f"scene{scene}.geojson"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return tmp_path
+
+
+def test_the_classification_is_valid(cells: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cells)
+    (experiment,) = load(Path("rvk8s.yaml")).select("classification-resnet50")
+    plan = make_plan(experiment)
+    made = scaffold(cells, "classification")
+    config = made.get_config("kubernetes", root_uri=plan.run_uri, **plan.args)
+    config.update()
+    config.recursive_validate_config()
+    assert [scene.id for scene in config.dataset.train_scenes] == ["scene2", "scene3"]
+    assert config.backend.model.backbone == "resnet50"
+    labels = [
+        scene.build(config.dataset.class_config).label_source.get_labels().get_class_ids()
+        for scene in (*config.dataset.validation_scenes, *config.dataset.train_scenes)
+    ]
+    assert [sorted(ids) for ids in labels] == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]]
+
+
+def test_the_classification_runs(cells: Path, table: Bench) -> None:
+    args = {"num_epochs": "1", "pretrained": "false", "backbone": "squeezenet1_1", "batch_sz": "4"}
+    words = [word for pair in args.items() for word in ("-a", *pair)]
+    found = table.run(cells, "run", "classification", *words)
+    assert found.code == 0, found.text
+    assert "over 4 scored cells" in found.text
+    (run,) = (cells / "runs").iterdir()
+    assert json.loads((run / "eval" / "scores.json").read_text())["overall"]["cells"] == 4
+    assert (run / "eval" / "pictures" / "scene1.png").is_file()
+    assert (run / "train" / "debug" / "train-chips.png").is_file()
+
+
+@pytest.fixture
+def ships(tmp_path: Path) -> Path:
+    """A new project of an object detection: a ship in each of three scenes."""
+    write_templates(tmp_path, "detection")
+    draw(tmp_path, 300)
+    (tmp_path / "data" / "labels").mkdir(exist_ok=True)
+    for name in ("scene1", "scene2", "scene3"):
+        write_area(tmp_path / "one.json", tmp_path / f"data/images/{name}.tif", (90, 60, 150, 140))
+        collection = json.loads((tmp_path / "one.json").read_text())
+        collection["features"][0]["properties"] = {"class_name": "ship"}
+        (tmp_path / "data" / "labels" / f"{name}.geojson").write_text(json.dumps(collection))
+    return tmp_path
+
+
+def test_the_detection_runs(ships: Path, table: Bench) -> None:
+    args = {"pretrained": "false", "backbone": "squeezenet1_1", "batch_sz": "2"}
+    words = [word for pair in args.items() for word in ("-a", *pair)]
+    found = table.run(ships, "run", "detection", "--test", *words)
+    assert found.code == 0, found.text
+    assert "over 1 scored boxes" in found.text
+    (run,) = (ships / "runs").iterdir()
+    assert json.loads((run / "eval" / "scores.json").read_text())["overall"]["boxes"] == 1
+    assert (run / "eval" / "pictures" / "scene1.png").is_file()
+    assert (run / "predict" / "scene1.json").is_file()
+    log = (run / "train" / "log.csv").read_text().splitlines()
+    assert "score_thresh" in log[0].split(",")

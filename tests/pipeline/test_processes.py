@@ -43,6 +43,7 @@ class Machine:
         self.monkeypatch.setenv(Env.THREADS, str(cores))
         launcher = ProcessLauncher(make_plan(self.folder / "root", self.folder), self.folder)
         self.splits = launcher.start(Stage("predict", splits=count), list(range(count)))
+        self.splits.poll()
         return self.splits
 
     def begun(self) -> dict[int, list[str]]:

@@ -74,8 +74,9 @@ def test_ctrl_c_while_s3_hangs(tmp_path: Path, tiny_data: Path, s3: S3Server) ->
             time.sleep(1)  # some of them wait by then
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=20)
-            assert time.monotonic() - began < 10
+            _, said = process.communicate(timeout=30)
+            # Some seconds are given to the server; the rest is this machine's own work.
+            assert time.monotonic() - began < 20
         finally:
             process.kill()
             process.communicate()

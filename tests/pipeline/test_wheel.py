@@ -42,7 +42,8 @@ def test_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     assert {t for t in tops if not t.endswith(".dist-info")} == {"rvk8s", "rastervision"}
     for name in (
         "rvk8s/project/project.schema.json",
-        "rvk8s/project/templates/rvk8s.yaml",
+        "rvk8s/project/templates/segmentation/rvk8s.yaml",
+        "rvk8s/project/templates/classification/experiments/classification.py",
         "rvk8s/charts/rvk8s/Chart.yaml",
         "rvk8s/charts/rvk8s/values.schema.json",
         "rvk8s/charts/rvk8s/templates/_names.tpl",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rastervision.fastai_backend import bundle, models
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from torch import nn
 
 from rvk8s.errors import InputError

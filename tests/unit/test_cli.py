@@ -304,15 +304,20 @@ def test_errors_are_red_on_a_terminal_unless_no_color_is_set(no_color: str, word
         assert shown.read1(1000).decode().startswith(f"{word} no command statsu")
 
 
-def test_init(run: Run, tmp_path: Path) -> None:
-    result = run("init", "new/one")
+@pytest.mark.parametrize(
+    ("words", "task"),
+    [((), "segmentation"), *((("--task", t), t) for t in ("classification", "detection"))],
+    ids=["segmentation", "classification", "detection"],
+)
+def test_init(run: Run, tmp_path: Path, words: tuple[str, ...], task: str) -> None:
+    result = run("init", "new/one", *words)
     assert (result.code, result.err) == (0, "")
-    assert "wrote new/one/rvk8s.yaml\nwrote new/one/experiments/segmentation.py\n" in result.out
+    assert f"wrote new/one/rvk8s.yaml\nwrote new/one/experiments/{task}.py\n" in result.out
     assert "in new/one/rvk8s.yaml set data_uri and validation" in result.out
-    assert "in new/one/experiments/segmentation.py the classes" in result.out
+    assert f"in new/one/experiments/{task}.py the classes" in result.out
     loaded = project.load(tmp_path / "new" / "one" / "rvk8s.yaml")
     names = [experiment.name for experiment in loaded.experiments]
-    assert names == ["segmentation", "segmentation-resnet50"]
+    assert names == [task, f"{task}-resnet50"]
     os.chdir(tmp_path / "new" / "one")
     for name in names:
         assert run("run", name, "--test", "--dry-run").code == 0

@@ -34,7 +34,7 @@ CLUSTER = [
 OUTPUT = "-o/--output name|json|yaml"
 RUNS = ["--root-uri URI", "-f/--file FILE", *WHERE]
 FROZEN = {
-    "init": ["FOLDER?"],
+    "init": ["FOLDER?", "--task segmentation|classification|detection"],
     "experiments": ["-f/--file FILE", OUTPUT],
     "plan": [*PLAN, *CLUSTER, "-o/--output json|yaml|values"],
     "run": [*PLAN, "--dry-run", OUTPUT],

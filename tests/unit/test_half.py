@@ -9,7 +9,7 @@ import torch
 from rastervision.fastai_backend import models
 from rastervision.fastai_backend.fold import fold_batch_norms
 from rastervision.fastai_backend.half import halve, outer_convolutions
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.predict import ScenePredictor
 from torch import nn

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rastervision.fastai_backend import models
+from rastervision.fastai_backend import model_spec, models
+from rastervision.fastai_backend.chips import LabelKind
 from rastervision.fastai_backend.fold import fold_batch_norms
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.predict import ScenePredictor, Scores, Votes
 from rastervision.fastai_backend.windows import Window
@@ -29,6 +30,7 @@ class Scene:
 
     id, height, width, channels = "a", HEIGHT, WIDTH, BANDS
     image_in_strips = labels_in_strips = True
+    label_kind: LabelKind = "pixels"
 
     def __init__(self, dtype: str = "uint8") -> None:
         self.dtype = np.dtype(dtype)
@@ -106,7 +108,7 @@ def expected(
     sums = np.zeros((CLASSES, HEIGHT, WIDTH))
     counts = np.zeros((CLASSES, HEIGHT, WIDTH), int)
     for w in windows:
-        p = network(models.normalize(spec, scene.image(w)[None])).softmax(1)[0].numpy()
+        p = network(model_spec.normalize(spec, scene.image(w)[None])).softmax(1)[0].numpy()
         for y in range(max(0, w.ymin + crop), min(HEIGHT, w.ymax - crop)):
             for x in range(max(0, w.xmin + crop), min(WIDTH, w.xmax - crop)):
                 one = p[:, y - w.ymin, x - w.xmin]
@@ -192,7 +194,7 @@ def test_tta_is_the_mean_over_8_symmetries(
         for flip in (False, True):
             x = np.rot90(image[:, ::-1] if flip else image, turns).copy()
             with torch.inference_mode():
-                p = network(models.normalize(spec, x[None])).softmax(1)[0].numpy()
+                p = network(model_spec.normalize(spec, x[None])).softmax(1)[0].numpy()
             p = np.rot90(p, -turns, axes=(1, 2))
             total += p[:, :, ::-1] if flip else p
     predictor = ScenePredictor(model, spec, PredictSettings(tta=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,28 @@ NAMES = ["car", "tree", "null"]
 MATRIX = np.array([[6, 2, 1], [1, 9, 0], [5, 7, 3]])
 
 
+PIXELS = scores.TASKS["semantic_segmentation"]
+
+
+def summarised(
+    matrix: np.ndarray, names: Sequence[str], unscored: Collection[int]
+) -> dict[str, Any]:
+    return scores.summarise(scores.Counts.of(matrix, unscored), names, unscored, PIXELS)
+
+
+def scored(matrices: dict[str, np.ndarray]) -> dict[str, Any]:
+    counts = {scene: scores.Counts.of(matrix, {2}) for scene, matrix in matrices.items()}
+    return scores.score_scenes(counts, NAMES, {2}, PIXELS)
+
+
+def of_classes(classes: dict[str, Any], dataset: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The config of a pipeline."""
+    dataset = {"class_config": classes, **(dataset or {})}
+    return {"type_hint": "semantic_segmentation", "dataset": dataset}
+
+
 def test_scores_by_hand() -> None:
-    found = scores.summarise(MATRIX, NAMES, unscored={2})
+    found = summarised(MATRIX, NAMES, {2})
     car, tree = found["classes"]
     assert (car["name"], car["id"], car["support"]) == ("car", 0, 9)
     assert car["precision"] == pytest.approx(6 / 7, abs=1e-6)
@@ -42,20 +63,20 @@ def test_scores_by_hand() -> None:
 def test_null_truth_is_left_out_and_null_predictions_are_errors() -> None:
     without = MATRIX.copy()
     without[2] = 0
-    assert scores.summarise(MATRIX, NAMES, {2}) == scores.summarise(without, NAMES, {2})
-    perfect = scores.summarise(np.diag([9, 10, 0]), NAMES, {2})
+    assert summarised(MATRIX, NAMES, {2}) == summarised(without, NAMES, {2})
+    perfect = summarised(np.diag([9, 10, 0]), NAMES, {2})
     assert perfect["overall"]["macroF1"] == 1
-    missed = scores.summarise(np.array([[8, 0, 1], [0, 10, 0], [0, 0, 0]]), NAMES, {2})
+    missed = summarised(np.array([[8, 0, 1], [0, 10, 0], [0, 0, 0]]), NAMES, {2})
     assert missed["classes"][0]["recall"] == pytest.approx(8 / 9, abs=1e-6)
     assert missed["overall"]["accuracy"] == pytest.approx(18 / 19, abs=1e-6)
 
 
 def test_a_class_that_does_not_occur_has_no_scores_and_no_say() -> None:
-    found = scores.summarise(np.diag([5, 0, 7]), ["a", "b", "c"], ())
+    found = summarised(np.diag([5, 0, 7]), ["a", "b", "c"], ())
     b = found["classes"][1]
     assert (b["precision"], b["recall"], b["f1"], b["iou"], b["support"]) == (*[None] * 4, 0)
     assert found["overall"]["macroF1"] == 1
-    nothing = scores.summarise(np.zeros((2, 2)), ["a", "b"], ())["overall"]
+    nothing = summarised(np.zeros((2, 2)), ["a", "b"], ())["overall"]
     assert nothing == {
         "accuracy": None,
         "meanIoU": None,
@@ -67,16 +88,16 @@ def test_a_class_that_does_not_occur_has_no_scores_and_no_say() -> None:
 
 def test_macro_is_not_weighted_by_pixels() -> None:
     rare = np.array([[9900, 0], [90, 10]])
-    overall = scores.summarise(rare, ["land", "car"], ())["overall"]
+    overall = summarised(rare, ["land", "car"], ())["overall"]
     assert overall["pixelWeightedF1"] > 0.98
     assert overall["macroF1"] < 0.6
 
 
 def test_scenes_are_summed_not_averaged() -> None:
-    found = scores.score_scenes({"b": MATRIX, "a": MATRIX * 3}, NAMES, {2})
+    found = scored({"b": MATRIX, "a": MATRIX * 3})
     assert found["overall"]["pixels"] == 4 * 19
     assert list(found["scenes"]) == ["a", "b"]
-    assert found["scenes"]["b"] == scores.summarise(MATRIX, NAMES, {2})
+    assert found["scenes"]["b"] == summarised(MATRIX, NAMES, {2})
     assert json.loads(json.dumps(found)) == found
 
 
@@ -101,14 +122,17 @@ def test_an_eval_json_that_does_not_fit(tmp_path: Path, content: str, says: str)
 
 
 def test_nothing_was_evaluated(tmp_path: Path) -> None:
-    config = {"dataset": {"class_config": {"names": NAMES, "null_class": "null"}}}
+    config = {
+        "type_hint": "semantic_segmentation",
+        "dataset": {"class_config": {"names": NAMES, "null_class": "null"}},
+    }
     with pytest.raises(InputError, match="no validation scene was evaluated"):
         scores.write(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def _printed(overall: dict[str, float]) -> str:
-    found = scores.score_scenes({"a": MATRIX}, NAMES, {2})
+    found = scored({"a": MATRIX})
     found["classes"][0]["name"] = "[car]"
     found["overall"] |= overall
     out = io.StringIO()
@@ -117,7 +141,7 @@ def _printed(overall: dict[str, float]) -> str:
 
 
 def test_the_table_names_every_figure() -> None:
-    weighted = scores.summarise(MATRIX, NAMES, {2})["overall"]["pixelWeightedF1"]
+    weighted = summarised(MATRIX, NAMES, {2})["overall"]["pixelWeightedF1"]
     text = _printed({"rasterVisionAverageF1": weighted})
     for part in ("1 validation scene", "[car]", "0.857", "0.667", "0.750", "0.600", "IoU"):
         assert part in text
@@ -140,7 +164,7 @@ def test_the_table_shows_raster_visions_figure_where_it_differs() -> None:
     ) in " ".join(text.split())
 
 
-LEGEND = pictures.Legend(NAMES, [(200, 0, 0), (0, 200, 0), (0, 0, 0)], unscored={2})
+LEGEND = pictures.Legend(NAMES, [(200, 0, 0), (0, 200, 0), (0, 0, 0)], {2})
 
 
 def test_colours_of_a_class_config() -> None:
@@ -156,7 +180,7 @@ def test_colours_of_a_class_config() -> None:
 def test_pictures_have_a_decent_size(shape: tuple[int, int], columns: int) -> None:
     truth = np.zeros(shape, np.uint8)
     image = np.full((*shape, 3), 128, np.uint8)
-    picture = pictures.draw("x", image, truth, truth, LEGEND, scores.summarise(MATRIX, NAMES, {2}))
+    picture = pictures.draw("x", image, truth, truth, LEGEND, summarised(MATRIX, NAMES, {2}))
     assert 720 <= picture.width <= 1600
     panel = (picture.width - (columns + 1) * pictures.GAP) / columns
     assert panel <= pictures.PANEL
@@ -210,7 +234,7 @@ OWN = {"names": NAMES, "null_class": "null"}
 def test_which_classes_are_not_scored(
     classes: dict[str, Any], ignored: int | None, unscored: set[int]
 ) -> None:
-    config = {"dataset": {"class_config": classes}}
+    config = of_classes(classes)
     config["backend"] = {"solver": {"ignore_class_index": ignored}}
     assert scores.unscored_of(config) == unscored
 
@@ -220,7 +244,10 @@ def _evaluated(folder: Path, matrix: list[list[int]], classes: dict[str, Any]) -
     report = {"per_scene": {"a": [{"conf_mat": matrix}]}, "overall": [{"metrics": {"f1": 0.5}}]}
     (folder / scores.VALIDATION).mkdir()
     (folder / scores.VALIDATION / "eval.json").write_text(json.dumps(report))
-    return {"dataset": {"class_config": classes, scores.VALIDATION: [{"id": "a"}]}}
+    return {
+        "type_hint": "semantic_segmentation",
+        "dataset": {"class_config": classes, scores.VALIDATION: [{"id": "a"}]},
+    }
 
 
 def test_false_alarms_in_the_background_count(tmp_path: Path) -> None:
@@ -258,9 +285,56 @@ def test_pictures_hide_what_is_not_scored() -> None:
         [True, False, False, False]
     ]
     image = np.full((1, 4, 3), 100, np.uint8)
-    found = scores.summarise(MATRIX, NAMES, {0, 2})
+    found = summarised(MATRIX, NAMES, {0, 2})
     picture = pictures.draw("x", image, ids, np.ones_like(ids), legend, found)
     assert (LEGEND.colors[0], f"{NAMES[0]}  F1 –") not in pictures._legend_entries(
         legend, found, True
     )
     assert picture.width >= 720
+
+
+def test_boxes() -> None:
+    """Two scenes of two classes; precision and recall of all boxes stand for the accuracy."""
+    task = scores.TASKS["object_detection"]
+    one = scores.Counts(np.array([3.0, 0]), np.array([4.0, 1]), np.array([3.0, 2]))
+    other = scores.Counts(np.array([1.0, 1]), np.array([1.0, 1]), np.array([4.0, 1]))
+    found = scores.score_scenes({"a": one, "b": other}, ["car", "ship"], (), task)
+    assert found["task"] == "object detection"
+    assert found["overall"] == {
+        "precision": 0.5,
+        "recall": pytest.approx(5 / 7, abs=1e-6),
+        "meanIoU": pytest.approx((4 / 8 + 1 / 4) / 2),
+        "macroF1": pytest.approx((8 / 12 + 2 / 5) / 2, abs=1e-6),
+        "boxWeightedF1": pytest.approx((5 * 8 / 12 + 2 * 2 / 5) / 7, abs=1e-6),
+        "boxes": 7,
+    }
+    assert found["scenes"]["a"]["classes"][1]["f1"] == 0
+    out = io.StringIO()
+    print_scores(found, Console(file=out, width=100))
+    lines = [line.strip() for line in out.getvalue().splitlines()[-6:]]
+    assert lines == [
+        "0.500  precision",
+        "0.714  recall",
+        "0.375  mean IoU",
+        "0.533  macro F1",
+        "0.590  box-weighted F1 (Raster Vision's “average F1”)",
+        "over 7 scored boxes",
+    ]
+
+
+def test_counts_of_boxes_are_read(tmp_path: Path) -> None:
+    names = ["car", "ship"]
+    items = [
+        {"class_name": "car", "true_pos": 3.0, "false_pos": 1.0, "false_neg": 0.0},
+        {"class_name": "ship", "true_pos": 0.0, "false_pos": 2.0, "false_neg": 5.0},
+        {"class_name": "average", "metrics": {"f1": 0.3}},
+    ]
+    path = tmp_path / "eval.json"
+    path.write_text(json.dumps({"overall": items, "per_scene": {"a": items}}))
+    counts, average = scores.read_boxes(path, names)
+    assert average == 0.3
+    assert counts["a"].truth.tolist() == [3, 5]
+    assert counts["a"].predicted.tolist() == [4, 2]
+    path.write_text("[]")
+    with pytest.raises(InputError, match="has no counts of boxes for each scene"):
+        scores.read_boxes(path, names)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from rastervision.fastai_backend.chips import ChipSource
+from rastervision.fastai_backend.chips import ChipSource, LabelKind
 from rastervision.fastai_backend.windows import (
     RandomWindows,
     RowReader,
@@ -29,6 +29,7 @@ class ArrayScene:
     id: str = "a"
     image_in_strips: bool = True
     labels_in_strips: bool = True
+    label_kind: LabelKind = "pixels"
     reads: list[Window] = field(default_factory=list)
 
     @property

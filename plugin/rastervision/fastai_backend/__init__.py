@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rastervision.pipeline.registry import Registry
 
-_CONFIGS = ("FastaiSemanticSegmentationConfig",)
+_CONFIGS = (
+    "FastaiChipClassificationConfig",
+    "FastaiObjectDetectionConfig",
+    "FastaiSemanticSegmentationConfig",
+)
 _OPTIONS = (
+    "ClassifierOptions",
     "DataOptions",
+    "DetectorOptions",
     "ModelOptions",
     "Oversample",
     "PredictSettings",

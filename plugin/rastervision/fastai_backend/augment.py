@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from rastervision.fastai_backend.boxes import turned_boxes
 from rastervision.fastai_backend.options import DataOptions
 
 _AUGMENT = 3  # first word of the generator's seed; see sampling.py
@@ -35,7 +36,7 @@ class Augment:
 
         Args:
             images: (N, S, S, C), any type.
-            labels: (N, S, S).
+            labels: (N, S, S), or boxes (N, M, 5); (N,), of whole chips, are left as they are.
 
         Returns:
             The same shapes; new tensors where anything was turned.
@@ -50,7 +51,10 @@ class Augment:
         for code in np.unique(codes[codes > 0]):
             chosen = torch.from_numpy(np.flatnonzero(codes == code)).to(images.device)
             images[chosen] = turned(images[chosen], int(code))
-            labels[chosen] = turned(labels[chosen], int(code))
+            if labels.is_floating_point():
+                labels[chosen] = turned_boxes(labels[chosen], int(code), images.shape[1])
+            elif labels.ndim == 3:
+                labels[chosen] = turned(labels[chosen], int(code))
         return images, labels
 
     def light(self, images: torch.Tensor, epoch: int, batch: int) -> torch.Tensor:

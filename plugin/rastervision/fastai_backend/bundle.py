@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from rastervision.fastai_backend import checkpoint, models
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from torch import nn
 
 from rvk8s import __version__

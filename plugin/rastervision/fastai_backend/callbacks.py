@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
@@ -18,10 +18,10 @@ from fastai.torch_core import find_bs, get_model
 from rastervision.fastai_backend import checkpoint, progress
 from rastervision.fastai_backend.chips import Classes
 from rastervision.fastai_backend.distributed import Group
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import SolverOptions
 from rastervision.fastai_backend.precision import Precision
-from rastervision.fastai_backend.tasks.semantic_segmentation import PixelScores
+from rastervision.fastai_backend.tasks.classes import Scores
 
 from rvk8s.errors import Rvk8sError
 
@@ -110,13 +110,21 @@ class AccumulateGradients(GradientAccumulation):
         return self.count > 0
 
 
+class TaskScores(Protocol):
+    """A metric that has the scores of an epoch, whatever the task; more of it goes into the row."""
+
+    def scores(self) -> Scores: ...
+
+    def more(self) -> dict[str, float]: ...
+
+
 class EpochLog(Callback):
     """Gathers losses, speed and scores; one row an epoch in the history, log.csv and TensorBoard.
 
     Args:
         course: is filled with the rows.
         classes: name the columns.
-        metric: holds the confusion matrix of the validation.
+        metric: holds what the validation has counted.
         folder: the training's output folder.
         writer: TensorBoard's, or None.
         group: the ranks; all have the same history, rank 0 writes it.
@@ -128,7 +136,7 @@ class EpochLog(Callback):
         self,
         course: Course,
         classes: Classes,
-        metric: PixelScores,
+        metric: TaskScores,
         folder: Path,
         writer: Any,
         group: Group,
@@ -198,6 +206,7 @@ class EpochLog(Callback):
         }
         for name, f1 in zip(self.classes.names, scores.f1, strict=True):
             row[f"f1_{name}"] = f1
+        row.update(self.metric.more())
         row["seconds"] = round(time.monotonic() - self.started, 3)
         row["images_per_second"] = round(self.speed(self.trained), 3)
         return row

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from fastcore.foundation import L
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 
 from rvk8s.contract import to_json
 from rvk8s.errors import DiskFull, InputError

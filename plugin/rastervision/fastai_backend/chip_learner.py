@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import fastai.learner
@@ -10,20 +11,21 @@ import torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.training import GradientClip
-from fastai.learner import Learner, Recorder
+from fastai.learner import Learner, Metric, Recorder
 from rastervision.fastai_backend import data, memory, models, sampling
 from rastervision.fastai_backend.augment import Augment
 from rastervision.fastai_backend.callbacks import AccumulateGradients
 from rastervision.fastai_backend.chips import ChipSource, Classes
 from rastervision.fastai_backend.data_parallel import DataParallel
 from rastervision.fastai_backend.distributed import Group
+from rastervision.fastai_backend.model_spec import CLASSIFIER, DETECTOR, ModelSpec
 from rastervision.fastai_backend.optimizer import FusedAdam
-from rastervision.fastai_backend.options import TrainSettings
+from rastervision.fastai_backend.options import SolverOptions, TrainSettings
 from rastervision.fastai_backend.precision import Chosen, Precision
 from rastervision.fastai_backend.ranks import Ranks
-from rastervision.fastai_backend.tasks.semantic_segmentation import (
-    PixelLoss,
-    PixelScores,
+from rastervision.fastai_backend.tasks.classes import (
+    ClassScores,
+    MeanLoss,
     make_loss,
 )
 from torch import nn
@@ -31,6 +33,9 @@ from torch import nn
 from rvk8s.errors import InputError
 
 log = logging.getLogger(__name__)
+
+#: What else helps where a batch is too small, by arch.
+_OR_ELSE = {CLASSIFIER: "", DETECTOR: ", or chips of 64 pixels or more"}
 
 
 class ChipLearner(Learner):
@@ -51,7 +56,7 @@ class ChipLearner(Learner):
 
 def make_learner(
     model: nn.Module,
-    spec: models.ModelSpec,
+    spec: ModelSpec,
     settings: TrainSettings,
     train: ChipSource,
     valid: ChipSource,
@@ -63,12 +68,13 @@ def make_learner(
 ) -> ChipLearner:
     """A Learner for the chips, with all that is the same in each of its phases.
 
-    Its one metric is the PixelScores.
+    Its one metric gathers the scores of the task.
     """
     s = settings.solver
+    loss, metric = _loss_and_metric(s, train, classes)
     train_loader, valid_loader = _loaders(spec, settings, train, valid, device, group.ranks)
     recorder = Recorder(add_time=False)
-    recorder.loss = PixelLoss()
+    recorder.loss = MeanLoss()
     cbs: list[Callback] = [TrainEvalCallback(), recorder, ChannelsLast()]
     if group.size > 1:
         cbs.append(DataParallel(group, device, s.sync_bn, spec.channels, spec.img_sz))
@@ -81,11 +87,11 @@ def make_learner(
     learn = ChipLearner(
         data.loaders(train_loader, valid_loader, device),
         model,
-        loss_func=make_loss(s, train, classes),
+        loss_func=loss,
         opt_func=FusedAdam,
         wd=s.weight_decay,  # lr_find's, too
         splitter=models.parameter_groups,
-        metrics=[PixelScores(classes, s.ignore_class_index, s.beta)],
+        metrics=[metric],
         path=folder,
         cbs=cbs,
         default_cbs=False,
@@ -94,8 +100,20 @@ def make_learner(
     return learn
 
 
+def _loss_and_metric(
+    solver: SolverOptions, train: ChipSource, classes: Classes
+) -> tuple[Callable[..., torch.Tensor], Metric]:
+    if train.label_kind == "boxes":
+        from rastervision.fastai_backend.tasks import detection
+
+        detection.check_solver(solver)
+        return detection.DetectionLoss(), detection.DetectionScores(classes, solver.beta)
+    metric = ClassScores(classes, solver.ignore_class_index, solver.beta)
+    return make_loss(solver, train, classes), metric
+
+
 def _loaders(
-    spec: models.ModelSpec,
+    spec: ModelSpec,
     settings: TrainSettings,
     train: ChipSource,
     valid: ChipSource,
@@ -110,8 +128,8 @@ def _loaders(
         raise InputError(
             "batch normalization can't train on one value, as this network has with one chip",
             where="solver.batch_sz" if s.batch_sz < least * size else None,
-            fix=f"use batches of {least * size} or more, or arch unet with chips of 64 pixels or "
-            "more",
+            fix=f"use batches of {least * size} or more"
+            + _OR_ELSE.get(spec.arch, ", or arch unet with chips of 64 pixels or more"),
         )
     train_loader = data.ChipLoader(
         train,

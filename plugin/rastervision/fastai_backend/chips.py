@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+from rastervision.fastai_backend.boxes import padded
 
 from rvk8s.errors import InputError
 
 #: Pixel types that chips may have.
 DTYPES = ("uint8", "uint16", "int16", "float32")
+#: What labels give a class to: each pixel, the chip, or boxes in it.
+LabelKind = Literal["pixels", "chip", "boxes"]
 #: Raster Vision's name of the null class that it adds where a class config has none.
 NULL = "null"
 
@@ -72,12 +75,14 @@ class ChipSource(Protocol):
         size: width and height of a chip, pixels.
         channels: bands of a chip.
         dtype: pixel type of the images, one of DTYPES.
+        label_kind: what its labels are.
         counted: whether class_pixels() is at hand; where not, it may read the labels of all chips.
     """
 
     size: int
     channels: int
     dtype: np.dtype
+    label_kind: LabelKind
     counted: bool
 
     def __len__(self) -> int:
@@ -93,13 +98,14 @@ class ChipSource(Protocol):
                 same call gives the same chips again; stored chips don't depend on it.
 
         Returns:
-            Images (N, size, size, channels) of `dtype` and labels (N, size, size) uint8.
+            Images (N, size, size, channels) of `dtype` and labels: (N, size, size) uint8 for each
+            pixel, (N,) uint8 for the chip, or (N, M, 5) float32, as boxes.py holds boxes.
         """
         ...
 
     def class_pixels(self) -> np.ndarray | None:
-        """Labelled pixels by chip and class, (len, classes) int64; None where every epoch has other
-        chips.
+        """Labelled pixels, or boxes, by chip and class, (len, classes) int64: one in all for a chip
+        that has one class. None where every epoch has other chips.
 
         Oversampling and balanced class weights read this, so they don't read every chip.
         """
@@ -111,14 +117,17 @@ class ArrayChips:
 
     Args:
         images: (N, size, size, channels), one of DTYPES.
-        labels: (N, size, size) uint8.
+        labels: as ChipSource.read gives them.
         num_classes: how many classes `class_pixels` counts.
     """
 
     counted = True
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, num_classes: int):
-        if images.shape[:3] != labels.shape or images.shape[1] != images.shape[2]:
+        kinds: dict[int, LabelKind] = {1: "chip", 3: "pixels"}
+        self.label_kind = "boxes" if labels.dtype.kind == "f" else kinds[labels.ndim]
+        fits = self.label_kind != "pixels" or labels.shape == images.shape[:3]
+        if not fits or len(labels) != len(images) or images.shape[1] != images.shape[2]:
             raise InputError(f"images {images.shape} and labels {labels.shape} don't fit")
         self.images, self.labels, self.num_classes = images, labels, num_classes
         self.size, self.channels = images.shape[1], images.shape[3]
@@ -140,7 +149,7 @@ class SubsetChips:
     def __init__(self, source: ChipSource, indices: np.ndarray):
         self.source, self.indices = source, indices
         self.size, self.channels, self.dtype = source.size, source.channels, source.dtype
-        self.counted = source.counted
+        self.label_kind, self.counted = source.label_kind, source.counted
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -153,18 +162,32 @@ class SubsetChips:
         return None if counts is None else counts[self.indices]
 
 
-def count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixels of each class in each chip.
+def stacked(labels: Sequence[np.ndarray], kind: LabelKind) -> np.ndarray:
+    """Labels of several chips as ChipSource.read gives them."""
+    if kind != "boxes":
+        return np.stack(labels) if labels else np.zeros((0,), np.uint8)
+    return padded(labels)
+
+
+def count_classes(labels: np.ndarray | Sequence[np.ndarray], num_classes: int) -> np.ndarray:
+    """Pixels, or boxes, of each class in each chip.
 
     Args:
-        labels: (N, height, width) uint8.
+        labels: as ChipSource.read gives them, or for each chip its own.
         num_classes: ids from this number on are counted for no class.
 
     Returns:
         (N, num_classes) int64.
     """
-    counts = [np.bincount(chip.ravel(), minlength=256)[:num_classes] for chip in labels]
+    counts = [np.bincount(_ids(chip), minlength=256)[:num_classes] for chip in labels]
     return np.stack(counts).astype(np.int64) if counts else np.zeros((0, num_classes), np.int64)
+
+
+def _ids(labels: np.ndarray) -> np.ndarray:
+    """All class ids of a chip's labels."""
+    if labels.ndim == 2 and labels.dtype.kind == "f":
+        return labels[labels[:, 4] >= 0, 4].astype(np.int64)  # boxes.NO_BOX is none
+    return np.ravel(labels)
 
 
 def class_pixels(source: ChipSource, num_classes: int, batch: int = 64) -> np.ndarray:
@@ -182,9 +205,9 @@ def class_pixels(source: ChipSource, num_classes: int, batch: int = 64) -> np.nd
 def labels_digest(source: ChipSource) -> str | None:
     """Tells whether chips have other labels than before.
 
-    It is of the pixels of each class in each chip: labels that only move within a chip are not
-    noticed. None where every epoch has other chips, and where they would have to be read: one rank
-    asks, at every start, while the others wait for it.
+    It is of the pixels, or boxes, of each class in each chip: labels that only move within a chip
+    are not noticed. None where every epoch has other chips, and where they would have to be read:
+    one rank asks, at every start, while the others wait for it.
     """
     counts = source.class_pixels() if source.counted else None
     if counts is None:

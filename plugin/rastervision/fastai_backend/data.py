@@ -11,7 +11,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from rastervision.fastai_backend.augment import Augment
 from rastervision.fastai_backend.chips import ChipSource
-from rastervision.fastai_backend.models import ModelSpec, normalize
+from rastervision.fastai_backend.model_spec import ModelSpec, normalize
 from rastervision.fastai_backend.tensors import as_tensor
 from torch.nn import functional as F
 
@@ -94,8 +94,9 @@ class ChipLoader(DataLoader):
                 yield as_tensor(images), torch.from_numpy(np.ascontiguousarray(labels))
 
     def after_batch(self, batch: Batch) -> Batch:
-        """(N, S, S, C) pixels and (N, S, S) uint8 labels -> (N, C, img_sz, img_sz) float32 in
-        channels_last and (N, img_sz, img_sz) int64, on the device."""
+        """(N, S, S, C) pixels and labels, as ChipSource.read gives them -> (N, C, img_sz, img_sz)
+        float32 in channels_last and (N, img_sz, img_sz) or (N,) int64, or (N, M, 5) float32, on the
+        device."""
         images, labels = batch
         if self.augment is not None:
             images, labels = self.augment.turn(images, labels, self.epoch, self.position)
@@ -108,12 +109,23 @@ class ChipLoader(DataLoader):
 
 def resize(x: torch.Tensor, labels: torch.Tensor, size: int) -> Batch:
     """Resize images (N, C, H, W; bilinear, antialiased) and labels (N, H, W; nearest) to `size`
-    pixels; labels become int64."""
+    pixels, but labels (N,) are left so; these become int64. Boxes (N, M, 5) are scaled."""
+    if labels.is_floating_point():
+        from rastervision.fastai_backend.boxes import scaled
+
+        return _resize_images(x, size), scaled(labels, size / x.shape[-1])
     if x.shape[-1] != size:
-        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-        x = x.contiguous(memory_format=torch.channels_last)
-        labels = F.interpolate(labels[:, None], size=(size, size), mode="nearest-exact")[:, 0]
+        x = _resize_images(x, size)
+        if labels.ndim == 3:
+            labels = F.interpolate(labels[:, None], size=(size, size), mode="nearest-exact")[:, 0]
     return x, labels.long()
+
+
+def _resize_images(x: torch.Tensor, size: int) -> torch.Tensor:
+    if x.shape[-1] == size:
+        return x
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def check_sources(train: ChipSource, valid: ChipSource) -> None:
@@ -122,7 +134,7 @@ def check_sources(train: ChipSource, valid: ChipSource) -> None:
         raise InputError(
             "there are no validation chips", fix="check the validation scenes and the chip options"
         )
-    for what in ("channels", "dtype", "size"):
+    for what in ("channels", "dtype", "size", "label_kind"):
         a, b = getattr(train, what), getattr(valid, what)
         if a != b:
             raise InputError(f"training chips have {what} {a}, validation chips {b}")

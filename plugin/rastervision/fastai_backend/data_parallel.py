@@ -44,7 +44,7 @@ class DataParallel(Callback):
     def before_fit(self) -> None:
         # Here and not earlier: which parameters are frozen is known now, and changes by phase.
         if self.sync_bn:
-            _change_class(self.learn.model, nn.BatchNorm2d, nn.SyncBatchNorm)
+            _sync(self.learn.model)
         # DistributedDataParallel does so with the parameters alone, where buffers aren't its own.
         self.group.spread(self.learn.model.buffers())
         self.learn.model = DistributedDataParallel(
@@ -70,7 +70,7 @@ class DataParallel(Callback):
     def after_fit(self) -> None:
         self.learn.model = get_model(self.learn.model)
         if self.sync_bn:
-            _change_class(self.learn.model, nn.SyncBatchNorm, nn.BatchNorm2d)
+            _unsync(self.learn.model)
 
     def before_batch(self) -> None:
         """Gradients are exchanged in the last of the batches whose mean makes a step."""
@@ -147,14 +147,23 @@ def _sum(gradients: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
     return done.then(lambda future: future.value()[0])
 
 
-def _change_class(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
-    """Make one kind of batch normalization the other, in place.
+def _sync(model: nn.Module) -> None:
+    """Make batch normalization that of all ranks, in place.
 
-    Both have the same parameters and buffers, so optimizer and checkpoints don't notice; torch's
-    own conversion makes new modules, and fastai's optimizer takes those for no normalization.
+    Both kinds have the same parameters and buffers, so optimizer and checkpoints don't notice;
+    torch's own conversion makes new modules, and fastai's optimizer takes those for no
+    normalization.
     """
     for module in model.modules():
-        if type(module) is old:
-            module.__class__ = new
-            if new is nn.SyncBatchNorm:
-                module.process_group = torch.distributed.group.WORLD  # type: ignore[assignment]
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            module.alone = type(module)  # type: ignore[assignment]
+            module.__class__ = nn.SyncBatchNorm
+            module.process_group = torch.distributed.group.WORLD  # type: ignore[assignment]
+
+
+def _unsync(model: nn.Module) -> None:
+    """Undo _sync()."""
+    for module in model.modules():
+        if type(module) is nn.SyncBatchNorm:
+            module.__class__ = module.alone  # type: ignore[assignment]
+            del module.alone

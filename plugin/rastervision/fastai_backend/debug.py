@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ def chips_picture(
 ) -> None:
     """Save a PNG: a column for each chip, the image above its labels, and the classes' colors.
 
+    Where a chip has one class, its name stands above it; boxes are drawn in it.
+
     Args:
         images: (N, C, H, W) as the network gets them, normalised. Shown are the first three bands,
             or the first one in grey, each stretched from its 2nd to its 98th percentile.
-        labels: (N, H, W) class ids.
+        labels: as the loader gives them.
     """
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.figure import Figure
@@ -30,17 +33,36 @@ def chips_picture(
     n = min(len(images), _MOST)
     colors = ListedColormap(list(classes.colors))
     norm = BoundaryNorm(np.arange(len(classes) + 1) - 0.5, len(classes))
-    figure = Figure(figsize=(1 + 2 * n, 5))
+    of_boxes = labels.is_floating_point()
+    rows = 1 if of_boxes or labels.ndim == 1 else 2
+    figure = Figure(figsize=(1 + 2 * n, 1 + 2 * rows))
     for i in range(n):
-        above, below = figure.add_subplot(2, n, i + 1), figure.add_subplot(2, n, n + i + 1)
+        above = figure.add_subplot(rows, n, i + 1)
         above.imshow(stretched(images[i].float().cpu().numpy()))
-        below.imshow(labels[i].cpu().numpy(), cmap=colors, norm=norm, interpolation="nearest")
         above.axis("off")
+        if of_boxes:
+            _draw_boxes(above, labels[i].cpu().numpy(), classes)
+            continue
+        if rows == 1:
+            above.set_title(classes.names[int(labels[i])], fontsize=9)
+            continue
+        below = figure.add_subplot(rows, n, n + i + 1)
+        below.imshow(labels[i].cpu().numpy(), cmap=colors, norm=norm, interpolation="nearest")
         below.axis("off")
     handles = [Patch(color=c, label=n) for n, c in zip(classes.names, classes.colors, strict=True)]
-    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), fontsize=8)
+    if of_boxes or rows == 2:
+        figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), fontsize=8)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def _draw_boxes(axes: Any, boxes: np.ndarray, classes: Classes) -> None:
+    from matplotlib.patches import Rectangle
+
+    for ymin, xmin, ymax, xmax, class_id in boxes[boxes[:, 4] >= 0]:
+        color = classes.colors[int(class_id)]
+        size = xmax - xmin, ymax - ymin
+        axes.add_patch(Rectangle((xmin, ymin), *size, fill=False, edgecolor=color, linewidth=1.2))
 
 
 def stretched(image: np.ndarray) -> np.ndarray:

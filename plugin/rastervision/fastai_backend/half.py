@@ -24,7 +24,7 @@ _SHARE = 0.05
 
 @torch.no_grad()
 def halve(model: nn.Module, probe: torch.Tensor, dtype: torch.dtype) -> nn.Module:
-    """Make a network compute in a format of 16 bits, but for its first and last convolutions.
+    """Make a network compute in a format of 16 bits, but for its first and last layers.
 
     Each layer casts its own input, so images go in as fp32; logits come out as fp32. Batch
     normalisation keeps its statistics in fp32, which torch takes beside values of 16 bits, and
@@ -39,6 +39,9 @@ def halve(model: nn.Module, probe: torch.Tensor, dtype: torch.dtype) -> nn.Modul
         The model.
     """
     kept = outer_convolutions(_work(model, probe))
+    # A classifier's head: next to no work, and its end.
+    kept |= {n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.BatchNorm1d)}
+    kept |= set(getattr(model, "ends", ()))  # a detector's, of which there are two
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(lambda _m, _i, out: out.to(dtype))
@@ -46,7 +49,7 @@ def halve(model: nn.Module, probe: torch.Tensor, dtype: torch.dtype) -> nn.Modul
             if name not in kept:
                 _cast(module, dtype)
             module.register_forward_pre_hook(_cast_inputs)
-    log.info("%d convolutions at the network's ends compute in fp32", len(kept))
+    log.info("%d layers at the network's ends compute in fp32", len(kept))
     return model
 
 

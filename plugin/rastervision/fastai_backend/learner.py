@@ -45,10 +45,9 @@ from rastervision.fastai_backend.debug import chips_picture
 from rastervision.fastai_backend.devices import device_of, say_where
 from rastervision.fastai_backend.distributed import Group, lost
 from rastervision.fastai_backend.heap import keep_freed_memory
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import TrainSettings
-from rastervision.fastai_backend.tasks.semantic_segmentation import (
-    check_ignored,
-)
+from rastervision.fastai_backend.tasks.classes import check_ignored
 
 from rvk8s.errors import InputError, Rvk8sError
 
@@ -195,7 +194,7 @@ class Training:
         try:
             metrics = checkpoint.read_json(path)
             used = {_PRECISION: metrics["options"][_PRECISION]}
-            spec = models.ModelSpec.from_dict(metrics["model"])
+            spec = ModelSpec.from_dict(metrics["model"])
             checkpoint.check_network(spec, self._network(), path)
             checkpoint.check_options(metrics["options"], self.options | used, path)
         except KeyError as e:
@@ -206,15 +205,13 @@ class Training:
         """Those parts of the network's spec that a checkpoint must have in common with it."""
         m = self.settings.model
         return {
-            "arch": m.arch,
-            "backbone": m.backbone,
+            **m.model_dump(exclude={"pretrained", "pretrained_uri"}),
             "channels": self.train.channels,
             "class_names": tuple(self.classes.names),
             "dtype": str(self.train.dtype),
-            "last_cross": m.last_cross,
         }
 
-    def _spec(self, path: Path) -> models.ModelSpec:
+    def _spec(self, path: Path) -> ModelSpec:
         """The network's spec; the checkpoint that lies at `path` gives its statistics."""
         bands = self.train.channels
         if self.resumed:
@@ -223,7 +220,7 @@ class Training:
             mean, std = band_statistics(self.train)
         else:
             mean, std = (0.0,) * bands, (scale_of(self.train.dtype),) * bands
-        spec = models.ModelSpec(
+        spec = ModelSpec(
             **self._network(),
             class_colors=tuple(self.classes.colors),
             null_id=self.classes.null_id,
@@ -236,7 +233,7 @@ class Training:
             checkpoint.check_options(self.resumed.options, self.options, path)
         return spec
 
-    def _learner(self, spec: models.ModelSpec) -> ChipLearner:
+    def _learner(self, spec: ModelSpec) -> ChipLearner:
         torch.manual_seed(self.settings.solver.seed % SEEDS)
         if self.resumed:
             model = models.build(spec)
@@ -292,7 +289,7 @@ class Training:
                 path, images, labels, self.classes, f"{name} chips as the network sees them"
             )
 
-    def _fit(self, learn: ChipLearner, spec: models.ModelSpec, course: Course) -> None:
+    def _fit(self, learn: ChipLearner, spec: ModelSpec, course: Course) -> None:
         s = self.settings.solver
         writer = self._tensorboard(course)
         group = self.group
@@ -327,7 +324,7 @@ class Training:
 
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=course.epoch + 1)
 
-    def _finish(self, spec: models.ModelSpec, course: Course) -> None:
+    def _finish(self, spec: ModelSpec, course: Course) -> None:
         """Write the bundle of the best epoch, then what says that all is done."""
         best = checkpoint.load_tensors(self.folder / checkpoint.BEST)
         bundle.save(self.folder / bundle.NAME, best["model"], spec)

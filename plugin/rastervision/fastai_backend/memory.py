@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from fastai.learner import Learner
 from rastervision.fastai_backend import models
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import CLASSIFIER, ModelSpec
 from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.out_of_memory import is_out_of_memory
 from rastervision.fastai_backend.precision import Chosen, amp
@@ -21,8 +21,8 @@ from rvk8s.errors import OutOfMemory
 
 def smallest_batch(spec: ModelSpec) -> int:
     """Chips that a training batch has to have: batch normalization needs more than one value, and
-    DeepLabV3 pools the image to one, as a U-Net's body does with a small image."""
-    return 2 if spec.arch == "deeplabv3" or spec.img_sz < 64 else 1
+    DeepLabV3 and a classifier pool the image to one, as a U-Net's body does with a small image."""
+    return 2 if spec.arch in ("deeplabv3", CLASSIFIER) or spec.img_sz < 64 else 1
 
 
 def advice(
@@ -120,7 +120,9 @@ class _Step:
         model = models.build(self.spec).to(self.device)
         size = self.spec.img_sz
         images = torch.zeros(batch, size, size, self.spec.channels, device=self.device)
-        labels = torch.zeros(batch, size, size, dtype=torch.int64, device=self.device)
+        shape = {"pixels": (size, size), "chip": (), "boxes": (1, 5)}[self.spec.label_kind]
+        dtype = torch.float32 if self.spec.label_kind == "boxes" else torch.int64
+        labels = torch.zeros(batch, *shape, dtype=dtype, device=self.device)
         # Weights and numbers don't matter, so neither do groups, rates and scales.
         optimizer = FusedAdam(list(model.parameters()), lr=0.0)
         for _ in range(2):

@@ -33,12 +33,9 @@ class Oversample(Options):
     )
 
 
-class ModelOptions(Options):
-    """The network."""
+class BackboneOptions(Options):
+    """What all networks stand on."""
 
-    arch: Literal["unet", "deeplabv3"] = Field(
-        "unet", description="fastai's DynamicUnet, or torchvision's DeepLabV3 head."
-    )
     backbone: str = Field(
         "resnet18",
         description="Any torchvision classifier that fastai can cut; the 2019 plugin's model_arch.",
@@ -50,8 +47,51 @@ class ModelOptions(Options):
         "where shapes agree, else the backbone. Of other bands the first ones keep their weights, "
         "and those beyond take the mean.",
     )
+
+
+class ModelOptions(BackboneOptions):
+    """The network of a semantic segmentation."""
+
+    arch: Literal["unet", "deeplabv3"] = Field(
+        "unet", description="fastai's DynamicUnet, or torchvision's DeepLabV3 head."
+    )
     last_cross: bool = Field(
         True, description="unet: feed the input image to the last block; off is 40% cheaper."
+    )
+
+
+class ClassifierOptions(BackboneOptions):
+    """The network of a chip classification."""
+
+    arch: Literal["classifier"] = Field(
+        "classifier", description="fastai's head of two linear layers."
+    )
+    dropout: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Share of the features that training leaves out before the last layer; half "
+        "of it before the one before.",
+    )
+
+
+class DetectorOptions(BackboneOptions):
+    """The network of an object detection."""
+
+    arch: Literal["retinanet"] = Field(
+        "retinanet", description="torchvision's feature pyramid and heads of a RetinaNet."
+    )
+    anchor_sz: int = Field(
+        16,
+        ge=4,
+        description="Side of the smallest boxes to look for, in the pixels that the network sees; "
+        "the largest are 25 times that.",
+    )
+    features: int = Field(
+        256,
+        ge=8,
+        multiple_of=8,
+        description="Channels of the pyramid and the heads; fewer are faster.",
     )
 
 
@@ -84,7 +124,7 @@ class DataOptions(Options):
 
 
 class SolverOptions(Options):
-    """The optimisation. The loss is a mean over the pixels that are not ignored."""
+    """The optimisation. The loss is a mean over the pixels (or chips) that are not ignored."""
 
     batch_sz: int = Field(8, ge=1, description="Chips in a batch, over all ranks.")
     num_epochs: int = Field(
@@ -107,7 +147,8 @@ class SolverOptions(Options):
         description="focal: cross entropy in which pixels that are right already count less (gamma "
         "2), class_weights being its alpha; dice: 1 - Dice of the probabilities, the mean over "
         "classes and chips, for rare classes; cross_entropy_dice: their sum. class_weights and "
-        "label_smoothing are of cross entropy: dice takes neither, focal no label_smoothing.",
+        "label_smoothing are of cross entropy: dice takes neither, focal no label_smoothing. Chips "
+        "of one class have no Dice.",
     )
     weight_decay: float = Field(1e-2, ge=0, description="Decoupled from the gradient, as in AdamW.")
     precision: Precision = Field(
@@ -119,12 +160,12 @@ class SolverOptions(Options):
     class_weights: list[float] | Literal["balanced"] | None = Field(
         None,
         description="A weight for each class, 0: it adds nothing; balanced: inverse of its share "
-        "of the pixels, 1 for classes that are not scored.",
+        "of the pixels (or chips), 1 for classes that are not scored.",
     )
     ignore_class_index: int | None = Field(
         None,
-        description="Pixels that are labelled so add nothing to the loss, nor to scores and "
-        "pictures of training and eval.",
+        description="Pixels (or chips) that are labelled so add nothing to the loss, nor to scores "
+        "and pictures of training and eval.",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each pixel's target that is spread over all classes."
@@ -175,7 +216,7 @@ class PredictSettings(Options):
 class TrainSettings(Options):
     """Everything that a training is told, beside its data and its classes."""
 
-    model: ModelOptions = Field(default_factory=ModelOptions)
+    model: ModelOptions | ClassifierOptions | DetectorOptions = Field(default_factory=ModelOptions)
     data: DataOptions = Field(default_factory=DataOptions)
     solver: SolverOptions = Field(default_factory=SolverOptions)
     predict: PredictSettings = Field(default_factory=PredictSettings)

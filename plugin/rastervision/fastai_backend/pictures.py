@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+from rastervision.fastai_backend.boxes import IOU, hits
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,9 @@ BACKGROUND: Color = (250, 250, 248)
 INK: Color = (34, 36, 40)
 FAINT: Color = (110, 114, 120)
 NO_LABEL: Color = (24, 24, 26)
+#: Objects that were not found, and boxes around nothing.
+MISSED: Color = (255, 208, 40)
+WRONG: Color = (255, 70, 60)
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,24 @@ class SceneView:
     prediction: np.ndarray
 
 
+@dataclass(frozen=True)
+class BoxView:
+    """A thinned scene with objects in it.
+
+    Attributes:
+        scene_id, image: as of a SceneView.
+        truth: (T, 5) boxes in the image's pixels, as boxes.py holds them.
+        found: (M, 5) boxes that were predicted, by falling score.
+    """
+
+    scene_id: str
+    image: np.ndarray
+    truth: np.ndarray
+    found: np.ndarray
+
+
 def write(
-    views: Iterable[SceneView],
+    views: Iterable[SceneView | BoxView],
     legend: Legend,
     scores: dict[str, dict[str, Any]],
     out_dir: Path,
@@ -94,14 +114,11 @@ def write(
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for view in views:
-        picture = draw(
-            view.scene_id,
-            to_rgb(view.image),
-            view.truth,
-            view.prediction,
-            legend,
-            scores[view.scene_id],
-        )
+        image, of_scene = to_rgb(view.image), scores[view.scene_id]
+        if isinstance(view, BoxView):
+            picture = draw_boxes(view.scene_id, image, view.truth, view.found, legend, of_scene)
+        else:
+            picture = draw(view.scene_id, image, view.truth, view.prediction, legend, of_scene)
         target = out_dir / f"{view.scene_id.replace('/', '_')}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.part")
@@ -163,13 +180,59 @@ def draw(
         ("prediction", _class_map(prediction, grey, legend, legend.hides(prediction))),
         (_errors_caption(scores), _errors(truth, prediction, grey, legend, unlabelled)),
     ]
-    height, width = truth.shape
+    size, columns = _layout(*truth.shape)
+    entries = _legend_entries(legend, scores, bool(unlabelled.any()))
+    return _compose(title, panels, size, columns, entries, scores)
+
+
+def draw_boxes(
+    title: str,
+    image: np.ndarray,
+    truth: np.ndarray,
+    found: np.ndarray,
+    legend: Legend,
+    scores: dict[str, Any],
+) -> Image.Image:
+    """The picture of one scene with objects; as draw(), for boxes as of a BoxView."""
+    taken = hits(found, truth, IOU)
+    missed = np.setdiff1d(np.arange(len(truth)), taken)
+    wrong = found[taken < 0]
+    grey = np.repeat(40 + image.mean(-1, keepdims=True) * 0.42, 3, axis=2).astype(np.uint8)
+    size, columns = _layout(*image.shape[:2])
+    of_class = [legend.colors[int(i)] for i in (*truth[:, 4], *found[:, 4])]
+    marks = [(truth[missed], MISSED), (wrong, WRONG)]
+    colored = [(box, color) for boxes, color in marks for box in boxes]
+    panels = [
+        ("image", image),
+        ("truth", _outlined(image, size, zip(truth, of_class[: len(truth)], strict=True))),
+        ("prediction", _outlined(image, size, zip(found, of_class[len(truth) :], strict=True))),
+        (
+            f"errors: {len(missed)} missed (yellow), {len(wrong)} false (red)",
+            _outlined(grey, size, colored),
+        ),
+    ]
+    return _compose(title, panels, size, columns, _legend_entries(legend, scores, False), scores)
+
+
+def _layout(height: int, width: int) -> tuple[tuple[int, int], int]:
+    """Width and height of the panels of a scene, and how many stand side by side."""
     scale = PANEL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     # Two by two; a long strip of land is stacked, a tall one stands side by side.
-    columns = 1 if width > 2.2 * height else 4 if height > 2.2 * width else 2
-    entries = _legend_entries(legend, scores, bool(unlabelled.any()))
-    return _compose(title, panels, size, columns, entries, scores)
+    return size, 1 if width > 2.2 * height else 4 if height > 2.2 * width else 2
+
+
+def _outlined(
+    image: np.ndarray, size: tuple[int, int], boxes: Iterable[tuple[np.ndarray, Color]]
+) -> np.ndarray:
+    """(height, width, 3) uint8 of the panel's size, with boxes drawn on it."""
+    out = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    pen, scale = ImageDraw.Draw(out), size[0] / image.shape[1]
+    for (ymin, xmin, ymax, xmax, _), color in boxes:
+        low = xmin * scale, ymin * scale
+        high = max(xmax * scale, low[0] + 1), max(ymax * scale, low[1] + 1)
+        pen.rectangle((*low, *high), outline=color, width=2)
+    return np.asarray(out)
 
 
 def _class_map(
@@ -197,10 +260,11 @@ def _errors(
 
 
 def _errors_caption(scores: dict[str, Any]) -> str:
-    accuracy = scores["overall"]["accuracy"]
-    if accuracy is None:
+    overall = scores["overall"]
+    if overall["accuracy"] is None:
         return "errors: nothing to compare with"
-    return f"errors: {1 - accuracy:.1%} of pixels, in the colour of what they were taken for"
+    wrong, unit = 1 - overall["accuracy"], "cells" if "cells" in overall else "pixels"
+    return f"errors: {wrong:.1%} of {unit}, in the colour of what they were taken for"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -248,11 +312,10 @@ def _compose(
 
 
 def _headline(scores: dict[str, Any]) -> str:
+    named = {"accuracy": "accuracy", "precision": "precision", "recall": "recall"}
+    named |= {"meanIoU": "mean IoU", "macroF1": "macro F1"}
     overall = scores["overall"]
-    return (
-        f"accuracy {_show(overall['accuracy'])}   mean IoU {_show(overall['meanIoU'])}   "
-        f"macro F1 {_show(overall['macroF1'])}"
-    )
+    return "   ".join(f"{name} {_show(overall[k])}" for k, name in named.items() if k in overall)
 
 
 def _legend_entries(legend: Legend, scores: dict[str, Any], gaps: bool) -> list[tuple[Color, str]]:

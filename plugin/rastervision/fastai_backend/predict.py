@@ -2,7 +2,7 @@
 
 What is predicted, and how overlapping windows add up, is what Raster Vision's own prediction does
 (rastervision.pytorch_learner.utils.prediction and its SemanticSegmentationLabels); in fp32 every
-pixel is equal.
+pixel is equal. A classifier gives each window a class of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from rastervision.fastai_backend.devices import device_of
 from rastervision.fastai_backend.fold import fold_batch_norms
 from rastervision.fastai_backend.half import halve
 from rastervision.fastai_backend.heap import keep_freed_memory
-from rastervision.fastai_backend.models import ModelSpec, normalize
+from rastervision.fastai_backend.model_spec import ModelSpec, normalize
 from rastervision.fastai_backend.options import PredictSettings
 from rastervision.fastai_backend.tensors import as_tensor
 from rastervision.fastai_backend.windows import RowReader, SceneReader, Window
@@ -47,6 +48,7 @@ class Votes:
 
     counts: np.ndarray
     hits: np.ndarray
+    dtype: ClassVar[torch.dtype] = torch.uint8
 
     def add(self, window: Window, crop: int, values: np.ndarray, *, fill: bool = False) -> None:
         """Count the class ids (height, width) of a window, without `crop` pixels at its edges.
@@ -75,6 +77,7 @@ class Scores:
 
     sums: np.ndarray
     hits: np.ndarray
+    dtype: ClassVar[torch.dtype] = torch.float16
 
     def add(self, window: Window, crop: int, values: np.ndarray, *, fill: bool = False) -> None:
         """Add a window's probabilities, without `crop` pixels.
@@ -88,6 +91,47 @@ class Scores:
         where = hits == 0 if fill else True
         np.add(sums, values[:, source[0], source[1]], out=sums, where=where)
         np.add(hits, 1, out=hits, where=where)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The classes' probabilities of whole windows.
+
+    Args:
+        probabilities: (classes,) float32 of each window, in the order of the windows.
+    """
+
+    probabilities: list[np.ndarray] = field(default_factory=list)
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def add(self, window: Window, crop: int, values: np.ndarray, *, fill: bool = False) -> None:
+        """Append a window's probabilities (classes,) float32."""
+        self.probabilities.append(values)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What a detector has found, in the scene's pixels.
+
+    Args:
+        least: score that a box has to have.
+        boxes: (M, 5) float32 of each window, as boxes.py holds them.
+        scores: (M,) float32 of each window.
+    """
+
+    least: float
+    boxes: list[np.ndarray] = field(default_factory=list)
+    scores: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, window: Window, values: np.ndarray) -> None:
+        """Append a window's boxes with their scores, (M, 6) float32, in the window's pixels."""
+        place = np.array([window.ymin, window.xmin, window.ymin, window.xmin, 0], np.float32)
+        self.boxes.append(values[:, :5] + place)
+        self.scores.append(values[:, 5])
+
+
+#: What takes the windows' values; `dtype` says which: class ids (uint8), or probabilities.
+Output = Votes | Scores | Cells
 
 
 class ScenePredictor:
@@ -137,7 +181,7 @@ class ScenePredictor:
         self,
         scene: SceneReader,
         windows: Sequence[Window],
-        out: Votes | Scores,
+        out: Output,
         *,
         batch_sz: int,
         crop_sz: int | None = None,
@@ -148,7 +192,8 @@ class ScenePredictor:
         Args:
             scene: where to read.
             windows: squares of one size, in the order in which they are added.
-            out: takes votes or probabilities, whichever it is for; of the scene's size.
+            out: takes votes or probabilities, whichever it is for; of the scene's size. A
+                classifier's are Cells.
             batch_sz: windows at a time.
             crop_sz: pixels at the edges of every window that are thrown away.
             fill: more windows; a pixel that has a prediction by then keeps it.
@@ -156,19 +201,33 @@ class ScenePredictor:
         Raises:
             InputError: the scene has other bands than the network takes.
         """
-        self._check(scene)
-        smooth = isinstance(out, Scores)
-        total = scene.height * scene.width
-        progress.report(scene=scene.id, pixelsDone=0, pixelsTotal=total, flush=True)
-        done, every = 0, [*windows, *fill]
-        for start, images in _read_ahead(_batches(scene, every, batch_sz)):
-            values = self.predict_batch(images, smooth)
-            if smooth:
-                values = values.half()  # as Scores holds them, and half as much to copy from a GPU
+        smooth = out.dtype != torch.uint8
+        every = [*windows, *fill]
+        for start, images in self._images(scene, every, batch_sz):
+            # Cast before it is copied from a GPU: that is half as much for Scores.
+            values = self.predict_batch(images, smooth).to(out.dtype)
             for i, value in enumerate(values.cpu().numpy(), start):
                 out.add(every[i], crop_sz or 0, value, fill=i >= len(windows))
+
+    def detect(
+        self, scene: SceneReader, windows: Sequence[Window], out: Boxes, *, batch_sz: int
+    ) -> None:
+        """Find the objects in all windows of a scene; see predict()."""
+        for start, images in self._images(scene, windows, batch_sz):
+            for i, values in enumerate(self.detect_batch(images, out.least), start):
+                out.add(windows[i], values)
+
+    def _images(
+        self, scene: SceneReader, windows: Sequence[Window], batch_sz: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The scene's windows in batches; how far it has come is reported after each."""
+        self._check(scene)
+        total, done = scene.height * scene.width, 0
+        progress.report(scene=scene.id, pixelsDone=0, pixelsTotal=total, flush=True)
+        for start, images in _read_ahead(_batches(scene, windows, batch_sz)):
+            yield start, images
             done += len(images)
-            progress.report(scene=scene.id, pixelsDone=total * done // len(every))
+            progress.report(scene=scene.id, pixelsDone=total * done // len(windows))
         progress.report(scene=scene.id, pixelsDone=total, flush=True)
 
     @torch.inference_mode()
@@ -180,14 +239,11 @@ class ScenePredictor:
             smooth: give probabilities.
 
         Returns:
-            Class ids (N, H, W) uint8, or probabilities (N, classes, H, W) float32; on the device.
+            Class ids (N, H, W) uint8, or probabilities (N, classes, H, W) float32; of a classifier
+            those of the windows, (N,) or (N, classes). On the device.
         """
-        x = normalize(self.spec, as_tensor(images).to(self.device))
-        if self.img_sz is not None and x.shape[-2:] != (self.img_sz, self.img_sz):
-            x = F.interpolate(x, size=(self.img_sz,) * 2, mode="bilinear", antialias=True)
-        x = x.contiguous(memory_format=self.layout)
-        p = self._probabilities(x)
-        if p.shape[-2:] != images.shape[1:3]:
+        p = self._probabilities(self._input(images))
+        if p.ndim == 4 and p.shape[-2:] != images.shape[1:3]:
             p = F.interpolate(p, size=images.shape[1:3], mode="bilinear", align_corners=False)
         if smooth:
             return p
@@ -195,15 +251,39 @@ class ScenePredictor:
         # Vision takes the first. So does max(), in a tenth of the time of argmax().
         return p.max(1).indices.to(torch.uint8)
 
+    @torch.inference_mode()
+    def detect_batch(self, images: np.ndarray, least: float) -> list[np.ndarray]:
+        """Find the objects in a batch of windows (N, H, W, channels).
+
+        Returns:
+            For each window (M, 6) float32: its boxes in the window's pixels, as boxes.py holds
+            them, and their scores, falling.
+        """
+        from rastervision.fastai_backend.detector import decode
+
+        x = self._input(images)
+        factor = images.shape[1] / x.shape[2]
+        found = decode(self.model(x), x.shape[-2:], least)
+        scale = torch.tensor([factor] * 4 + [1, 1], device=x.device)
+        return [(torch.cat([b, s[:, None]], 1) * scale).cpu().numpy() for b, s in found]
+
+    def _input(self, images: np.ndarray) -> torch.Tensor:
+        """Windows (N, H, W, channels) as the network takes them."""
+        x = normalize(self.spec, as_tensor(images).to(self.device))
+        if self.img_sz is not None and x.shape[-2:] != (self.img_sz, self.img_sz):
+            x = F.interpolate(x, size=(self.img_sz,) * 2, mode="bilinear", antialias=True)
+        return x.contiguous(memory_format=self.layout)
+
     def _probabilities(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, classes, H, W) float32; with test-time augmentation the mean over 8 symmetries."""
+        """(N, classes, H, W) or (N, classes) float32; with test-time augmentation the mean over 8
+        symmetries."""
         if not self.settings.tta:
             return self.model(x).float().softmax(1)
         total = torch.zeros(())
         for code in range(8):
             view = _turned(x, code).contiguous(memory_format=self.layout)
             p = self.model(view).float().softmax(1)
-            total = total + _turned_back(p, code)
+            total = total + (_turned_back(p, code) if p.ndim == 4 else p)
         return total / 8
 
     def _probe(self) -> torch.Tensor:

@@ -96,7 +96,7 @@ def epoch_order(
             fix="leave the backend's sampling out, so that they are chipped first",
         )
     counts = pixels[:, ids].sum(axis=1)
-    rare = counts > oversample.rare_min_prop * source.size**2
+    rare = counts > oversample.rare_min_prop * pixels.sum(axis=1)
     share = float(rare.mean())
     if share == 0:
         raise InputError(

@@ -4,7 +4,9 @@ A chip job writes one part for each group of scenes (train, valid): a folder wit
 
     index.json        what it holds; written last, so a part without it does not count
     images.raw        (N, size, size, channels) in the images' own pixel type
-    labels.raw        (N, size, size) uint8 class ids
+    labels.raw        (N, size, size) uint8 class ids; (N,) where a chip has one class; of boxes
+                      (all of them, 5) float32, chip after chip, as boxes.py says
+    box_ends.npy      of boxes: (N,) int64, how many there are up to the end of each chip
     class_pixels.npy  (N, classes) int64, pixels of each class in each chip
     windows.npy       (N, 4) int32, ymin, xmin, ymax, xmax in the scene's pixels
 
@@ -26,13 +28,14 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-from rastervision.fastai_backend.chips import DTYPES, count_classes
+from rastervision.fastai_backend.chips import DTYPES, LabelKind, count_classes, stacked
 
 from rvk8s.contract import to_json
 from rvk8s.errors import InputError
 
 _INDEX = "index.json"
 _FORMAT = 1
+_BOX_ENDS = "box_ends.npy"
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,21 @@ class ChipFormat:
         channels: bands.
         dtype: pixel type, one of chips.DTYPES.
         num_classes: ids of labels lie below.
+        label_kind: what the labels are.
     """
 
     size: int
     channels: int
     dtype: str
     num_classes: int
+    label_kind: LabelKind = "pixels"
+
+    def takes(self, label: np.ndarray) -> bool:
+        """Whether this is a chip's label."""
+        if self.label_kind == "boxes":
+            return label.dtype == np.float32 and label.ndim == 2 and label.shape[1] == 5
+        shape = () if self.label_kind == "chip" else (self.size, self.size)
+        return label.dtype == np.uint8 and label.shape == shape
 
 
 class ChipWriter:
@@ -102,6 +114,7 @@ class ChipWriter:
         self._scenes: list[dict[str, Any]] = []
         self._class_pixels: list[np.ndarray] = []
         self._windows: list[np.ndarray] = []
+        self._boxes: list[int] = []
         self.count = 0
 
     def __enter__(self) -> ChipWriter:
@@ -120,7 +133,7 @@ class ChipWriter:
 
         Args:
             image: (size, size, channels) of the store's pixel type.
-            label: (size, size) uint8.
+            label: (size, size) uint8; of shape () where a chip has one class; boxes (M, 5) float32.
             window: ymin, xmin, ymax, xmax of the chip in the scene, pixels.
 
         Raises:
@@ -129,13 +142,14 @@ class ChipWriter:
         f = self.format
         if image.shape != (f.size, f.size, f.channels) or image.dtype != f.dtype:
             raise ValueError(f"chip is {image.shape} {image.dtype}, the store's are {f}")
-        if label.shape != (f.size, f.size) or label.dtype != np.uint8:
+        if not f.takes(label):
             raise ValueError(f"label is {label.shape} {label.dtype}, the store's are {f}")
         check_ids(label, f.num_classes, self._scenes[-1]["id"])
         self._images.write(np.ascontiguousarray(image).data)
         self._labels.write(np.ascontiguousarray(label).data)
         self._class_pixels.append(count_classes(label[None], f.num_classes))
         self._windows.append(np.asarray(window, np.int32)[None])
+        self._boxes.append(len(label) if f.label_kind == "boxes" else 0)
         self._scenes[-1]["count"] += 1
         self.count += 1
 
@@ -159,6 +173,8 @@ class ChipWriter:
             self._temporary / "class_pixels.npy", np.concatenate([no_pixels, *self._class_pixels])
         )
         np.save(self._temporary / "windows.npy", np.concatenate([no_windows, *self._windows]))
+        if self.format.label_kind == "boxes":
+            np.save(self._temporary / _BOX_ENDS, np.cumsum(self._boxes, dtype=np.int64))
         index = {
             "format": _FORMAT,
             "group": self.part.group,
@@ -167,6 +183,7 @@ class ChipWriter:
             "channels": self.format.channels,
             "dtype": self.format.dtype,
             "numClasses": self.format.num_classes,
+            "labels": self.format.label_kind,
             "scenes": self._scenes,
         }
         (self._temporary / _INDEX).write_bytes(to_json(index))
@@ -207,7 +224,7 @@ class StoredChips:
             )
         self.format = formats.pop()
         self.size, self.channels = self.format.size, self.format.channels
-        self.dtype = np.dtype(self.format.dtype)
+        self.dtype, self.label_kind = np.dtype(self.format.dtype), self.format.label_kind
         self._ends = np.cumsum([index["count"] for index in indexes])
         self._images, self._labels, pixels = [], [], []
         for folder, index in zip(folders, indexes, strict=True):
@@ -221,28 +238,41 @@ class StoredChips:
         return int(self._ends[-1])
 
     def read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The chips at `indices`: images (N, size, size, channels), labels (N, size, size) uint8.
+        """The chips at `indices`, as ChipSource says.
 
         One copy of each chip, from the mapped file into the batch.
         """
         n, size = len(indices), self.size
         images = np.empty((n, size, size, self.channels), self.dtype)
-        labels = np.empty((n, size, size), np.uint8)
+        labels: list[np.ndarray] = []
         parts = np.searchsorted(self._ends, indices, side="right")
         starts = np.concatenate([[0], self._ends[:-1]])
         for k, (part, index) in enumerate(zip(parts, indices - starts[parts], strict=True)):
             images[k] = self._images[part][index]
-            labels[k] = self._labels[part][index]
-        return images, labels
+            labels.append(self._labels[part][index])
+        return images, stacked(labels, self.label_kind)
 
     def class_pixels(self) -> np.ndarray:
         """(len, classes) int64, counted when the chips were written."""
         return self._class_pixels
 
 
+class _Ragged:
+    """Boxes of chips, chip after chip."""
+
+    def __init__(self, boxes: np.ndarray, ends: np.ndarray):
+        self._boxes, self._ends = boxes, ends
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Boxes (M, 5) of a chip."""
+        start = self._ends[index - 1] if index else 0
+        return self._boxes[start : self._ends[index]]
+
+
 def check_ids(labels: np.ndarray, num_classes: int, scene_id: str) -> None:
     """Raise InputError where labels hold an id that no class has."""
-    if (highest := int(labels.max())) >= num_classes:
+    ids = labels[:, 4] if labels.dtype.kind == "f" else labels
+    if ids.size and (highest := int(ids.max())) >= num_classes:
         raise InputError(
             f"scene {scene_id} has the label id {highest}, but there are only "
             f"{num_classes} classes",
@@ -286,17 +316,25 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _format(index: dict[str, Any]) -> ChipFormat:
-    return ChipFormat(index["size"], index["channels"], index["dtype"], index["numClasses"])
+    kind = index.get("labels", "pixels")  # older stores say nothing
+    numbers = index["size"], index["channels"], index["dtype"], index["numClasses"]
+    return ChipFormat(*numbers, kind)
 
 
 def _map(
     folder: Path, index: dict[str, Any], chips: ChipFormat
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | _Ragged, np.ndarray]:
     """Images and labels, memory-mapped, and class_pixels of a part."""
     n, size = index["count"], chips.size
     pixels = np.load(folder / "class_pixels.npy")
     images = _memmap(folder / "images.raw", chips.dtype, (n, size, size, chips.channels))
-    labels = _memmap(folder / "labels.raw", "uint8", (n, size, size))
+    if chips.label_kind == "boxes":
+        ends = np.load(folder / _BOX_ENDS)
+        total = int(ends[-1]) if len(ends) else 0
+        boxes = _memmap(folder / "labels.raw", "float32", (total, 5))
+        return images, _Ragged(boxes, ends), pixels
+    shape = (n,) if chips.label_kind == "chip" else (n, size, size)
+    labels = _memmap(folder / "labels.raw", "uint8", shape)
     return images, labels, pixels
 
 

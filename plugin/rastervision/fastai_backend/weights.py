@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from rastervision.fastai_backend import bundle, checkpoint, models
+from rastervision.fastai_backend import backbones, bundle, checkpoint, models
+from rastervision.fastai_backend.model_spec import ModelSpec
 from torch import nn
 
 from rvk8s.errors import InputError
@@ -43,7 +44,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def start(spec: models.ModelSpec, path: Path) -> nn.Module:
+def start(spec: ModelSpec, path: Path) -> nn.Module:
     """A network that starts from the weights of a file: all of it where names and shapes agree,
     else the backbone.
 
@@ -51,16 +52,17 @@ def start(spec: models.ModelSpec, path: Path) -> nn.Module:
         InputError: the file's backbone is not this one.
     """
     state = read(path)
-    if state.keys() & models.classifier_names(spec):
+    if state.keys() & backbones.classifier_names(spec):
         log.info("backbone %s starts from %s", spec.backbone, path)
         return models.build(spec, backbone_state=state)
     model = models.build(spec)
     own = model.state_dict()
+    state = models.with_backbone_of(state, model)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     backbone = models.backbone_names(model)
     lacking = backbone - fitting.keys()
     if len(lacking) == 1 and _of_other_bands(state.get(name := lacking.pop()), own[name]):
-        fitting[name] = models.spread_bands(state[name], spec.channels)
+        fitting[name] = backbones.spread_bands(state[name], spec.channels)
     if not backbone <= fitting.keys():
         raise InputError(
             f"{path} does not hold the weights of {spec.arch} with backbone {spec.backbone}",

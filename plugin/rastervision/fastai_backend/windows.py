@@ -15,7 +15,13 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from rastervision.fastai_backend.chips import DTYPES, common_format, count_classes
+from rastervision.fastai_backend.chips import (
+    DTYPES,
+    LabelKind,
+    common_format,
+    count_classes,
+    stacked,
+)
 from rastervision.fastai_backend.store import check_ids
 
 from rvk8s.errors import InputError
@@ -54,6 +60,7 @@ class SceneReader(Protocol):
         dtype: pixel type of an image, one of chips.DTYPES.
         image_in_strips, labels_in_strips: whether a pixel has the same value in whatever window
             it is read, so that several windows may be read as one.
+        label_kind: what its labels are.
     """
 
     id: str
@@ -61,6 +68,7 @@ class SceneReader(Protocol):
     width: int
     channels: int
     dtype: np.dtype
+    label_kind: LabelKind
     image_in_strips: bool
     labels_in_strips: bool
 
@@ -69,7 +77,10 @@ class SceneReader(Protocol):
         ...
 
     def labels(self, window: Window) -> np.ndarray:
-        """(height, width) uint8; beyond the scene's edges the null class, if there is one."""
+        """(height, width) uint8; beyond the scene's edges the null class, if there is one.
+
+        Of shape () where a window has one class; boxes in it (M, 5) float32, as boxes.py says.
+        """
         ...
 
 
@@ -106,9 +117,12 @@ class RowReader:
         self._pixel_bytes, self._in_strips = pixel_bytes, in_strips
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The windows' pixels, (height, width, ...) each; views of a larger array."""
+        """The windows' pixels, (height, width, ...) each; may be views of a larger array."""
         for start, stop in self._runs():
             run = self._windows[start:stop]
+            if len(run) == 1:
+                yield self._read(run[0])
+                continue
             left, right = min(w.xmin for w in run), max(w.xmax for w in run)
             strip = self._read(Window(run[0].ymin, left, run[0].ymax, right))
             for w in run:
@@ -136,17 +150,22 @@ class RowReader:
 
 def fit(image: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Resize a chip (height, width, channels; bilinear, antialiased) and its labels (height,
-    width; nearest) to size x size pixels, keeping their types."""
-    if image.shape[:2] == (size, size):
+    width; nearest) to size x size pixels, keeping their types; a class of the chip stays, and
+    boxes are scaled."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
         return image, labels
     from rastervision.fastai_backend.tensors import resized
 
+    if labels.dtype.kind == "f":  # boxes
+        factors = (size / height, size / width, size / height, size / width, 1)
+        return resized(image, size), labels * np.array(factors, np.float32)
     return resized(image, size), fit_labels(labels, size)
 
 
 def fit_labels(labels: np.ndarray, size: int) -> np.ndarray:
-    """The labels of fit() alone."""
-    if labels.shape == (size, size):
+    """The labels of fit() alone, as far as they are counted: boxes are not scaled."""
+    if labels.dtype.kind == "f" or labels.shape in ((), (size, size)):
         return labels
     from rastervision.fastai_backend.tensors import resized_labels
 
@@ -167,6 +186,7 @@ class RandomWindows:
         inside: whether a window may be taken; None if all may.
         corners: boxes, none over another, that hold the upper left corners of all windows that
             may be taken; None if those may lie anywhere.
+        wanted, advice: what `inside` asks for, and what to do where nothing is found.
         attempts: draws until `inside` must have said yes.
         seed: of the draws.
     """
@@ -181,6 +201,8 @@ class RandomWindows:
     count: int
     inside: Callable[[Window], bool] | None = None
     corners: tuple[Window, ...] | None = None
+    wanted: str = "in its area of interest"
+    advice: str = "use smaller windows, larger areas, or a larger max_sample_attempts"
     attempts: int = 100
     seed: int = 0
 
@@ -197,9 +219,9 @@ class RandomWindows:
             if window is not None and (self.inside is None or self.inside(window)):
                 return window
         raise InputError(
-            f"no window of scene {self.scene_id} was found in its area of interest "
-            f"in {self.attempts} attempts",
-            fix="use smaller windows, larger areas, or a larger max_sample_attempts",
+            f"no window of scene {self.scene_id} was found {self.wanted} in {self.attempts} "
+            "attempts",
+            fix=self.advice,
         )
 
     def _any(self, rng: np.random.Generator) -> Window | None:
@@ -290,7 +312,9 @@ class WindowChips:
         self.size, self.num_classes = size, num_classes
         self._keep, self._fixed = keep, fixed
         self._scenes = list(scenes)
-        self.channels, self.dtype = common_format([self._reader(s) for s in scenes])
+        readers = [self._reader(s) for s in scenes]
+        self.channels, self.dtype = common_format(readers)
+        self.label_kind = readers[0].label_kind
         self._counts: np.ndarray | None = None
         if keep is not None:
             self._drop_windows(keep)
@@ -302,13 +326,14 @@ class WindowChips:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images (N, size, size, channels) and labels (N, size, size) uint8."""
+        """See ChipSource."""
         n = len(indices)
         images = np.empty((n, self.size, self.size, self.channels), self.dtype)
-        labels = np.empty((n, self.size, self.size), np.uint8)
+        labels: list[np.ndarray] = []
         for k, index in enumerate(indices):
-            images[k], labels[k] = self._chip(int(index), 0 if self._fixed else epoch)
-        return images, labels
+            images[k], label = self._chip(int(index), 0 if self._fixed else epoch)
+            labels.append(label)
+        return images, stacked(labels, self.label_kind)
 
     def class_pixels(self) -> np.ndarray | None:
         """(len, classes) int64 of fixed windows; None for random ones, which change."""

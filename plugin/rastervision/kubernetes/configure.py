@@ -131,7 +131,7 @@ def _own_sources(folder: Path, module: Path) -> Iterator[str]:
     files = {module.resolve()}
     for loaded in list(sys.modules.values()):
         name = getattr(loaded, "__file__", None)
-        if name and name.endswith(".py"):
+        if name and name.endswith(".py") and os.path.isfile(name):  # torch has modules without
             files.add(Path(name).resolve())
     here, ours = folder.resolve(), Path(__file__).parents[2].resolve()
     package = Path(inspect.getfile(Plan)).parent.resolve()

@@ -12,8 +12,15 @@ from typing import Any
 
 from rastervision.core import predictor
 from rastervision.core.box import Box
-from rastervision.core.data import RasterioSource, SemanticSegmentationLabelStore
+from rastervision.core.data import (
+    ChipClassificationLabelSourceConfig,
+    ObjectDetectionGeoJSONStore,
+    ObjectDetectionLabels,
+    RasterioSource,
+    SemanticSegmentationLabelStore,
+)
 from rastervision.core.data import scene as scene_module
+from rastervision.core.data.label_source import chip_classification_label_source as cell_labels
 from rastervision.core.evaluation import SemanticSegmentationEvaluator
 from rastervision.kubernetes import gdal
 
@@ -24,6 +31,9 @@ def install() -> None:
     _mask_in_pixels_of_the_crop()
     _give_labels_the_size_of_images()
     _predict_whole_images()
+    _keep_cells_with_their_classes()
+    _save_boxes_of_a_crop()
+    _need_no_chip_size_for_cells()
 
 
 def _read_predictions_whole() -> None:
@@ -98,3 +108,52 @@ def _predict_whole_images() -> None:
     predictor.Predictor.__init__ = init
     for kind in (predictor.Predictor, predictor.ScenePredictor):
         kind.predict = gdal.prepared()(kind.predict)
+
+
+def _keep_cells_with_their_classes() -> None:
+    """Cells of a chip classification that lie outside of the scene are dropped, but their classes
+    are not, so that all cells after one have the class of another."""
+    read = cell_labels.read_labels
+
+    @wraps(read)
+    def read_labels(labels_df: Any, bbox: Box | None = None) -> Any:
+        if bbox is not None:
+            boxes = (Box.from_shapely(geometry).to_int() for geometry in labels_df.geometry)
+            labels_df = labels_df.loc[[box.intersects(bbox) for box in boxes]]
+        return read(labels_df)
+
+    cell_labels.read_labels = read_labels
+
+
+def _save_boxes_of_a_crop() -> None:
+    """Boxes are predicted in the pixels of the scene's bbox, and saved as those of the whole."""
+    save = ObjectDetectionGeoJSONStore.save
+
+    @wraps(save)
+    def save_in_place(self: Any, labels: ObjectDetectionLabels) -> None:
+        if self.bbox is not None:
+            boxes = ObjectDetectionLabels.local_to_global(labels.get_npboxes(), self.bbox)
+            labels = ObjectDetectionLabels(boxes, labels.get_class_ids(), labels.get_scores())
+        save(self, labels)
+
+    ObjectDetectionGeoJSONStore.save = save_in_place  # type: ignore[method-assign]
+
+
+def _need_no_chip_size_for_cells() -> None:
+    """A label source of cells without cell_sz asks for the chips' size, and fails where a scene has
+    none: a test scene, or one of a pipeline that does not chip."""
+    update = ChipClassificationLabelSourceConfig.update
+
+    @wraps(update)
+    def update_where_known(self: Any, pipeline: Any = None, scene: Any = None) -> None:
+        if self.cell_sz is None and pipeline is not None:
+            backend = getattr(pipeline.backend, "sampling", None)
+            sampling = backend or (pipeline.chip_options and pipeline.chip_options.sampling)
+            if isinstance(sampling, dict):
+                sampling = sampling.get(scene.id)
+            if sampling is None or not isinstance(sampling.size, int):
+                return update(self, None, scene)
+            self.cell_sz = sampling.size
+        return update(self, pipeline, scene)
+
+    ChipClassificationLabelSourceConfig.update = update_where_known  # type: ignore[method-assign]

@@ -7,23 +7,20 @@ labels are looked at in windows spread over the scene, all of it where it is sma
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import rasterio
 from rasterio import Affine
-from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.features import rasterize
-from rasterio.windows import Window
 from rastervision.core.box import Box
 from rastervision.core.data import (
+    ChipClassificationLabelSourceConfig,
     ClassConfig,
     MinMaxTransformerConfig,
     MultiRasterSourceConfig,
-    RasterioSourceConfig,
+    ObjectDetectionLabelSourceConfig,
     RasterizedSourceConfig,
     RasterSourceConfig,
     Scene,
@@ -31,16 +28,23 @@ from rastervision.core.data import (
     SemanticSegmentationLabelSourceConfig,
     StatsTransformerConfig,
 )
-from rastervision.core.data.utils.rasterio import get_aws_session
 from rastervision.core.rv_pipeline import RVPipelineConfig
 from rastervision.fastai_backend.backend.scenes import windows_of
 from rastervision.fastai_backend.chips import common_format
-from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
+from rastervision.fastai_backend.config import FastaiConfig
 from rastervision.fastai_backend.windows import RandomWindows, chip_dtype
+from rastervision.kubernetes.cells import (
+    cells_by_class,
+    check_background,
+    check_class_ids,
+    check_scored,
+)
 from rastervision.kubernetes.failures import explain, one_line
+from rastervision.kubernetes.input_files import check_files, check_polygons
 from rastervision.kubernetes.nodata import misread, replaced
+from rastervision.kubernetes.objects import boxes_by_class, check_object_windows
 from rastervision.kubernetes.option_checks import (
-    check_classes,
+    check_backend,
     check_commands,
     check_sampling,
     sampling_of,
@@ -48,14 +52,12 @@ from rastervision.kubernetes.option_checks import (
 from rastervision.kubernetes.places import check_area, compare_places, parts
 from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
-from rastervision.pipeline.file_system import NotReadableError, download_if_needed
 from shapely.ops import unary_union
 
-from rvk8s import storage
 from rvk8s.errors import InputError, Rvk8sError, StorageUnavailable
 
 if TYPE_CHECKING:
-    from rastervision.core.rv_pipeline import WindowSamplingConfig
+    from rastervision.core.rv_pipeline import PredictOptions, WindowSamplingConfig
     from rastervision.pipeline.pipeline_config import PipelineConfig
     from shapely.geometry.base import BaseGeometry
 
@@ -83,25 +85,25 @@ def check(
     if not isinstance(config, RVPipelineConfig):
         return [], []
     dataset = config.dataset
-    options = check_classes(dataset.class_config)
-    if isinstance(config.backend, FastaiSemanticSegmentationConfig) and not options:
-        options = config.backend.check(dataset.class_config, gpus, ranks)
+    options = check_backend(config, gpus, ranks)
     if commands is None:
-        commands = config.backend.filter_commands(["analyze", "chip", "train", "predict"])
+        commands = config.backend.filter_commands(["analyze", "chip", "train", "predict", "eval"])
     options += check_commands(config, commands)
     if not dataset.train_scenes:
         fix = "give dataset.train_scenes at least one scene"
         return [*options, InputError("there is no training scene", fix=fix)], []
-    if isinstance(config.backend, FastaiSemanticSegmentationConfig) and (
-        not dataset.validation_scenes
-    ):
+    ours = config.backend if isinstance(config.backend, FastaiConfig) else None
+    if ours is not None and not dataset.validation_scenes:
         fix = "give dataset.validation_scenes at least one scene: it scores every epoch"
         options.append(InputError("there is no validation scene", fix=fix))
     checker = _Checker(dataset.class_config, bool(config.analyzers) and "analyze" in commands)
-    if isinstance(config.backend, FastaiSemanticSegmentationConfig):
-        checker.ignored = config.backend.solver.ignore_class_index
-        checker.trains = "chip" in commands or "train" in commands
-    if checker.trains:
+    if ours is not None:
+        checker.ignored = ours.solver.ignore_class_index
+        if "chip" in commands or "train" in commands:
+            checker.backend = ours
+        if "eval" in commands:
+            checker.predicted = config.predict_options
+    if checker.backend is not None:
         options += check_sampling(config)
     checker.errors += [*options, *check_streaming(config)]
     for scene in dataset.train_scenes:
@@ -130,15 +132,17 @@ class _Checker:
 
     def __init__(self, classes: ClassConfig, analyze: bool = False):
         self.classes, self.analyze = classes, analyze
-        #: Whether the fastai backend will chip or train.
-        self.trains = False
+        #: The fastai backend, if it will chip or train.
+        self.backend: FastaiConfig | None = None
+        #: How scenes are predicted whose predictions are scored then.
+        self.predicted: PredictOptions | None = None
         #: The class that it does not train.
         self.ignored: int | None = None
         #: What the first scene's chips are.
         self.format: _Format | None = None
         self.errors: list[InputError] = []
         self.warnings: list[str] = []
-        #: Training pixels by class id, as far as they were looked at; None: not segmentation.
+        #: Training labels by class id, as far as they were looked at; None: none were.
         self.seen: np.ndarray | None = None
         self.sampled = False
 
@@ -151,33 +155,42 @@ class _Checker:
         scene = streamed_for_check(scene)
         _replace_stats(scene.raster_source)
         for source in raster_sources(scene.raster_source):
-            self._check_files(source, where)
+            self.errors += check_files(source, where)
         label = scene.label_source
         raster_label = isinstance(label, SemanticSegmentationLabelSourceConfig)
         in_files = raster_label and not isinstance(label.raster_source, RasterizedSourceConfig)
         if in_files:
             for source in raster_sources(label.raster_source):
-                self._check_files(source, f"label of {where}")
-        if self.trains and group != "test" and label is None:
+                self.errors += check_files(source, f"label of {where}")
+        if self.backend and group != "test" and not isinstance(label, self.backend.label_type):
             fix = "give it one, or leave the scene out"
-            self.errors.append(InputError("has no label_source", where=where, fix=fix))
+            what = f"has no label_source for {self.backend.task}"
+            self.errors.append(InputError(what, where=where, fix=fix))
+        else:
+            self.errors += check_polygons(label, self.classes.names, f"label of {where}")
         if len(self.errors) > before:
             return
         try:
             if self.analyze and isinstance(scene.raster_source, MultiRasterSourceConfig):
                 scene.raster_source.build(use_transformers=False)
             built = scene.build(self.classes)
-            if self.trains:
+            if self.backend:
                 self._check_format(built, group)
             if in_files:
                 compare_places(built, where)
             check_area(built, scene.aoi_uris or (), where)
             self._check_pixels(built, where)
-            if sampling is not None:
-                self._check_windows(built, sampling, where)
+            of_cells = isinstance(label, ChipClassificationLabelSourceConfig)
+            fits = sampling is None or of_cells or self._check_windows(built, sampling, where)
             if raster_label:
                 within = sampling is None or sampling.within_aoi
-                self._check_labels(built, where, group == "train", within)
+                self._check_labels(built, where, group, within)
+            elif of_cells:
+                self._check_cells(built, where, group, sampling)
+            elif isinstance(label, ObjectDetectionLabelSourceConfig):
+                self._count(boxes_by_class(built, len(self.classes), where), group)
+                if sampling is not None and fits and self.backend is not None:
+                    self.warnings += check_object_windows(built, sampling, where)
         except Exception as error:  # noqa: BLE001 - whatever a scene raises is a line
             self._add(error, where)
 
@@ -208,40 +221,6 @@ class _Checker:
             found.dtype = self.format.dtype
         common_format([self.format, found])
 
-    def _check_files(self, source: RasterSourceConfig, where: str) -> None:
-        """Open every file of a raster source."""
-        if not isinstance(source, RasterioSourceConfig):
-            return
-        for uri in [source.uris] if isinstance(source.uris, str) else source.uris:
-            try:
-                self._check_file(uri, source, where)
-            except InputError as error:
-                self.errors.append(error)
-
-    def _check_file(self, uri: str, source: RasterioSourceConfig, where: str) -> None:
-        stream = source.allow_streaming and storage.is_s3(uri)
-        path = uri if stream else _local(uri, where)
-        try:
-            with (
-                rasterio.Env(session=get_aws_session() if stream else None),
-                rasterio.open(path) as image,
-            ):
-                count = image.count
-                bands = source.channel_order or ()
-                outside = [band for band in bands if not 0 <= band < count]
-                if outside:
-                    fix = f"channel_order may name 0 to {count - 1}"
-                    what = f"{uri} has {count} bands, channel_order names {outside[0]}"
-                    raise InputError(what, where=where, fix=fix)
-                _read_last_block(image)
-        except (RasterioError, RasterioIOError) as error:
-            if stream:
-                # Or is it the server? Then this raises StorageUnavailable.
-                _existing(uri, where)
-            text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-            fix = "is it complete, and a GeoTIFF? copy it again"
-            raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
-
     def _check_pixels(self, scene: Scene, where: str) -> None:
         """Raises no error for a scene that has pixels in any of its files."""
         for source in parts(scene.raster_source):
@@ -256,7 +235,8 @@ class _Checker:
             fix = "leave the scene out, or look at the file and its channel_order"
             self.errors.append(InputError("all its pixels are nodata (0)", where=where, fix=fix))
 
-    def _check_windows(self, scene: Scene, sampling: WindowSamplingConfig, where: str) -> None:
+    def _check_windows(self, scene: Scene, sampling: WindowSamplingConfig, where: str) -> bool:
+        """Whether windows fit the scene; adds an error where none does."""
         extent, size = scene.extent, sampling.size
         if sampling.method.value == "sliding":
             empty = not extent.get_windows(
@@ -272,8 +252,9 @@ class _Checker:
             what = f"no window of {size} pixels fits its {extent.width} x {extent.height}"
             fix = "use smaller chips, or set sampling.padding"
             self.errors.append(InputError(what, where=where, fix=fix))
+        return not empty
 
-    def _check_labels(self, scene: Scene, where: str, training: bool, within_aoi: bool) -> None:
+    def _check_labels(self, scene: Scene, where: str, group: str, within_aoi: bool) -> None:
         """within_aoi: what lies outside of the areas of interest is never read."""
         known = len(self.classes)
         counts = np.zeros(known, dtype=np.int64)
@@ -301,9 +282,25 @@ class _Checker:
             self.errors.append(InputError(what, where=where, fix=fix))
         elif error := misread(source, read_as, self.classes, self.ignored, where):
             self.errors.append(error)
-        if training:
+        self._count(counts, group, sampled=len(windows) > 1)
+
+    def _count(self, counts: np.ndarray, group: str, *, sampled: bool = False) -> None:
+        """Add to the labels by class that the training has; sampled: not all were looked at."""
+        if group == "train":
             self.seen = counts + (0 if self.seen is None else self.seen)
-            self.sampled |= len(windows) > 1
+            self.sampled |= sampled
+
+    def _check_cells(
+        self, scene: Scene, where: str, group: str, sampling: WindowSamplingConfig | None
+    ) -> None:
+        known = len(self.classes)
+        check_class_ids(scene.label_source.labels_df["class_id"], known, where)
+        check_background(scene, known, where)
+        if sampling is not None and self._check_windows(scene, sampling, where):
+            counts = cells_by_class(scene, sampling, known, where)
+            self._count(counts, group, sampled=sampling.method.value != "sliding")
+        if group != "train" and self.predicted is not None:
+            self.warnings += check_scored(scene, self.predicted, where)
 
     def _add(self, error: Exception, where: str) -> None:
         known: Rvk8sError | None = explain(error)
@@ -324,47 +321,6 @@ def _replace_stats(source: RasterSourceConfig) -> None:
     if isinstance(source, MultiRasterSourceConfig):
         for part in source.raster_sources:
             _replace_stats(part)
-
-
-def _local(uri: str, where: str) -> str:
-    """The path of a file; a remote one is downloaded to Raster Vision's cache.
-
-    Raises:
-        InputError: it is not there or cannot be read.
-    """
-    fix = "look at the path; relative ones start at the folder of rvk8s.yaml"
-    try:
-        if storage.is_s3(uri):
-            _existing(uri, where)
-        if "://" not in uri and not uri.startswith("/vsi") and not os.path.isfile(uri):
-            raise InputError(f"{uri} does not exist", where=where, fix=fix)
-        path: str = download_if_needed(uri)
-        return path
-    except InputError as error:
-        if error.where == where:
-            raise
-        raise InputError(f"{uri}: {error.what}", where=where, fix=error.fix) from error
-    except NotReadableError as error:
-        raise InputError(f"{uri} cannot be read", where=where, fix="look at the URI") from error
-
-
-def _existing(uri: str, where: str) -> None:
-    """Raises InputError if there is no such object, StorageUnavailable if nothing can be known."""
-    if not storage.exists(uri):
-        raise InputError(f"{uri} does not exist", where=where, fix="look at the URI")
-
-
-def _read_last_block(image: rasterio.DatasetReader) -> None:
-    """Read the block that a file that was cut off lacks.
-
-    Raises:
-        RasterioError, RasterioIOError: it cannot be read.
-    """
-    height, width = image.block_shapes[-1]
-    row = (image.height - 1) // height * height
-    col = (image.width - 1) // width * width
-    window = Window(col, row, image.width - col, image.height - row)
-    image.read(image.count, window=window)
 
 
 def _spread(extent: Box) -> Iterable[Box]:

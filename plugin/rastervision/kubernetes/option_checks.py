@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rastervision.core.rv_pipeline import SemanticSegmentationPredictOptions
 from rastervision.core.rv_pipeline.chip_options import WindowSamplingMethod
 from rastervision.fastai_backend.backend.scenes import chip_size
-from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
+from rastervision.fastai_backend.config import (
+    FastaiChipClassificationConfig,
+    FastaiConfig,
+    FastaiObjectDetectionConfig,
+    FastaiSemanticSegmentationConfig,
+)
 
 from rvk8s.errors import InputError
 
@@ -16,8 +21,45 @@ if TYPE_CHECKING:
     from rastervision.core.data import ClassConfig
     from rastervision.core.rv_pipeline import RVPipelineConfig, WindowSamplingConfig
 
+_BACKENDS: tuple[type[FastaiConfig], ...] = (
+    FastaiSemanticSegmentationConfig,
+    FastaiChipClassificationConfig,
+    FastaiObjectDetectionConfig,
+)
+
+
+def check_backend(config: RVPipelineConfig, gpus: int, ranks: int) -> list[InputError]:
+    """What is wrong with a pipeline's classes, and with its backend for that task and machine."""
+    classes, backend = config.dataset.class_config, config.backend
+    errors = check_classes(classes)
+    if not isinstance(backend, FastaiConfig):
+        if ranks > 1:
+            what = f"{type(backend).__name__} trains on one GPU, not with {ranks} processes"
+            fix = "give it one, or use the fastai backend of this task, which trains on several"
+            errors.append(InputError(what, where="backend", fix=fix))
+    elif not isinstance(config, backend.pipeline_type):
+        what = f"{type(backend).__name__} does {backend.task}, not {type(config).__name__}"
+        of_task = [one for one in _BACKENDS if isinstance(config, one.pipeline_type)]
+        fix = f"use {of_task[0].__name__}" if of_task else "use Raster Vision's own PyTorch backend"
+        errors.append(InputError(what, where="backend", fix=f"{fix} for this task"))
+    elif not errors:  # its options name classes
+        errors += backend.check(classes, gpus, ranks, _chip_sz(config))
+    return errors
+
+
+def _chip_sz(config: RVPipelineConfig) -> int | None:
+    """The size of the chips; None where there is none, or no one size (see check_sampling)."""
+    sampling = _sampling(config)
+    if sampling is None:
+        return None
+    try:
+        return chip_size(sampling, list(sampling) if isinstance(sampling, dict) else (), None)
+    except InputError:
+        return None
+
 
 def check_classes(classes: ClassConfig) -> list[InputError]:
+    """Classes that are missing, or that reports could not tell apart."""
     where = "class_config.names"
     null = classes.null_class if classes.null_class in classes.names else None
     if not [name for name in classes.names if name != null]:
@@ -70,7 +112,7 @@ def _check_crop(options: SemanticSegmentationPredictOptions) -> list[InputError]
 def check_sampling(config: RVPipelineConfig) -> list[InputError]:
     """What ends the fastai backend's chip stage, or its training on windows, at its start."""
     backend, sampling = config.backend, _sampling(config)
-    if not isinstance(backend, FastaiSemanticSegmentationConfig) or sampling is None:
+    if not isinstance(backend, FastaiConfig) or sampling is None:
         return []
     dataset = config.dataset
     ids = [scene.id for scene in (*dataset.train_scenes, *dataset.validation_scenes)]

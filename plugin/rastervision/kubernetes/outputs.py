@@ -234,7 +234,9 @@ def _localize_predictions(context: Context, work: Path, config: dict[str, Any]) 
 
 
 def _write_scores(config: dict[str, Any], folder: Path) -> None:
-    if config["type_hint"] != "semantic_segmentation":
+    from rastervision.fastai_backend.scores import TASKS
+
+    if config["type_hint"] not in TASKS:
         return
     from rastervision.fastai_backend.backend import evaluation
 

@@ -189,10 +189,11 @@ def prepare(
 def _check_ranks(settings: Settings, pipeline: Pipeline) -> None:
     backend = getattr(pipeline.config, "backend", None)
     ours = type(backend).__module__.startswith("rastervision.fastai_backend")
-    if (settings.gpus or 0) > 1 and not ours:
-        what = f"{settings.gpus} GPUs for {type(backend).__name__}"
-        fix = "give 1, or use FastaiSemanticSegmentationConfig, which trains on several"
-        raise InputError(what, where="RVK8S_GPUS", fix=fix)
+    for unit, count in (("GPUs", settings.gpus), ("nodes", settings.nodes)):
+        if (count or 0) > 1 and not ours:
+            what = f"{count} {unit} for {type(backend).__name__}"
+            fix = "give 1, or use the fastai backend of this task, which trains on several"
+            raise InputError(what, where=f"RVK8S_{unit.upper()}", fix=fix)
 
 
 def _args(cfg_json_uri: str, pipeline: Pipeline, commands: Sequence[str]) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ Only scenes that one process reads are streamed, so a pipeline needs our backend
 
 - Where windows are trained on without chips, every epoch reads the imagery again.
 - Processes that a data loader forks share GDAL's connections with each other, and then get each
-  other's pixels, without an error. Raster Vision's own backends predict with such ones.
+  other's pixels, without an error. Raster Vision's own backends chip and predict with such ones.
 
 A source whose config says allow_streaming, true or false, is left as it is; Env.STREAM "0" turns
 all of it off.
@@ -29,7 +29,7 @@ from rastervision.core.data import (
     SemanticSegmentationLabelSourceConfig,
 )
 from rastervision.core.data.utils.rasterio import get_aws_session
-from rastervision.fastai_backend.config import FastaiSemanticSegmentationConfig
+from rastervision.fastai_backend.config import FastaiConfig
 
 from rvk8s import storage
 from rvk8s.contract import Env
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 def stream_tiles(config: RVPipelineConfig) -> None:
     """Set allow_streaming where the imagery of a pipeline is tiled GeoTIFFs on S3."""
     backend = config.backend
-    if not isinstance(backend, FastaiSemanticSegmentationConfig) or backend.sampling is not None:
+    if not isinstance(backend, FastaiConfig) or backend.sampling is not None:
         return
     streamed = 0
     for source in _candidates(_scenes(config)):
@@ -60,12 +60,14 @@ def stream_tiles(config: RVPipelineConfig) -> None:
 def check(config: RVPipelineConfig) -> list[InputError]:
     """What would give wrong pixels: streamed scenes that forked processes read."""
     backend = config.backend
-    if not isinstance(backend, FastaiSemanticSegmentationConfig) or backend.sampling is None:
-        return []
+    if isinstance(backend, FastaiConfig) and backend.sampling is None:
+        return []  # its workers read chips
+    # Raster Vision's own chip and predict with such processes, too.
+    workers = getattr(getattr(backend, "data", None), "num_workers", 0)
     sources = [source for scene in _scenes(config) for source in _sources(scene)]
-    if not backend.data.num_workers or not any(source.allow_streaming for source in sources):
+    if not workers or not any(source.allow_streaming for source in sources):
         return []
-    what = f"data.num_workers is {backend.data.num_workers} and scenes have allow_streaming"
+    what = f"data.num_workers is {workers} and scenes have allow_streaming"
     fix = "set num_workers to 0, or leave out allow_streaming: they would share connections"
     return [InputError(what, fix=fix)]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from rastervision.fastai_backend import bundle, models, weights
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend import backbones, bundle, models, weights
+from rastervision.fastai_backend.model_spec import ModelSpec
 from torch import nn
 from torchvision import models as torchvision_models
 
@@ -32,7 +32,7 @@ def spec(channels: int, arch: str = "unet", backbone: str = "resnet18") -> Model
 
 
 def first(model: nn.Module) -> torch.Tensor:
-    return models._first_convolution(model)[1].weight
+    return backbones._first_convolution(model)[1].weight
 
 
 @pytest.fixture

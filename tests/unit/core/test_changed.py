@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import torch
 from rastervision.fastai_backend import checkpoint, learner
-from rastervision.fastai_backend.chips import ArrayChips, Classes, SubsetChips, labels_digest
+from rastervision.fastai_backend.chips import (
+    ArrayChips,
+    Classes,
+    LabelKind,
+    SubsetChips,
+    labels_digest,
+)
 from rastervision.fastai_backend.devices import say_where
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
 from rastervision.fastai_backend.windows import SceneWindows, Window, WindowChips
@@ -144,6 +150,7 @@ class OneScene:
 
     id, height, width, channels, dtype = "a", 32, 32, 3, np.dtype("uint8")
     image_in_strips = labels_in_strips = True
+    label_kind: LabelKind = "pixels"
 
     def image(self, window: Window) -> np.ndarray:
         return np.zeros((16, 16, 3), np.uint8)

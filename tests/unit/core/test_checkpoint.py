@@ -13,7 +13,7 @@ import pytest
 import torch
 from rastervision.fastai_backend import bundle, checkpoint, models
 from rastervision.fastai_backend.chips import ArrayChips
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.progress import Progress
 from rastervision.fastai_backend.ranks import Ranks

@@ -18,7 +18,7 @@ from rastervision.fastai_backend.chips import (
     class_pixels,
 )
 from rastervision.fastai_backend.data import ChipLoader, check_sources
-from rastervision.fastai_backend.models import ModelSpec, normalize
+from rastervision.fastai_backend.model_spec import ModelSpec, normalize
 from rastervision.fastai_backend.options import DataOptions, Oversample
 
 from rvk8s.errors import InputError

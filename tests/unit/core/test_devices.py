@@ -13,7 +13,7 @@ from ranked import Ranked
 from rastervision.fastai_backend import distributed, models
 from rastervision.fastai_backend.chips import ArrayChips
 from rastervision.fastai_backend.devices import CPU, device_of
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import PredictSettings, TrainSettings
 from rastervision.fastai_backend.predict import ScenePredictor
 from rastervision.fastai_backend.ranks import Ranks

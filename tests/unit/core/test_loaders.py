@@ -13,7 +13,7 @@ from rastervision.fastai_backend.augment import turned
 from rastervision.fastai_backend.chip_learner import ChipLearner, make_learner
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.distributed import Group
-from rastervision.fastai_backend.models import ModelSpec
+from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import TrainSettings
 from torch import nn
 

@@ -15,7 +15,7 @@ from rastervision.fastai_backend import checkpoint, memory, progress, schedule
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
-from rastervision.fastai_backend.tasks.semantic_segmentation import PixelScores, make_loss
+from rastervision.fastai_backend.tasks.classes import ClassScores, make_loss
 from torch.nn import functional as F
 
 from rvk8s.contract import Env
@@ -136,7 +136,7 @@ def test_an_epoch_is_scored_as_eval_scores(ignore: int | None, f1: tuple[float, 
     """Pixels without a label have no say in which epoch is the best one."""
     truth = torch.tensor([[[0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]]])
     said = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 0]]])
-    metric = PixelScores(WITH_NULL, ignore, beta=1.0)
+    metric = ClassScores(WITH_NULL, ignore, beta=1.0)
     logits = F.one_hot(said, 3).permute(0, 3, 1, 2)
     metric.accumulate(SimpleNamespace(pred=logits, yb=(truth,)))
     assert metric.scores().f1 == pytest.approx(f1)

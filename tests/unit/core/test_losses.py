@@ -14,8 +14,8 @@ from fastai.losses import DiceLoss, FocalLossFlat
 from rastervision.fastai_backend import checks
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
+from rastervision.fastai_backend.tasks.classes import MeanLoss, make_loss
 from rastervision.fastai_backend.tasks.losses import LOSSES
-from rastervision.fastai_backend.tasks.semantic_segmentation import PixelLoss, make_loss
 
 from rvk8s.errors import InputError
 
@@ -162,7 +162,7 @@ def test_the_loss_of_a_validation_is_that_of_one_batch(
     """Also where one batch has no pixel that counts."""
     criterion, labels = loss(**options), LABELS.clone()
     labels[2:] = 2
-    mean = PixelLoss()
+    mean = MeanLoss()
     for sizes in ([4], [2, 2], [1, 1, 1, 1]):
         mean.reset()
         for chip, truth in zip(logits.split(sizes), labels.split(sizes), strict=True):

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 import torch
 from rastervision.fastai_backend import bundle, weights
-from rastervision.fastai_backend.models import (
-    ModelSpec,
-    backbone_names,
-    build,
-    classifier_names,
-    normalize,
-    parameter_groups,
-    without_weights,
-)
+from rastervision.fastai_backend.backbones import classifier_names, without_weights
+from rastervision.fastai_backend.model_spec import ModelSpec, normalize
+from rastervision.fastai_backend.models import backbone_names, build, parameter_groups
 from rastervision.fastai_backend.options import TrainSettings
 from torch import nn
 from torchvision import models as torchvision_models
@@ -139,7 +133,7 @@ def test_backbones_without_a_pyramid(backbone: str) -> None:
 def test_unknown_names() -> None:
     with pytest.raises(InputError, match=r"model\.backbone: torchvision has no 'resnet19'; use"):
         build(spec(backbone="resnet19"))
-    with pytest.raises(InputError, match="arch is 'fpn'; use unet or deeplabv3"):
+    with pytest.raises(InputError, match="arch is 'fpn'; use one of unet, deeplabv3, cla"):
         build(spec(arch="fpn"))
 
 

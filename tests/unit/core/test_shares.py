@@ -86,14 +86,14 @@ class TestShares:
 
 def test_synchronized_normalization_is_put_in_and_taken_out() -> None:
     """The same parameters, so that optimizer and checkpoints do not notice."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(64))
     before = {name: id(p) for name, p in model.named_parameters()}
-    data_parallel._change_class(model, nn.BatchNorm2d, nn.SyncBatchNorm)
-    assert type(model[1]) is nn.SyncBatchNorm
+    data_parallel._sync(model)
+    assert type(model[1]) is type(model[3]) is nn.SyncBatchNorm
     assert {name: id(p) for name, p in model.named_parameters()} == before
-    data_parallel._change_class(model, nn.SyncBatchNorm, nn.BatchNorm2d)
-    assert type(model[1]) is nn.BatchNorm2d
-    assert model(torch.zeros(2, 3, 4, 4)).shape == (2, 4, 4, 4)
+    data_parallel._unsync(model)
+    assert (type(model[1]), type(model[3])) == (nn.BatchNorm2d, nn.BatchNorm1d)
+    assert model(torch.zeros(2, 3, 4, 4)).shape == (2, 64)
 
 
 def test_other_errors_are_not_the_ranks() -> None:

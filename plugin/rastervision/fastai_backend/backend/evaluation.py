@@ -13,7 +13,8 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
     """Write scores.json and pictures/<scene id>.png for what Raster Vision just evaluated.
 
     Args:
-        pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
+        pipeline_config: the config of a pipeline of one of scores.TASKS, as in
+            pipeline-config.json.
         out_dir: local folder in which eval.json files lie as <group>/eval.json.
 
     Returns:
@@ -23,8 +24,9 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
         InputError: as scores.write says.
     """
     unscored = scores.unscored_of(pipeline_config)
+    of_pixels = scores.TASKS[pipeline_config["type_hint"]].unit == "pixel"
     null_is_scored = scores.null_id_of(pipeline_config) not in unscored
-    outside = outside_areas(pipeline_config) if null_is_scored else {}
+    outside = outside_areas(pipeline_config) if of_pixels and null_is_scored else {}
     found = scores.write(pipeline_config, out_dir, outside)
     of_scene = scores.by_scene(found)
     legend = pictures.Legend.of(pipeline_config["dataset"]["class_config"], unscored)

@@ -16,8 +16,14 @@ import numpy as np
 from rasterio import Affine
 from rasterio.features import rasterize
 from rastervision.core.box import Box
-from rastervision.core.data import Scene, SceneConfig
-from rastervision.fastai_backend.pictures import SceneView
+from rastervision.core.data import (
+    ChipClassificationLabelSource,
+    ObjectDetectionLabels,
+    ObjectDetectionLabelSource,
+    Scene,
+    SceneConfig,
+)
+from rastervision.fastai_backend.pictures import BoxView, SceneView
 from rastervision.pipeline.config import build_config, upgrade_config
 
 #: Pixels of a strip that is read at once.
@@ -26,13 +32,14 @@ STRIP_PIXELS = 8_000_000
 
 def read_views(
     pipeline_config: dict[str, Any], scene_ids: set[str], side: int
-) -> Iterator[SceneView]:
+) -> Iterator[SceneView | BoxView]:
     """Yield the given validation and test scenes, thinned to `side` to 2 * `side` pixels.
 
     (That is of the longer side. Scenes that are smaller are not thinned.)
 
     Args:
-        pipeline_config: a semantic segmentation pipeline's config, as in pipeline-config.json.
+        pipeline_config: the config of a pipeline of one of scores.TASKS, as in
+            pipeline-config.json.
     """
     for scene in _scenes(pipeline_config, lambda config: config.id in scene_ids):
         yield _read_view(scene, side)
@@ -70,9 +77,14 @@ def _scenes(
                 yield scene.build(config.dataset.class_config, tmp)
 
 
-def _read_view(scene: Scene, side: int) -> SceneView:
+def _read_view(scene: Scene, side: int) -> SceneView | BoxView:
     height, width = scene.extent.size
     step = max(1, max(height, width) // side)
+    if isinstance(scene.label_source, ChipClassificationLabelSource):
+        truth, prediction = _cells(scene, step)
+        return SceneView(scene.id, _thin_image(scene, step), truth, prediction)
+    if isinstance(scene.label_source, ObjectDetectionLabelSource):
+        return BoxView(scene.id, _thin_image(scene, step), *_boxes(scene, step))
     truth = _thin_labels(scene, scene.label_source.get_label_arr, step)
     if scene.aoi_polygons_bbox_coords:
         inside = rasterize(
@@ -85,6 +97,41 @@ def _read_view(scene: Scene, side: int) -> SceneView:
         truth=truth,
         prediction=_thin_labels(scene, scene.label_store.label_source.get_label_arr, step),
     )
+
+
+def _cells(scene: Scene, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The thinned truth and prediction of a chip classification; -1 where no cell is.
+
+    The truth is of the cells that are scored alone: those that are predicted, too.
+    """
+    truth, predicted = scene.label_source.get_labels(), scene.label_store.get_labels()
+    if scene.aoi_polygons:
+        truth = truth.filter_by_aoi(scene.aoi_polygons)
+    scored = [cell for cell in truth.get_cells() if cell in predicted]
+    maps = []
+    # The scored cells last, where windows overlap: their errors are to be seen.
+    for labels, cells in ((truth, scored), (predicted, [*predicted.get_cells(), *scored])):
+        ids = np.full([size // step for size in scene.extent.size], -1, np.int16)
+        for cell in cells:
+            box = cell.to_local_coords(scene.raster_source.bbox)
+            rows = slice(max(box.ymin, 0) // step, -(-max(box.ymax, 0) // step))
+            columns = slice(max(box.xmin, 0) // step, -(-max(box.xmax, 0) // step))
+            ids[rows, columns] = labels.get_cell_class_id(cell)
+        maps.append(ids)
+    return maps[0], maps[1]
+
+
+def _boxes(scene: Scene, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of an object detection that are scored, in the thinned image's pixels: the true
+    ones, and those that were found."""
+    place, found = scene.raster_source.bbox, []
+    for labels in (scene.label_source.get_labels(), scene.label_store.get_labels()):
+        if scene.aoi_polygons:
+            labels = labels.filter_by_aoi(scene.aoi_polygons)
+        order = np.argsort(-labels.get_scores(), kind="stable")
+        boxes = ObjectDetectionLabels.global_to_local(labels.get_npboxes(), place) / step
+        found.append(np.column_stack([boxes, labels.get_class_ids()])[order].reshape(-1, 5))
+    return found[0], found[1]
 
 
 def _strips(scene: Scene, step: int) -> Iterator[Box]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from rastervision.core.box import Box
@@ -19,14 +19,18 @@ from rastervision.core.data import (
 from rastervision.core.rv_pipeline.chip_options import WindowSamplingConfig, WindowSamplingMethod
 from rastervision.core.utils.misc import calculate_required_padding, ensure_tuple
 from rastervision.fastai_backend.areas import Area
-from rastervision.fastai_backend.chips import Classes
+from rastervision.fastai_backend.chips import Classes, LabelKind
 from rastervision.fastai_backend.windows import RandomWindows, Window, chip_dtype
 
 from rvk8s.errors import InputError
 
 if TYPE_CHECKING:
     from rastervision.core.data import ClassConfig, RasterSource, Scene
-    from rastervision.core.rv_pipeline import ChipOptions, SemanticSegmentationPredictOptions
+    from rastervision.core.rv_pipeline import (
+        ChipOptions,
+        PredictOptions,
+        SemanticSegmentationPredictOptions,
+    )
 
 #: Raster Vision's transformers that look at each pixel by itself. MinMaxTransformer does not.
 _PIXELWISE = (
@@ -38,12 +42,16 @@ _PIXELWISE = (
 )
 Keep: TypeAlias = Callable[[np.ndarray, np.ndarray], bool]
 Sampling: TypeAlias = WindowSamplingConfig | dict[str, WindowSamplingConfig]
+Windows: TypeAlias = list[Window] | RandomWindows
 
 
 class RasterVisionScene:
-    """A Raster Vision scene as a SceneReader."""
+    """A Raster Vision scene as a SceneReader, with a class for each pixel."""
 
-    def __init__(self, scene: Scene):
+    label_kind: LabelKind = "pixels"
+
+    def __init__(self, scene: Scene, sampling: WindowSamplingConfig | None = None):
+        """sampling: how the windows whose labels are read were chosen."""
         source = scene.raster_source
         self.scene, self.id = scene, scene.id
         self.height, self.width = scene.extent.size
@@ -65,15 +73,25 @@ class RasterVisionScene:
         return image.astype(self.dtype, copy=False)
 
     def labels(self, window: Window) -> np.ndarray:
-        source = self.scene.label_source
-        if source is None:
-            raise InputError(
-                f"scene {self.id} has no label_source", fix="give it one, or leave the scene out"
-            )
-        labels = source.get_label_arr(Box(*window))
+        labels = self.label_source().get_label_arr(Box(*window))
         if labels.dtype != np.uint8 and (labels.min() < 0 or labels.max() > 255):
             raise InputError(f"scene {self.id} has label ids outside 0 to 255")
         return self._without_padding(labels.astype(np.uint8, copy=False), window)
+
+    def label_source(self) -> Any:
+        """Raster Vision's; raises InputError where the scene has none."""
+        if self.scene.label_source is None:
+            raise InputError(
+                f"scene {self.id} has no label_source", fix="give it one, or leave the scene out"
+            )
+        return self.scene.label_source
+
+    def labelled(self, windows: Windows) -> Windows:
+        """Those of some windows that can be learnt from: here all of them."""
+        return windows
+
+    def shares(self, other: RasterVisionScene) -> None:
+        """Know what another reader of the same scene has found out about its windows."""
 
     def _without_padding(self, labels: np.ndarray, window: Window) -> np.ndarray:
         """Labels with the null class beyond the scene's edges, where Raster Vision 0.31 reads class
@@ -96,7 +114,7 @@ def _is_pixelwise(source: RasterSource) -> bool:
     )
 
 
-def prediction_windows(scene: Scene, options: SemanticSegmentationPredictOptions) -> list[Window]:
+def prediction_windows(scene: Scene, options: PredictOptions) -> list[Window]:
     """The windows that Raster Vision's prediction visits, in its order."""
     return _in_aoi(scene, _prediction_boxes(scene, options), within=True)
 
@@ -115,12 +133,13 @@ def missing_windows(scene: Scene, options: SemanticSegmentationPredictOptions) -
     return _in_aoi(scene, more, within=True)
 
 
-def _prediction_boxes(scene: Scene, options: SemanticSegmentationPredictOptions) -> list[Box]:
+def _prediction_boxes(scene: Scene, options: PredictOptions) -> list[Box]:
     chip, stride = (options.chip_sz,) * 2, (options.stride or options.chip_sz,) * 2
-    if options.crop_sz is None:
+    crop = getattr(options, "crop_sz", None)  # of semantic segmentation only
+    if crop is None:
         return scene.extent.get_windows(chip, stride)
     padding = calculate_required_padding(
-        scene.extent.size, chip, stride, pad_direction="both", crop_sz=options.crop_sz
+        scene.extent.size, chip, stride, pad_direction="both", crop_sz=crop
     )
     return scene.extent.get_windows(chip, stride, padding, pad_direction="both")
 
@@ -148,9 +167,7 @@ def _beyond(
     ]
 
 
-def windows_of(
-    scene: Scene, sampling: WindowSamplingConfig, seed: int
-) -> list[Window] | RandomWindows:
+def windows_of(scene: Scene, sampling: WindowSamplingConfig, seed: int) -> Windows:
     """The windows that a sampling config asks for."""
     if sampling.method == WindowSamplingMethod.sliding:
         boxes = scene.extent.get_windows(
@@ -226,6 +243,11 @@ def chip_size(sampling: Sampling, scene_ids: Sequence[str], img_sz: int | None) 
     return img_sz
 
 
+def of_scene(sampling: Sampling, scene_id: str) -> WindowSamplingConfig:
+    """How the windows of a scene are chosen."""
+    return sampling[scene_id] if isinstance(sampling, dict) else sampling
+
+
 def keeper(options: ChipOptions) -> Keep:
     """chip_options.keep_chip, as a function of the chip: it draws from numpy's global generator,
     which is seeded with the chip here, so that chipping again gives the same chips."""
@@ -245,4 +267,5 @@ def keeper(options: ChipOptions) -> Keep:
 def classes_of(config: ClassConfig) -> Classes:
     """Raster Vision's class config as the training core takes it."""
     colors = ["#" + "".join(f"{round(c * 255):02x}" for c in rgb) for rgb in config.color_triples]
-    return Classes(tuple(config.names), tuple(colors), config.null_class_id)
+    null_id = config.null_class_id if config.null_class else None
+    return Classes(tuple(config.names), tuple(colors), null_id)

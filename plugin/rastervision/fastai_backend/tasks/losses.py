@@ -1,4 +1,4 @@
-"""The losses of semantic segmentation: means over pixels, of a batch that ranks may share.
+"""The losses: means over pixels, of a batch that ranks may share; a chip of one class is a pixel.
 
 Each knows what its sum is divided by, so that ranks whose pixels weigh differently much have the
 mean of one. fastai's own focal and Dice loss know neither an ignored class nor such sums, and its
@@ -19,7 +19,7 @@ GAMMA = 2.0
 SMOOTH = 1e-6
 
 
-class PixelCrossEntropy(CrossEntropyLossFlat):
+class CrossEntropy(CrossEntropyLossFlat):
     """fastai's cross entropy over pixels; 0, not NaN, for a batch where none has any weight.
 
     Args:
@@ -47,7 +47,8 @@ class PixelCrossEntropy(CrossEntropyLossFlat):
         self.left_out = {*weightless, *([] if ignore is None else [ignore])}
 
     def __call__(self, inp: torch.Tensor, targ: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Logits (N, classes, H, W) float and class ids (N, H, W) int64 -> the mean, a scalar."""
+        """Logits (N, classes, H, W) float and class ids (N, H, W) int64, or (N, classes) and (N,)
+        -> the mean, a scalar."""
         loss = self.reduced(inp, targ)
         total = self.total(targ)
         if total is None:
@@ -61,6 +62,8 @@ class PixelCrossEntropy(CrossEntropyLossFlat):
         if len(self.left_out) > (self.ignore is not None):
             # Label smoothing would give pixels of weight 0 a loss.
             targ = targ.masked_fill(self.hides(targ), self.func.ignore_index)
+        if targ.ndim == 1:  # fastai's wants a dimension after that of the classes
+            inp, targ = inp[..., None], targ[:, None]
         return super().__call__(inp, targ)
 
     def hides(self, targ: torch.Tensor) -> torch.Tensor:
@@ -85,7 +88,7 @@ class PixelCrossEntropy(CrossEntropyLossFlat):
         return None if weights is None else weights.sum()
 
 
-class PixelFocal(PixelCrossEntropy):
+class Focal(CrossEntropy):
     """Cross entropy times (1 - probability of the truth)^2: hard pixels count more.
 
     Lin et al. 2017, "Focal Loss for Dense Object Detection"; class weights are its alpha. The sum
@@ -103,7 +106,7 @@ class PixelFocal(PixelCrossEntropy):
         return each.mean() if weights is None else (each * weights).sum()
 
 
-class PixelDice(PixelCrossEntropy):
+class Dice(CrossEntropy):
     """1 - Dice of the probabilities in a chip, the mean over classes and chips.
 
     Milletari et al. 2016, "V-Net", with fastai's union. An ignored class is none of them, and chips
@@ -127,20 +130,20 @@ class PixelDice(PixelCrossEntropy):
         return loss.mean() if weights is None else (loss * weights.sum((1, 2))).sum()
 
 
-class PixelCrossEntropyDice(PixelDice):
+class CrossEntropyDice(Dice):
     """The sum of both; weights and label smoothing are those of cross entropy, but a class of
     weight 0 has no Dice either."""
 
     without: ClassVar[tuple[str, ...]] = ()
 
     def reduced(self, inp: torch.Tensor, targ: torch.Tensor) -> torch.Tensor:
-        return PixelCrossEntropy.reduced(self, inp, targ) + self.dice(inp, targ)
+        return CrossEntropy.reduced(self, inp, targ) + self.dice(inp, targ)
 
 
 #: By solver.loss.
-LOSSES: dict[str, type[PixelCrossEntropy]] = {
-    "cross_entropy": PixelCrossEntropy,
-    "focal": PixelFocal,
-    "dice": PixelDice,
-    "cross_entropy_dice": PixelCrossEntropyDice,
+LOSSES: dict[str, type[CrossEntropy]] = {
+    "cross_entropy": CrossEntropy,
+    "focal": Focal,
+    "dice": Dice,
+    "cross_entropy_dice": CrossEntropyDice,
 }

@@ -1,9 +1,11 @@
-"""Semantic segmentation: the loss that options ask for, and scores from one confusion matrix."""
+"""A class for each pixel, or for each chip: the loss that options ask for, and scores from one
+confusion matrix. Labels are class ids (N, H, W), or (N,); logits have the classes as dimension 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,19 +14,19 @@ from fastai.torch_core import find_bs
 from rastervision.fastai_backend.chips import ChipSource, Classes, class_pixels
 from rastervision.fastai_backend.distributed import Group
 from rastervision.fastai_backend.options import SolverOptions
-from rastervision.fastai_backend.tasks.losses import LOSSES, PixelCrossEntropy
+from rastervision.fastai_backend.tasks.losses import LOSSES, CrossEntropy, Dice
 
 from rvk8s.errors import InputError
 
 
-def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> PixelCrossEntropy:
+def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> CrossEntropy:
     """The loss that the options ask for.
 
     Raises:
         InputError: the ignored class is unknown, weights aren't one for each class, or the loss
             takes none.
     """
-    check_loss(solver)
+    check_loss(solver, train.label_kind == "chip")
     ignore = check_ignored(solver.ignore_class_index, classes)
     weights = solver.class_weights
     if weights == "balanced":
@@ -36,8 +38,18 @@ def make_loss(solver: SolverOptions, train: ChipSource, classes: Classes) -> Pix
     return LOSSES[solver.loss](weight, ignore, solver.label_smoothing)
 
 
-def check_loss(solver: SolverOptions) -> None:
-    """Raise InputError where an option has no meaning for the loss."""
+def check_loss(solver: SolverOptions, of_chips: bool) -> None:
+    """Raise InputError where the loss has no meaning for the task, or an option none for the loss.
+
+    Args:
+        of_chips: a chip has one class.
+    """
+    if of_chips and issubclass(LOSSES[solver.loss], Dice):
+        raise InputError(
+            "Dice compares areas, and a chip has one class",
+            where="solver.loss",
+            fix="use cross_entropy or focal",
+        )
     given = {
         "class_weights": solver.class_weights is not None,
         "label_smoothing": solver.label_smoothing > 0,
@@ -89,13 +101,13 @@ def balanced_weights(pixels: np.ndarray, unscored: Collection[int] = ()) -> list
     counts[list(unscored)] = 0
     present = counts > 0
     if not present.any():
-        raise InputError("the training chips have no labelled pixel")
+        raise InputError("the training chips have no label that counts")
     weights = np.ones(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights.tolist()
 
 
-class PixelLoss(AvgLoss):
+class MeanLoss(AvgLoss):
     """fastai's mean loss of a validation, over pixels as a batch's: one whose pixels weigh little
     counts little, and how chips fall into batches and ranks changes nothing."""
 
@@ -110,7 +122,7 @@ class PixelLoss(AvgLoss):
         return float(self.total / self.count) if self.count else 0.0
 
 
-class PixelScores(Metric):
+class ClassScores(Metric):
     """fastai metric: gathers the confusion matrix of an epoch; its value is the macro F-beta.
 
     It scores the classes that eval scores: the best epoch is to be the one that does best there.
@@ -145,6 +157,10 @@ class PixelScores(Metric):
     def scores(self) -> Scores:
         return Scores.of(self.confusion.cpu().numpy(), self.unscored, self.beta)
 
+    def more(self) -> dict[str, float]:
+        """What else belongs to an epoch's row."""
+        return {}
+
 
 def confusion_matrix(
     predicted: torch.Tensor, truth: torch.Tensor, num_classes: int, unscored: Collection[int] = ()
@@ -175,7 +191,7 @@ class Scores:
 
     Args:
         precision, recall, f1, iou, support: one for each class; support in pixels.
-        accuracy: share of the pixels that are right.
+        accuracy: share of the pixels that are right; of the boxes, true or found, those that match.
     """
 
     precision: tuple[float, ...]
@@ -195,7 +211,13 @@ class Scores:
         matrix[list(unscored)] = 0
         tp = np.diag(matrix)
         fp, fn = matrix.sum(axis=0) - tp, matrix.sum(axis=1) - tp
-        support = matrix.sum(axis=1)
+        accuracy = float(_ratio(tp.sum(), matrix.sum()))
+        return replace(cls.of_counts(tp, fp, fn, beta), accuracy=accuracy)
+
+    @classmethod
+    def of_counts(cls, tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, beta: float) -> Scores:
+        """Scores of (classes,) counts: right ones, false alarms, missed ones."""
+        support = tp + fn
         present = support > 0
         f_beta = _ratio((1 + beta**2) * tp, (1 + beta**2) * tp + beta**2 * fn + fp)
         f1, iou = _ratio(2 * tp, 2 * tp + fn + fp), _ratio(tp, tp + fp + fn)
@@ -205,7 +227,7 @@ class Scores:
             f1=_floats(f1),
             iou=_floats(iou),
             support=tuple(int(s) for s in support),
-            accuracy=float(_ratio(tp.sum(), matrix.sum())),
+            accuracy=float(_ratio(tp.sum(), (tp + fp + fn).sum())),
             mean_iou=_mean(iou, present),
             macro_f1=_mean(f1, present),
             f_beta=_mean(f_beta, present),

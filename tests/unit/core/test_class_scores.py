@@ -9,7 +9,7 @@ import pytest
 import torch
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import SolverOptions
-from rastervision.fastai_backend.tasks.semantic_segmentation import (
+from rastervision.fastai_backend.tasks.classes import (
     Scores,
     balanced_weights,
     confusion_matrix,
@@ -93,7 +93,7 @@ class TestLoss:
         np.testing.assert_allclose(weight * pixels, (weight * pixels)[0], rtol=1e-5)
         assert balanced_weights(np.array([30, 10, 0])) == pytest.approx([2 / 3, 2, 1])
         assert balanced_weights(np.array([30, 10, 99]), {2}) == pytest.approx([2 / 3, 2, 1])
-        with pytest.raises(InputError, match="no labelled pixel"):
+        with pytest.raises(InputError, match="no label that counts"):
             balanced_weights(np.array([0, 0, 7]), {2})
 
     @pytest.mark.parametrize(
