@@ -213,9 +213,11 @@ OTHER_SIZE = "the image has 190 x 150 pixels, its label 380 x 300; give the labe
         ),
         (
             {},
-            {"crs": None, "transform": None},
-            "its image says where on a map it lies, its label does not; give both their place",
+            {"crs": None, "transform": None, "twice": True},
+            "the image has 190 x 150 pixels, its label 380 x 300 pixels and no CRS",
         ),
+        ({}, {"crs": None, "side": 0.25, "twice": True}, OTHER_SIZE),
+        ({}, {"crs": None, "x": WIDTH}, "its label lies in another place"),
         ({}, {"x": 0.5, "y": 0.5}, None),
         ({"crs": None, "transform": None}, {"crs": None, "transform": None}, None),
     ],
@@ -233,6 +235,31 @@ def test_labels_of_another_place(
     else:
         (line,) = found
         assert f"train scene one: {message}" in line
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("bbox", [None, (10, 20, 140, 180)], ids=["whole", "cropped"])
+@pytest.mark.parametrize(
+    "place",
+    [{"transform": None}, {}, {"transform": rasterio.Affine.scale(3, -3)}],
+    ids=["nothing", "world file", "world file in other units"],
+)
+def test_labels_without_a_crs_lie_on_the_pixels(
+    place: dict[str, Any], bbox: tuple[int, int, int, int] | None, tmp_path: Path
+) -> None:
+    """As ISPRS hands out Potsdam's; read as the same label with the image's CRS is."""
+    image = image_of(tmp_path, bbox=bbox)
+    plain = scene(image, write(tmp_path / "plain.tif", LABEL[None], crs=None, **place))
+    known = scene(image, write(tmp_path / "known.tif", LABEL[None]))
+    checker = inputs._Checker(CLASSES)
+    for group in ("train", "validation", "test"):
+        checker.check_scene(plain, group, None)
+    checker.check_scene(known, "train", None)
+    checker.check_places()
+    assert checker.errors == []
+    (warning,) = checker.warnings
+    assert "without a CRS (train scene one, validation scene one, ...)" in warning
+    np.testing.assert_array_equal(labels_of(plain), labels_of(known))
 
 
 @pytest.mark.parametrize(

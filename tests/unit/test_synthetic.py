@@ -12,6 +12,8 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
+# Potsdam's labels do not say where they lie.
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 IMAGE = "4_Ortho_RGBIR/top_potsdam_{}_RGBIR.tif"
 LABEL = "5_Labels_for_participants/top_potsdam_{}_label.tif"
@@ -40,9 +42,25 @@ def test_files_are_named_and_shaped_as_potsdams(drawn: Path) -> None:
             assert image.res == (0.2, 0.2)
             # A fourth band that says "alpha" would be used as a mask by readers.
             assert image.colorinterp[3] == ColorInterp.undefined
-            transform = image.transform
         with rasterio.open(drawn / LABEL.format(scene)) as label:
-            assert (label.count, label.shape, label.transform) == (3, (256, 256), transform)
+            assert (label.count, label.shape, label.crs) == (3, (256, 256), None)
+            assert label.transform.is_identity
+
+
+@pytest.mark.parametrize(("labels", "epsg"), [("tfw", None), ("crs", 32633)])
+def test_labels_that_say_where_they_lie(
+    labels: str, epsg: int | None, tmp_path: Path, synthetic: ModuleType
+) -> None:
+    words = [str(tmp_path), "--scenes", "6_10", "--size", "64", "--labels"]
+    synthetic.main([*words, labels])
+    with (
+        rasterio.open(tmp_path / IMAGE.format("6_10")) as image,
+        rasterio.open(tmp_path / LABEL.format("6_10")) as label,
+    ):
+        assert (label.crs and label.crs.to_epsg()) == epsg
+        assert label.transform.almost_equals(image.transform)
+    synthetic.main([*words, "none"])
+    assert list(tmp_path.rglob("*.tfw")) == [], "another form's would be read"
 
 
 def test_labels_are_the_six_colours(drawn: Path, synthetic: ModuleType) -> None:

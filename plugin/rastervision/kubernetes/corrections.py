@@ -7,7 +7,8 @@ and for predictions with a bundle.
 from __future__ import annotations
 
 import copy
-from functools import wraps
+import logging
+from functools import cache, wraps
 from typing import Any
 
 from rastervision.core import predictor
@@ -23,6 +24,9 @@ from rastervision.core.data import scene as scene_module
 from rastervision.core.data.label_source import chip_classification_label_source as cell_labels
 from rastervision.core.evaluation import SemanticSegmentationEvaluator
 from rastervision.kubernetes import gdal
+from rastervision.kubernetes.places import place_by_pixels
+
+log = logging.getLogger(__name__)
 
 
 def install() -> None:
@@ -68,11 +72,16 @@ def _mask_in_pixels_of_the_crop() -> None:
 def _give_labels_the_size_of_images() -> None:
     """Where a label's grid lies half a pixel off its image's, or is a little coarser, rounding
     gives the label's bbox a row or column more or less than the image's. The one that is missing
-    would be class 0, and cannot be compared with the prediction."""
+    would be class 0, and cannot be compared with the prediction.
+
+    A label without a CRS would be read beside its image, as class 0 (Raster Vision's pull request
+    2319 does the same for the labels of ISPRS Potsdam, in no release yet)."""
     match = scene_module.match_bboxes
 
     @wraps(match)
     def match_bboxes(raster_source: Any, label_source: Any) -> None:
+        if place_by_pixels(raster_source, getattr(label_source, "raster_source", None)):
+            _say_that_labels_lack_a_crs()
         file = label_source.bbox
         match(raster_source, label_source)
         place, (height, width) = label_source.bbox, raster_source.bbox.size
@@ -83,6 +92,12 @@ def _give_labels_the_size_of_images() -> None:
         label_source.set_bbox(Box(top, left, top + height, left + width))
 
     scene_module.match_bboxes = match_bboxes
+
+
+@cache
+def _say_that_labels_lack_a_crs() -> None:
+    """Once a process: configure names the scenes, Raster Vision's own runner has nothing else."""
+    log.warning("labels without a CRS are read as lying on the pixels of their images")
 
 
 def _start(low: int, high: int, size: int, first: int, last: int) -> int:

@@ -112,6 +112,7 @@ def check(
         checker.check_scene(scene, "validation", sampling_of(config, scene.id, checker.errors))
     for scene in dataset.test_scenes:
         checker.check_scene(scene, "test", None)
+    checker.check_places()
     checker.check_classes()
     return checker.errors, checker.warnings
 
@@ -145,6 +146,8 @@ class _Checker:
         #: Training labels by class id, as far as they were looked at; None: none were.
         self.seen: np.ndarray | None = None
         self.sampled = False
+        #: Scenes whose labels have no CRS, and are taken to lie on the pixels of their images.
+        self.without_crs: list[str] = []
 
     def check_scene(
         self, scene: SceneConfig, group: str, sampling: WindowSamplingConfig | None
@@ -176,8 +179,8 @@ class _Checker:
             built = scene.build(self.classes)
             if self.backend:
                 self._check_format(built, group)
-            if in_files:
-                compare_places(built, where)
+            if in_files and compare_places(built, where):
+                self.without_crs.append(where)
             check_area(built, scene.aoi_uris or (), where)
             self._check_pixels(built, where)
             of_cells = isinstance(label, ChipClassificationLabelSourceConfig)
@@ -193,6 +196,13 @@ class _Checker:
                     self.warnings += check_object_windows(built, sampling, where)
         except Exception as error:  # noqa: BLE001 - whatever a scene raises is a line
             self._add(error, where)
+
+    def check_places(self) -> None:
+        """Say once how labels without a CRS are read."""
+        if self.without_crs:
+            named = ", ".join(self.without_crs[:2]) + (", ..." if self.without_crs[2:] else "")
+            what = f"labels without a CRS ({named}) are read as lying on the pixels of their images"
+            self.warnings.append(what)
 
     def check_classes(self) -> None:
         """Classes that no training label has: all is an error, one is only strange."""

@@ -16,8 +16,11 @@ from rastervision.core.data import (
 from rvk8s.errors import InputError
 
 
-def compare_places(scene: Scene, where: str) -> None:
+def compare_places(scene: Scene, where: str) -> bool:
     """Compare the places of a scene's image and of its label in files.
+
+    Returns:
+        Whether the label has no CRS and is taken to lie on the image's pixels.
 
     Raises:
         InputError: the label does not cover the image, or the part of it that is of interest.
@@ -25,20 +28,55 @@ def compare_places(scene: Scene, where: str) -> None:
     image, label = scene.raster_source, scene.label_source.raster_source
     size, label_size = _file_size(image), _file_size(label)
     if size is None or label_size is None:
-        return
+        return False
     fix = "give the label of this image, or crop one to the other"
+    shapes = f"{size[1]} x {size[0]} pixels, its label {label_size[1]} x {label_size[0]}"
     on_map = [not isinstance(s.crs_transformer, IdentityCRSTransformer) for s in (image, label)]
     if any(on_map) and not all(on_map):
+        if on_map[0] and size != label_size:
+            what = f"the image has {shapes} pixels and no CRS"
+            raise InputError(what, where=where, fix=f"{fix}, or give it its CRS")
         known, unknown = ("image", "label") if on_map[0] else ("label", "image")
         what = f"its {known} says where on a map it lies, its {unknown} does not"
         raise InputError(what, where=where, fix="give both their place, or none")
     if size == label_size if not any(on_map) else _covers(scene, label_size):
-        return
+        return place_by_pixels(image, label)
     if size != label_size:
-        shapes = f"{size[1]} x {size[0]} pixels, its label {label_size[1]} x {label_size[0]}"
         raise InputError(f"the image has {shapes}", where=where, fix=fix)
     what = "its label lies in another place, or has pixels of another size"
     raise InputError(what, where=where, fix=fix)
+
+
+def place_by_pixels(image: RasterSource, label: RasterSource | None) -> bool:
+    """Let a label file without a CRS lie on the pixels of its image, if the image has a CRS.
+
+    ISPRS hands out Potsdam's labels so. The label gets the image's transform: it is read as a file
+    with the image's CRS would be.
+
+    Returns:
+        Whether the label is such a file, of the image's size.
+    """
+    source, target = _primary(image), None if label is None else _primary(label)
+    if source is None or target is None or not _lacks_crs(source, target):
+        return False
+    target._crs_transformer = source.crs_transformer
+    return True
+
+
+def _lacks_crs(image: RasterioSource, label: RasterioSource) -> bool:
+    """Whether a label file has no CRS, its image one, and both the same grid of pixels.
+
+    A world file (.tfw) of the image's pixel size that names another place contradicts that: it is
+    the label of another scene.
+    """
+    known, unknown = image.image_dataset, label.image_dataset
+    if known.crs is None or unknown.crs is not None or known.shape != unknown.shape:
+        return False
+    here, there = known.transform, unknown.transform
+    if there.is_identity or not np.allclose(here[:6:4], there[:6:4], rtol=1e-3):
+        return True
+    column, row = ~here @ (there.c, there.f)
+    return max(abs(column), abs(row)) <= 1
 
 
 def check_area(scene: Scene, uris: Sequence[str], where: str) -> None:
@@ -58,13 +96,17 @@ def parts(source: RasterSource) -> Iterator[RasterSource]:
         yield source
 
 
-def _file_size(source: RasterSource) -> tuple[int, int] | None:
-    """Height and width of the file that says where a source lies; None if it is no file."""
+def _primary(source: RasterSource) -> RasterioSource | None:
+    """The part that says where a source lies; None if it is no file."""
     while isinstance(source, MultiRasterSource):
         source = source.primary_source
-    if not isinstance(source, RasterioSource):
-        return None
-    return source.image_dataset.height, source.image_dataset.width
+    return source if isinstance(source, RasterioSource) else None
+
+
+def _file_size(source: RasterSource) -> tuple[int, int] | None:
+    """Height and width of the file that says where a source lies; None if it is no file."""
+    file = _primary(source)
+    return file and file.image_dataset.shape
 
 
 def _covers(scene: Scene, label_size: tuple[int, int]) -> bool:
