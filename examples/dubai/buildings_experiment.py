@@ -45,13 +45,14 @@ def get_config(
     backbone: str = "resnet18",
     pretrained: bool = False,
     features: int = 64,
-    windows: int = 250,
-    num_epochs: int = 10,
-    batch_sz: int = 8,
+    windows: int | None = None,
+    num_epochs: int | None = None,
+    batch_sz: int | None = None,
     lr: float = 1e-3,
     score_thresh: float = 0.3,
     seed: int = 0,
     test: bool = False,
+    ranks: int = 1,
 ) -> ObjectDetectionConfig:
     """The pipeline for one experiment.
 
@@ -60,15 +61,25 @@ def get_config(
         root_uri: where everything is written.
         boxes_uri: folder of tileN_buildings.geojson.
         raw_uri: folder of the scenes; default: as in experiment.py.
-        windows: chips of each training scene, three of four around a building.
+        windows: chips of each training scene, three of four around a building; default 250; in a
+            test 40 or more.
         lr: the schedule's greatest learning rate.
         score_thresh: the least score of a box that is predicted.
-        test: one training scene, one epoch, debug chips.
+        num_epochs: default 10; in a test 1.
+        batch_sz: chips in a batch of all processes together; default 8; in a test 2 for each.
+        test: one training scene, few chips, debug chips.
+        ranks: how many processes train; given by rvk8s.
 
     The others are options of FastaiObjectDetectionConfig. Values may be strings.
     """
     folder = raw_uri or find_data()
     train = TRAIN_IDS[:1] if test else TRAIN_IDS
+    if num_epochs is None:
+        num_epochs = 1 if test else 10
+    if batch_sz is None:
+        batch_sz = 2 * ranks if test else 8
+    if windows is None:
+        windows = max(40, 4 * ranks) if test else 250
     backend = FastaiObjectDetectionConfig(
         model={
             "backbone": backbone,
@@ -79,7 +90,7 @@ def get_config(
         # Seen from above, no direction is special.
         data={"dihedral": True, "lighting": 0.1, "debug": test},
         solver={
-            "num_epochs": 1 if test else int(num_epochs),
+            "num_epochs": int(num_epochs),
             "batch_sz": int(batch_sz),
             "lr": float(lr),
             "seed": int(seed),

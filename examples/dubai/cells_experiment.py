@@ -51,11 +51,12 @@ def get_config(
     pretrained: bool = False,
     chip_sz: int = 64,
     train_stride: int = 64,
-    num_epochs: int = 5,
-    batch_sz: int = 32,
+    num_epochs: int | None = None,
+    batch_sz: int | None = None,
     lr: float = 2e-3,
     seed: int = 0,
     test: bool = False,
+    ranks: int = 1,
 ) -> ChipClassificationConfig:
     """The pipeline for one experiment.
 
@@ -68,20 +69,33 @@ def get_config(
         train_stride: pixels from one training chip to the next; those between the cells have the
             class of the one that they show most of.
         lr: the schedule's greatest learning rate.
-        test: one training scene, one epoch, debug chips.
+        num_epochs: default 5; in a test 1.
+        batch_sz: chips in a batch of all processes together; default 32; in a test 2 for each.
+        test: one training scene, few chips, debug chips.
+        ranks: how many processes train; given by rvk8s.
 
     The others are options of FastaiChipClassificationConfig. Values may be strings.
     """
     folder = raw_uri or find_data()
     train = TRAIN_IDS[:1] if test else TRAIN_IDS
+    if num_epochs is None:
+        num_epochs = 1 if test else 5
+    if batch_sz is None:
+        batch_sz = 2 * ranks if test else 32
     cells = WindowSamplingConfig(size=CELL, stride=CELL, padding=0)
     denser = WindowSamplingConfig(size=CELL, stride=int(train_stride), padding=0)
     backend = FastaiChipClassificationConfig(
         model={"backbone": backbone, "pretrained": pretrained},
         # Seen from above, no direction is special.
-        data={"img_sz": int(chip_sz), "dihedral": True, "lighting": 0.1, "debug": test},
+        data={
+            "img_sz": int(chip_sz),
+            "dihedral": True,
+            "lighting": 0.1,
+            "train_count": max(64, 4 * ranks) if test else None,
+            "debug": test,
+        },
         solver={
-            "num_epochs": 1 if test else int(num_epochs),
+            "num_epochs": int(num_epochs),
             "batch_sz": int(batch_sz),
             "lr": float(lr),
             "seed": int(seed),

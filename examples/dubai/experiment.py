@@ -63,14 +63,14 @@ def get_config(
     backbone: str = "resnet18",
     pretrained: bool = False,
     last_cross: bool = False,
-    windows: int = 2000,
+    windows: int | None = None,
     window_min: int = 300,
     window_max: int = 640,
     chip_sz: int = 160,
     pred_chip_size: int = 448,
     pred_stride: int = 320,
-    num_epochs: int = 4,
-    batch_sz: int = 8,
+    num_epochs: int | None = None,
+    batch_sz: int | None = None,
     lr: float | None = 1e-3,
     schedule: str = "one_cycle",
     weight_decay: float = 1e-2,
@@ -81,6 +81,7 @@ def get_config(
     predict_precision: str = "auto",
     seed: int = 0,
     test: bool = False,
+    ranks: int = 1,
 ) -> SemanticSegmentationConfig:
     """The pipeline for one experiment.
 
@@ -90,19 +91,29 @@ def get_config(
         raw_uri: folder of the scenes; default: $RVK8S_DATA/dubai, $RVK8S_DATA, or the folder
             shared/data/dubai beside this repository, whichever is there.
         train_ids, val_ids: other scenes: a list, or "tile1,tile2".
-        windows: training chips to draw, over all scenes, by their areas.
+        windows: training chips to draw, over all scenes, by their areas; default 2000; in a test 40
+            or more.
         window_min, window_max: limits of the windows' sides, in the scenes' pixels.
         chip_sz: side of a chip in pixels; windows are resized to it.
         pred_chip_size, pred_stride: prediction windows, resized like chips, and their distance.
         lr: the schedule's greatest learning rate; "find": fastai's lr_find.
-        test: one training scene, one epoch, debug chips.
+        num_epochs: default 4; in a test 1.
+        batch_sz: chips in a batch of all processes together; default 8; in a test 2 for each.
+        test: one training scene unless others are named, few chips, debug chips.
+        ranks: how many processes train; given by rvk8s.
 
     The others are options of FastaiSemanticSegmentationConfig. Values may be strings.
     """
     folder = raw_uri or find_data()
     train, val = _ids(train_ids, TRAIN_IDS), _ids(val_ids, VAL_IDS)
-    if test:
-        train, num_epochs, windows = train[:1], 1, 40
+    if num_epochs is None:
+        num_epochs = 1 if test else 4
+    if batch_sz is None:
+        batch_sz = 2 * ranks if test else 8
+    if windows is None:
+        windows = max(40, 4 * ranks) if test else 2000
+    if test and train_ids is None:
+        train = train[:1]
     class_config = ClassConfig(
         names=list(CLASSES), colors=list(CLASSES.values()), null_class=UNLABELLED
     )

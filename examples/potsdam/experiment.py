@@ -6,13 +6,18 @@ The data set (https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-labe
 
     rvk8s run potsdam -a raw_uri s3://bucket/isprs-potsdam
     rvk8s run potsdam-resnet50 --test
+
+ISPRS's labels have no coordinate reference system, or a world file (.tfw) alone: they are read as
+lying on the pixels of their images.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from os.path import basename, join
+from typing import Any
 
 import rasterio
 from rasterio.windows import Window
@@ -53,7 +58,8 @@ CLASSES = {
 }
 #: Which of the file's bands (red, green, blue, infrared) the network sees, and in which order.
 CHANNELS = {"irrg": [3, 0, 1], "rgb": [0, 1, 2], "rgbir": [0, 1, 2, 3]}
-TEST_CROP = 600
+#: A test's chips for each process that trains, and the least edge of its crops in pixels.
+TEST_CHIPS, TEST_CROP = 4, 600
 
 
 def get_config(
@@ -70,20 +76,22 @@ def get_config(
     last_cross: bool = True,
     chip_sz: int = 300,
     pred_chip_size: int = 300,
-    num_epochs: int = 5,
-    batch_sz: int = 8,
+    num_epochs: int | None = None,
+    batch_sz: int | None = None,
     lr: float = 1e-4,
-    one_cycle: bool = False,
+    one_cycle: bool = True,
     flip_vert: bool = False,
-    dihedral: bool = False,
+    dihedral: bool = True,
     train_prop: float = 1.0,
     train_count: int | None = None,
+    oversample: dict[str, Any] | None = None,
     tta: bool = False,
     precision: str = "auto",
     predict_precision: str = "fp32",
     sync_interval: int = 10,
     nochip: bool = False,
     test: bool = False,
+    ranks: int = 1,
 ) -> SemanticSegmentationConfig:
     """The pipeline for one experiment.
 
@@ -97,8 +105,13 @@ def get_config(
         pretrained: start from ImageNet weights.
         chip_sz: size of training chips in pixels, laid side by side.
         pred_chip_size: size of prediction windows in pixels.
+        num_epochs: default 5; in a test 1.
+        batch_sz: chips in a batch of all processes together; default 8; in a test 2 for each.
+        dihedral: what flip_vert was in 2019.
         nochip: read training windows straight from the scenes; there is no chip stage then.
-        test: a crop of one scene each for training and validation, one epoch, debug chips.
+        test: crops, of one scene each for training and validation unless others are named; debug
+            chips.
+        ranks: how many processes train; given by rvk8s.
 
     The others are options of FastaiSemanticSegmentationConfig. Values may be strings.
     """
@@ -107,8 +120,14 @@ def get_config(
     class_config = ClassConfig(names=list(CLASSES), colors=list(CLASSES.values()))
     train, val = _ids(train_ids, TRAIN_IDS), _ids(val_ids, VAL_IDS)
     if test:
-        train, val, num_epochs, batch_sz = train[:1], val[:1], 1, 2
+        train = train[:1] if train_ids is None else train
+        val = val[:1] if val_ids is None else val
+    if num_epochs is None:
+        num_epochs = 1 if test else 5
+    if batch_sz is None:
+        batch_sz = 2 * ranks if test else 8
     crops = processed_uri or join(root_uri, "processed")
+    edge = max(TEST_CROP, int(chip_sz) * math.ceil(math.sqrt(TEST_CHIPS * ranks)))
     if "://" not in raw_uri:
         raw_uri = os.path.abspath(raw_uri)
 
@@ -116,7 +135,7 @@ def get_config(
         image = join(raw_uri, "4_Ortho_RGBIR", f"top_potsdam_{scene_id}_RGBIR.tif")
         label = join(raw_uri, "5_Labels_for_participants", f"top_potsdam_{scene_id}_label.tif")
         if test:
-            image, label = _crop(image, crops), _crop(label, crops)
+            image, label = _crop(image, crops, edge), _crop(label, crops, edge)
         return _scene(scene_id, image, label, CHANNELS[channels], class_config)
 
     sampling = WindowSamplingConfig(size=int(chip_sz), stride=int(chip_sz))
@@ -132,6 +151,7 @@ def get_config(
             "dihedral": dihedral,
             "train_prop": float(train_prop),
             "train_count": None if train_count is None else int(train_count),
+            "oversample": oversample,
             "debug": test,
         },
         solver={
@@ -186,12 +206,12 @@ def _scene(
     )
 
 
-def _crop(uri: str, folder: str) -> str:
+def _crop(uri: str, folder: str, edge: int) -> str:
     """Copy the upper left corner of a scene into `folder`; returns the copy's URI."""
     target = join(folder, "crops", basename(uri))
     with tempfile.TemporaryDirectory() as tmp:
         with rasterio.open(download_if_needed(uri)) as source:
-            side = Window(0, 0, min(TEST_CROP, source.width), min(TEST_CROP, source.height))
+            side = Window(0, 0, min(edge, source.width), min(edge, source.height))
             profile = source.profile | {
                 "width": side.width,
                 "height": side.height,

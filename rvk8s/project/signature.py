@@ -22,6 +22,7 @@ _FUNCTIONS = ("get_configs", "get_config")
 _OURS = {
     "runner": "rvk8s gives it",
     "root_uri": "rvk8s gives the run's own folder; set rootUri or --root-uri",
+    "ranks": "rvk8s gives how many processes train; set gpus or --gpus",
 }
 
 

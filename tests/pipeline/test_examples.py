@@ -18,6 +18,7 @@ from rastervision.core.data.label import SemanticSegmentationLabels
 from rastervision.core.rv_pipeline import SemanticSegmentationConfig
 from rastervision.fastai_backend.backend import evaluation
 from rastervision.fastai_backend.georeference import ensure_transform
+from rastervision.kubernetes import option_checks
 from rastervision.pipeline.config import build_config, save_pipeline_config
 
 from rvk8s.project import load
@@ -110,7 +111,8 @@ def test_potsdam_is_the_2019_experiment(potsdam: ModuleType, tmp_path: Path) -> 
     assert config.chip_options.sampling.size == config.chip_options.sampling.stride == 300
     backend = config.backend
     assert (backend.solver.batch_sz, backend.solver.num_epochs, backend.solver.lr) == (8, 5, 1e-4)
-    assert (backend.solver.schedule, backend.solver.sync_interval) == ("constant", 10)
+    assert (backend.solver.schedule, backend.solver.sync_interval) == ("one_cycle", 10)
+    assert (backend.data.dihedral, backend.data.flip_vert) == (True, False)
     assert (backend.model.arch, backend.model.backbone) == ("unet", "resnet18")
     saved = _saved(config, tmp_path / "pipeline-config.json")
     again = build_config(saved)
@@ -228,6 +230,26 @@ def test_scores_and_pictures_of_potsdam(potsdam: ModuleType, raw: Path, tmp_path
     assert {(255, 255, 0), (0, 0, 255), (0, 255, 0)} <= colours
 
 
+def test_labels_with_and_without_a_crs_score_the_same(potsdam: ModuleType, tmp_path: Path) -> None:
+    """To the last digit, and so do the pictures look."""
+    found = set()
+    for labels in ("none", "tfw", "crs"):
+        raw, root = tmp_path / labels / "raw", tmp_path / labels / "run"
+        draw = [sys.executable, str(REPOSITORY / "examples/synthetic.py"), str(raw)]
+        scenes = ["--scenes", "2_12", "--size", "256", "--gsd", "0.2", "--labels", labels]
+        subprocess.run([*draw, *scenes], check=True)
+        config = _updated(
+            potsdam.get_config("local", str(raw), str(root), train_ids="2_12", val_ids="2_12")
+        )
+        saved = _saved(config, root / "pipeline-config.json")
+        _predict_shifted(config, 4)
+        config.build(str(root)).eval()
+        evaluation.write(saved, root / "eval")
+        files = ("scores.json", "pictures/2_12.png", "validation_scenes/eval.json")
+        found.add(tuple((root / "eval" / name).read_bytes() for name in files))
+    assert len(found) == 1
+
+
 def test_scores_of_scenes_without_crs_and_with_unlabelled_pixels(
     dubai: ModuleType, dubai_raw: Path, tmp_path: Path
 ) -> None:
@@ -245,6 +267,7 @@ def test_scores_of_scenes_without_crs_and_with_unlabelled_pixels(
     assert not list(tmp_path.rglob(".*")), "nothing half-written"
 
 
+@pytest.mark.slow
 def test_cells_of_dubai(dubai_raw: Path, tmp_path: Path) -> None:
     """What cells are: built up from a tenth of buildings on; nothing where most is unlabelled."""
     command = [sys.executable, "-m", "examples.dubai.cells", str(tmp_path), "--raw", str(dubai_raw)]
@@ -298,3 +321,75 @@ def test_buildings_of_dubai(tmp_path: Path) -> None:
         image.write(np.ones((3, 400, 400), np.uint8))
     scene = config.dataset.validation_scenes[0].build(config.dataset.class_config)
     assert scene.label_source.get_labels().get_npboxes().tolist() == [[10, 10, 50, 60]]
+
+
+#: Where each example's scenes are read from, and what they are called with beside.
+TESTS = {
+    "potsdam": ("examples/potsdam/experiment.py", {"train_ids": None}),
+    "dubai": ("examples/dubai/experiment.py", {}),
+    "cells": ("examples/dubai/cells_experiment.py", {"cells_uri": "cells"}),
+    "buildings": ("examples/dubai/buildings_experiment.py", {"boxes_uri": "boxes"}),
+    **{
+        task: (f"rvk8s/project/templates/{task}/experiments/{task}.py", {"validation": "6_10"})
+        for task in ("segmentation", "classification", "detection")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def potsdam_of_one_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first scenes of training and validation, large enough for crops of any test."""
+    out = tmp_path_factory.mktemp("potsdam")
+    form = {"driver": "GTiff", "width": 2400, "height": 2400, "dtype": "uint8", "tiled": True}
+    for scene in ("2_10", "2_12"):
+        for kind, count in (
+            ("4_Ortho_RGBIR/{}_RGBIR", 4),
+            ("5_Labels_for_participants/{}_label", 3),
+        ):
+            path = out / f"{kind.format(f'top_potsdam_{scene}')}.tif"
+            path.parent.mkdir(exist_ok=True)
+            with rasterio.open(path, "w", count=count, sparse_ok=True, **form):
+                pass
+    return out
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_test_is_small_but_for_what_is_given(
+    name: str, potsdam_of_one_size: Path, dubai_raw: Path, tmp_path: Path
+) -> None:
+    path, more = TESTS[name]
+    get_config = _module(path).get_config
+    if name == "potsdam":
+        more = {"raw_uri": str(potsdam_of_one_size)}
+    elif "examples" in path:
+        more = {**more, "raw_uri": str(dubai_raw)}
+    else:
+        images = tmp_path / "images"
+        images.mkdir()
+        for scene in ("6_10", "7_10"):
+            (images / f"{scene}.tif").touch()
+        more = {**more, "data_uri": str(tmp_path)}
+    for ranks in (1, 2, 3, 4, 8, 12):
+        config = get_config("local", root_uri=str(tmp_path), test=True, ranks=ranks, **more)
+        assert config.backend.solver.num_epochs == 1
+        assert option_checks.check_backend(config, 0, ranks) == []
+        if name == "potsdam":
+            (image,) = config.dataset.train_scenes[0].raster_source.uris
+            with rasterio.open(image) as crop:
+                side = config.chip_options.sampling.size
+                assert (crop.width // side) * (crop.height // side) >= 2 * ranks
+    given = {"num_epochs": "3", "batch_sz": "4"}
+    solver = get_config(
+        "local", root_uri=str(tmp_path), test=True, ranks=4, **more, **given
+    ).backend.solver
+    assert (solver.num_epochs, solver.batch_sz) == (3, 4)
+
+
+def test_a_test_takes_the_scenes_that_are_given(
+    potsdam: ModuleType, potsdam_of_one_size: Path, tmp_path: Path
+) -> None:
+    config = potsdam.get_config(
+        "local", str(potsdam_of_one_size), str(tmp_path), train_ids="2_10,2_12", test=True
+    )
+    assert [scene.id for scene in config.dataset.train_scenes] == ["2_10", "2_12"]
+    assert len(config.dataset.validation_scenes) == 1

@@ -19,6 +19,8 @@ from rastervision.fastai_backend.options import (
     TrainSettings,
 )
 
+from rvk8s.project import load
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/guide/options-2019.md"
 #: Of each group; the model has those of all tasks.
@@ -32,10 +34,24 @@ OPTIONS = {
     "solver": set(SolverOptions.model_fields),
     "predict": set(PredictSettings.model_fields),
 }
-IN_2019 = {
-    *("batch_sz", "weight_decay", "lr", "one_cycle", "num_epochs", "model_arch", "fp16"),
-    *("flip_vert", "sync_interval", "debug", "train_prop", "train_count", "tta", "oversample"),
+#: Options and defaults of the 2019 plugin's with_train_options() at its last commit, 9d5bddc of
+#: 2019-10-03, by task.
+DETECTION_2019 = {
+    **{"batch_sz": 8, "weight_decay": 1e-2, "lr": 1e-4, "num_epochs": 5, "model_arch": "resnet18"},
+    **{"fp16": False, "sync_interval": 1, "debug": False},
 }
+CLASSIFICATION_2019 = {
+    **{"batch_sz": 8, "weight_decay": 1e-2, "lr": 1e-4, "one_cycle": True, "num_epochs": 1},
+    **{"model_arch": "resnet18", "mixed_prec": False, "flip_vert": True, "sync_interval": 1},
+    **{"debug": False, "train_prop": 1.0, "train_count": None, "log_tensorboard": False},
+    "run_tensorboard": False,
+}
+SEGMENTATION_2019 = {**CLASSIFICATION_2019, "num_epochs": 5, "tta": False, "oversample": None}
+EXPERIMENTS_2019 = (
+    *("exp_resnet18", "exp_better_resnet18", "exp_better_resnet18_oversample_test"),
+    *("exp_resnet50", "exp_resnet50_mixed_prec", "exp_subset_half_train_data"),
+    "exp_subset_5k_chips",
+)
 
 
 def test_the_page_of_options_is_current() -> None:
@@ -55,8 +71,29 @@ def test_ids_of_rare_classes_are_not_said_to_begin_at_one() -> None:
 
 
 def test_every_option_of_2019_has_its_line() -> None:
-    first_cells = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)
-    assert set(first_cells) == IN_2019
+    lines = re.findall(r"^\| `(\w+)` \| ([^|]*) \| [^|]*\| [^|]*\|", PAGE.read_text(), re.MULTILINE)
+    told = {name: default.strip("`") for name, default in lines}
+    assert list(told) == [name for name, _ in lines], "twice"
+    assert told.pop("num_epochs") == "5, of chip classification 1"
+    assert set(told) == set(SEGMENTATION_2019) - {"num_epochs"}
+    for name, text in told.items():
+        default = SEGMENTATION_2019[name]
+        assert text.strip('"') == str(default) or float(text) == default, name
+
+
+def test_the_options_of_detection_in_2019() -> None:
+    (text,) = re.findall(r"## Object detection\n(.*?)\n## ", PAGE.read_text(), re.DOTALL)
+    named = set(re.findall(r"`(\w+)`", text)) - {"score_thresh", "merge_thresh", "predict_options"}
+    assert named == {*DETECTION_2019, "mixed_prec"}
+
+
+def test_every_experiment_of_2019_is_a_variant() -> None:
+    rows = dict(re.findall(r"^\| `(exp_\w+)` \| `([\w-]+)` \|", PAGE.read_text(), re.MULTILINE))
+    assert tuple(rows) == EXPERIMENTS_2019
+    names = {one.name for one in load(ROOT / "rvk8s.yaml").experiments}
+    for old, new in rows.items():
+        assert new == f"potsdam-{old.removeprefix('exp_').replace('_', '-')}"
+        assert new in names
 
 
 def test_every_option_that_the_page_names_exists() -> None:

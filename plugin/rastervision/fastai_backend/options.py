@@ -26,7 +26,7 @@ class Oversample(Options):
 
     rare_class_ids: list[int] = Field(min_length=1, description="Ids of the rare classes.")
     rare_target_prop: float = Field(
-        gt=0, lt=1, description="Proportion of drawn chips that hold one of them."
+        gt=0, le=1, description="Proportion of drawn chips that hold one of them."
     )
     rare_min_prop: float = Field(
         0.0, ge=0, lt=1, description="A chip holds one if more than this share of its pixels does."

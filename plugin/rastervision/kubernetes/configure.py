@@ -79,6 +79,8 @@ def _build(plan: Plan, module: Path, run_uri: str) -> PipelineConfig:
     args = dict(plan.args)
     if "root_uri" in signature.names or signature.any_name:
         args["root_uri"] = run_uri
+    if "ranks" in signature.names:
+        args["ranks"] = plan.stage("train").ranks
     try:
         configs = get_configs(name, "kubernetes", args)
         if len(configs) != 1:

@@ -114,13 +114,15 @@ def input_hash(context: Context) -> str:
 
 
 def configure_hash(context: Context, sources: Mapping[str, str]) -> str:
-    """The input hash of configure: the module, its arguments and the user's own Python files.
+    """The input hash of configure: the module, its arguments, how many processes will train, and
+    the user's own Python files.
 
     Args:
         sources: the result of hash_files for these files.
     """
-    module, args = context.plan.module, dict(context.plan.args)
-    return digest({**_common(context), "module": module, "args": args, "sources": dict(sources)})
+    plan = context.plan
+    asked = {"module": plan.module, "args": dict(plan.args), "ranks": plan.stage("train").ranks}
+    return digest({**_common(context), **asked, "sources": dict(sources)})
 
 
 def hash_files(names: Sequence[str], folder: Path) -> dict[str, str]:

@@ -58,10 +58,11 @@ def get_config(
     validation: list[str] | str,
     backbone: str = "resnet18",
     pretrained: bool = True,
-    num_epochs: int = 20,
-    batch_sz: int = 8,
+    num_epochs: int | None = None,
+    batch_sz: int | None = None,
     lr: float = 1e-3,
     test: bool = False,
+    ranks: int = 1,
 ) -> SemanticSegmentationConfig:
     """The pipeline of one run.
 
@@ -75,11 +76,16 @@ def get_config(
         validation: names of the scenes that score the model; with -a: "scene1,scene2".
         backbone: resnet18, resnet34, resnet50, resnet101, or another classifier of torchvision.
         pretrained: start from ImageNet's weights, which are downloaded once.
-        num_epochs: how often every chip is seen.
-        batch_sz: chips in a batch; halve it when memory runs out.
+        num_epochs: how often every chip is seen; 20 unless given, in a test 1.
+        batch_sz: chips in a batch, 8 unless given; halve it when memory runs out.
         lr: the greatest learning rate.
-        test: set by --test: few chips and one epoch.
+        test: set by --test: few chips, and one epoch.
+        ranks: how many processes train, which share each batch; rvk8s gives it.
     """
+    if num_epochs is None:
+        num_epochs = 1 if test else 20
+    if batch_sz is None:
+        batch_sz = 2 * ranks if test else 8
     if isinstance(validation, str):
         validation = validation.split(",")
     names = sorted(
@@ -103,9 +109,9 @@ def get_config(
     backend = FastaiSemanticSegmentationConfig(
         model={"backbone": backbone, "pretrained": pretrained},
         # Seen from above, every direction is as good as another: all 8 flips and quarter turns.
-        data={"dihedral": True, "train_count": 16 if test else None, "debug": True},
+        data={"dihedral": True, "train_count": max(16, 4 * ranks) if test else None, "debug": True},
         solver={
-            "num_epochs": 1 if test else int(num_epochs),
+            "num_epochs": int(num_epochs),
             "batch_sz": int(batch_sz),
             "lr": float(lr),
             "ignore_class_index": list(CLASSES).index(UNLABELLED),
