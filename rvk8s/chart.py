@@ -24,6 +24,7 @@ from rvk8s.cluster.json_text import json_text
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.values import chart_dir
+from rvk8s.yaml_loader import SafeLoader
 
 #: Helm's order of creation, of the kinds that the chart has.
 _ORDER = ("NetworkPolicy", "ServiceAccount", "ConfigMap", "Service", "Job", "CronJob")
@@ -46,7 +47,6 @@ _INSTEAD = {str(Env.S3_PATH_STYLE): "set values.storage.pathStyle"}
 #: program (1.29 of Helm 3.14) is older than the charts allow.
 _NO_CLUSTER = ("--kube-version", "1.31.0")
 _SECONDS = 60
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class BadValue(InputError):
@@ -99,7 +99,7 @@ def render(values: Mapping[str, Any], name: str, namespace: str) -> Rendered:
         text = _by_program(chart, values, name, namespace)
     else:
         text = _by_library(chart, values, name, namespace)
-    documents = tuple(d for d in yaml.load_all(text, Loader=_Loader) if d)
+    documents = tuple(d for d in yaml.load_all(text, Loader=SafeLoader) if d)
     return Rendered(text, documents)
 
 

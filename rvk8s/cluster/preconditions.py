@@ -13,9 +13,9 @@ from rvk8s.cluster.kinds import Forbidden, NotFound
 from rvk8s.cluster.queues import queue_of
 from rvk8s.errors import ClusterUnavailable, InputError, InputErrors
 from rvk8s.parallel import in_threads
+from rvk8s.yaml_loader import SafeLoader
 
 _PLATFORM = "helm install rvk8s-platform helm/rvk8s-platform -n"
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def check(cluster: Cluster, manifests: Sequence[Object], skip_kinds: Iterable[str] = ()) -> None:
@@ -167,7 +167,7 @@ def _stage_manifests(manifest: Object) -> Iterator[Object]:
     if "plan.json" in (manifest.get("data") or {}):
         for key, text in manifest["data"].items():
             if key.endswith(".yaml"):
-                yield from (one for one in yaml.load_all(text, Loader=_Loader) if one)
+                yield from (one for one in yaml.load_all(text, Loader=SafeLoader) if one)
 
 
 def _pod_specs(value: Any) -> Iterator[Object]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rvk8s.cluster import Object
 from rvk8s.contract import RUN_ID_TOKEN, Annotation, Env
@@ -55,9 +54,11 @@ class StageObjects:
         """
         import yaml
 
+        from rvk8s.yaml_loader import SafeLoader
+
         name = f"{stage.name}.yaml"
         try:
-            documents = list(yaml.load_all(self._text(name), _loader()))
+            documents = list(yaml.load_all(self._text(name), SafeLoader))
         except yaml.YAMLError as error:
             raise InputError(f"is not YAML ({error})", where=name) from None
         found: list[Object] = [one for one in documents if one]
@@ -132,9 +133,3 @@ def _set_splits(job: Object, splits: int) -> None:
         for variable in container.get("env") or ():
             if variable["name"] == Env.SPLITS:
                 variable["value"] = str(splits)
-
-
-def _loader() -> Any:
-    import yaml
-
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)

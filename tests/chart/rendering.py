@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import helm_python
 import yaml
+
+from rvk8s.yaml_loader import SafeLoader
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "ml"
@@ -23,8 +26,13 @@ def text(
     Raises:
         helm_python.HelmError: the schema or a template refuses the values.
     """
+    return _text(json.dumps(values), name, chart, namespace)
+
+
+@cache
+def _text(values: str, name: str, chart: str, namespace: str) -> str:
     with helm_python.Chart.load(ROOT / "helm" / chart) as loaded:
-        files = loaded.render(json.loads(json.dumps(values)), name=name, namespace=namespace)
+        files = loaded.render(json.loads(values), name=name, namespace=namespace)
     return "".join(
         f"---\n# Source: {path}\n{rendered.strip()}\n"
         for path, rendered in sorted(files.items())
@@ -36,14 +44,14 @@ def objects(
     values: Mapping[str, Any], name: str, chart: str = "rvk8s", namespace: str = NAMESPACE
 ) -> list[Object]:
     """What is applied."""
-    return [o for o in yaml.safe_load_all(text(values, name, chart, namespace)) if o]
+    return _documents(text(values, name, chart, namespace))
 
 
 def stages(applied: list[Object]) -> dict[str, list[Object]]:
     """Stage -> what the driver makes for it."""
     data = _plan_map(applied)["data"]
     return {
-        key.removesuffix(".yaml"): [o for o in yaml.safe_load_all(value) if o]
+        key.removesuffix(".yaml"): _documents(value)
         for key, value in data.items()
         if key.endswith(".yaml")
     }
@@ -84,6 +92,10 @@ def environment(template: Object) -> dict[str, Any]:
     """Name -> value, or valueFrom, of a pod's only container."""
     (container,) = template["spec"]["containers"]
     return {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]}
+
+
+def _documents(stream: str) -> list[Object]:
+    return [o for o in yaml.load_all(stream, SafeLoader) if o]
 
 
 def _plan_map(applied: list[Object]) -> Object:

@@ -17,6 +17,8 @@ import yaml
 from cluster.programs import cache_folder
 from filelock import FileLock
 
+from rvk8s.yaml_loader import SafeLoader
+
 Schema = dict[str, Any]
 #: Kubernetes' minor version -> module version and sum.
 KUBERNETES = {
@@ -134,7 +136,7 @@ def _references(node: Any) -> list[str]:
 
 def _of_definition(path: Path) -> Iterator[tuple[str, str, Schema]]:
     """The schemas of a custom resource definition's versions; none of another file."""
-    for document in yaml.safe_load_all(path.read_text()) if path.suffix == ".yaml" else ():
+    for document in yaml.load_all(path.read_text(), SafeLoader) if path.suffix == ".yaml" else ():
         if document and document.get("kind") == "CustomResourceDefinition":
             spec = document["spec"]
             for version in spec["versions"]:

@@ -29,6 +29,7 @@ if _INTERFACES.exists() and " lo\n" in _INTERFACES.read_text():
     _ADDRESSES.append("[::1]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secret", ["", "storage-ca"])
 def test_it_shows_the_runs_of_the_root_uri(
     secret: str, s3: S3Server, tmp_path: Path, request: pytest.FixtureRequest

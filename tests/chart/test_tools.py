@@ -13,6 +13,8 @@ import yaml
 from chart import cases, rendering, schemas
 from cluster.programs import CannotBuild, program
 
+from rvk8s.yaml_loader import SafeLoader
+
 sys.path.insert(0, str(cases.ROOT / "scripts"))
 import chart_readme
 
@@ -61,7 +63,7 @@ def test_the_helm_program_renders_the_same_objects(case: str, tmp_path: Path) ->
     def key(o: rendering.Object) -> tuple[str, str]:
         return o["kind"], o["metadata"]["name"]
 
-    theirs = sorted((o for o in yaml.safe_load_all(done.stdout) if o), key=key)
+    theirs = sorted((o for o in yaml.load_all(done.stdout, SafeLoader) if o), key=key)
     assert theirs == sorted(rendering.objects(values, release, chart), key=key)
 
 
@@ -88,6 +90,7 @@ def test_notes_name_what_is_there(case: str, tmp_path: Path) -> None:
         assert """patch cronjob/potsdam-nightly -p '{"spec": {"suspend": true}}'""" in notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minor", schemas.KUBERNETES)
 def test_kubeconform(minor: str) -> None:
     """Everything that is applied, and that the driver makes, is valid in this Kubernetes."""
