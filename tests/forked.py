@@ -47,6 +47,7 @@ class Forked:
     Args:
         module: CLIENT or DRIVER.
         log: an open file for all that it says; else there are the pipes stdout and stderr.
+        python: the program that it starts its stages with; None: this process's own.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Forked:
         cwd: Path,
         env: Mapping[str, str],
         log: IO[bytes] | None = None,
+        python: Path | None = None,
     ):
         self.args = [module, *args]
         self.stdout: IO[str] | None = None
@@ -69,7 +71,7 @@ class Forked:
             out = err = log.fileno()
         self._process = _context.Process(
             target=_become,
-            args=(self.args, str(cwd), dict(env), _Open(out), _Open(err)),
+            args=(self.args, str(cwd), dict(env), _Open(out), _Open(err), python),
             daemon=True,
         )
         with _lock:
@@ -166,7 +168,14 @@ def _received(sent: Any) -> int:
     return number
 
 
-def _become(args: list[str], folder: str, environ: dict[str, str], out: int, err: int) -> None:
+def _become(
+    args: list[str],
+    folder: str,
+    environ: dict[str, str],
+    out: int,
+    err: int,
+    python: Path | None,
+) -> None:
     with open(os.devnull) as null:
         os.dup2(null.fileno(), 0)
     for number, standard in ((out, 1), (err, 2)):
@@ -178,6 +187,8 @@ def _become(args: list[str], folder: str, environ: dict[str, str], out: int, err
     os.environ.update(environ)
     tempfile.tempdir = None  # of the parent's TMPDIR
     sys.argv = args
+    if python:
+        sys.executable = str(python)
     try:
         importlib.import_module(args[0]).main()
     finally:

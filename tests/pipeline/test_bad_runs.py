@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import spoil
 from bench import Bench, check_errors, contents, outcome
 from s3server import S3Server
+from said import says
 
 from rvk8s.contract import STAGES, ExitCode
 
@@ -57,77 +59,64 @@ ROWS = {
     "corrupt checkpoint": Row(
         spoil.damaged_checkpoint,
         (),
-        "stage train: checkpoint {run}/train/last.pt is damaged: .*; "
-        "remove last.pt to train from the start",
+        "stage train: …{run}/train/last.pt…damaged…remove last.pt…",
     ),
     "checkpoint of another architecture": Row(
         spoil.checkpoint_of_unet,
         (),
-        "stage train: checkpoint {run}/train/last.pt is of a network with arch unet, this one has "
-        "deeplabv3; remove {run}/train to train anew, or use the options that it was written with",
+        "stage train: …{run}/train/last.pt…deeplabv3…{run}/train…",
     ),
     "corrupt model bundle at predict": Row(
         spoil.damaged_bundle,
         ("--rerun", "predict"),
-        "stage predict: model bundle {run}/train/model-bundle.zip is damaged: File is not a zip "
-        "file; copy it again, or run the train stage again: --rerun train",
+        "stage predict: …{run}/train/model-bundle.zip…--rerun…",
     ),
     "no model bundle at predict": Row(
         spoil.no_bundle,
         ("--rerun", "predict"),
-        "stage predict: model bundle {run}/train/model-bundle.zip does not exist; "
-        "run the train stage: --rerun train",
+        "stage predict: …{run}/train/model-bundle.zip…--rerun…",
     ),
     "no model bundle at bundle": Row(
         spoil.no_bundle,
         ("--rerun", "bundle"),
-        "stage bundle: {run}/train/model-bundle.zip does not exist; "
-        "if a stage of this run writes it, do that again: --rerun STAGE",
+        "stage bundle: {run}/train/model-bundle.zip…--rerun…STAGE…",
     ),
     "chips missing at train": Row(
         spoil.no_chips,
         ("--rerun", "train"),
-        "stage train: the train chips in {run}/chip are missing or belong to other scenes; "
-        "run the chip stage again: --rerun chip",
+        "stage train: …{run}/chip…--rerun…",
     ),
     "damaged chips": Row(
         spoil.damaged_chips,
         ("--rerun", "train"),
-        "stage train: {run}/chip/train-0000-0002-of-0002: damaged chips: images.raw has 110592 "
-        "bytes, not 221184; run the chip stage again: --rerun chip",
+        "stage train: {run}/chip/train-0000-0002-of-0002: …images.raw…110592…221184…--rerun…",
     ),
-    "--from a stage whose predecessors are not done": Row(
+    "--from…": Row(
         spoil.no_train_marker,
         ("--from", "predict"),
-        "--from: stage train of {id} is not done; start --from train",
+        "--from: …{id}…--from…",
     ),
     "no pipeline config": Row(
         spoil.no_config,
         ("--rerun", "eval"),
-        "stage chip: {run}/pipeline-config.json: is missing; "
-        "run the configure stage again: --rerun configure",
+        "stage chip: {run}/pipeline-config.json: …--rerun…",
     ),
     "damaged pipeline config": Row(
         spoil.damaged_config,
         ("--rerun", "chip"),
-        "stage chip: {run}/pipeline-config.json: is damaged: .*; "
-        "run the configure stage again: --rerun configure",
+        "stage chip: {run}/pipeline-config.json: …damaged…--rerun configure",
     ),
-    "damaged run.json": Row(
-        spoil.damaged_record, (), "{run}/run.json: is damaged; start a new run"
-    ),
+    "damaged run.json": Row(spoil.damaged_record, (), "{run}/run.json: …damaged…start…"),
     "a run of another experiment": Row(
         spoil.nothing,
         (),
-        "--run-id: {id} is a run of tiny, not of tiny-small; go on with `rvk8s run tiny .*`",
+        "--run-id: {id} is a run of tiny, not of tiny-small…`rvk8s run tiny …`",
         name="tiny-small",
     ),
     "other arguments than it was begun with": Row(
         spoil.nothing,
         ("-a", "batch_sz", "2", "--splits", "chip=2"),
-        '--run-id: {id} was begun with batch_sz not given [(]now "2"[)], chip split 1 times '
-        "[(]now 2[)]; go on with `rvk8s run tiny .*`, or add --rerun train to do it anew, or start "
-        "a new run",
+        '--run-id: {id} …batch_sz not given (now "2"), chip…1…(now 2)…--rerun train…',
     ),
 }
 
@@ -174,15 +163,12 @@ def test_weights_that_cannot_be_downloaded(table: Bench, tmp_path: Path) -> None
     environ = {"TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
     found = table.run(project, "run", "tiny", *words, **environ)
     assert found.code == ExitCode.BAD_INPUT
-    error = (
-        "stage train: model.pretrained: the pretrained weights of squeezenet1_1 can't be "
-        "downloaded: <urlopen error .*>; set it to false, or model.pretrained_uri to a file that "
-        "you have"
-    )
+    error = "stage train: model.pretrained: …squeezenet1_1…urlopen…false…model.pretrained_uri…"
     check_errors(found, [error], {})
     assert list((tmp_path / "runs").glob("*/train/*")) == []
 
 
+@pytest.mark.slow
 def test_out_of_memory_names_the_batch_that_fits(table: Bench, tmp_path: Path) -> None:
     project = table.project("memory", {"batch_sz": 16, "data": {"img_sz": 512}})
     table.memory = 1000 << 20
@@ -191,23 +177,21 @@ def test_out_of_memory_names_the_batch_that_fits(table: Bench, tmp_path: Path) -
     finally:
         table.memory = None
     assert found.code == ExitCode.OUT_OF_MEMORY, found.text
-    error = (
-        r"stage train: a batch of 16 chips of 512 pixels needs too much memory; set "
-        # Measured, or where even that is refused in what is left of the memory: half.
-        r"solver.batch_sz to ([248] \(and solver.grad_accum to [248] to train alike\)|8 or less).*"
-    )
-    check_errors(found, [error], {})
+    (line,) = found.errors
+    assert says(line, "stage train: …16 chips of 512 pixels…solver.batch_sz to …")
+    # Measured, or where even that is refused in what is left of the memory: half.
+    assert re.search(r"to ([248] \(and solver.grad_accum to [248] |8 or less)", line)
     assert list((tmp_path / "runs").glob("*/train/*.pt")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "error", "half"),
     [
         (
             "ro",
             ExitCode.BAD_INPUT,
-            "{root}: cannot be written: Read-only file system; "
-            "give another folder with --root-uri or rootUri",
+            "{root}: …Read-only file system…--root-uri or rootUri",
             False,
         ),
         (
@@ -219,8 +203,7 @@ def test_out_of_memory_names_the_batch_that_fits(table: Bench, tmp_path: Path) -
         (
             "size=1m",
             ExitCode.DISK_FULL,
-            "stage train: no space left to write {root}/.*/train/best.pt; "
-            "free some or use another root URI",
+            "stage train: …space…{root}/…/train/best.pt…",
             True,
         ),
     ],
@@ -260,29 +243,29 @@ def _mounted(place: Path, options: str) -> Iterator[Path]:
             "",
             {},
             ExitCode.BAD_INPUT,
-            ["there is no bucket s3://nowhere; make it, or name another"] * 8,
+            ["…no bucket s3://nowhere…"] * 8,
         ),
-        ("s3://bad-inputs/x", "", {}, ExitCode.BAD_INPUT, ["does not exist; look at the URI"] * 8),
+        ("s3://bad-inputs/x", "", {}, ExitCode.BAD_INPUT, ["…does not exist…"] * 8),
         (
             "s3://bad-inputs/x",
             "",
             {"AWS_SECRET_ACCESS_KEY": "wrong"},
             ExitCode.BAD_INPUT,
-            [rf"access denied \(.*\); give these credentials access to .*, or {DENIED}"] * 8,
+            [f"…access denied…{DENIED}"] * 8,
         ),
         (
             "",
             "s3://nowhere/x",
             {},
             ExitCode.BAD_INPUT,
-            ["cannot be written: there is no bucket s3://nowhere; make it, or name another"],
+            ["…no bucket s3://nowhere…"],
         ),
         (
             "",
             "s3://bad-inputs/x",
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
             ExitCode.RETRYABLE,
-            [rf"http://127.0.0.1:9 did not answer; {NO_ANSWER.replace('?', '[?]')}"],
+            [f"http://127.0.0.1:9 did not answer…{NO_ANSWER}"],
         ),
     ],
     ids=["no bucket", "no object", "access denied", "root without a bucket", "no answer"],
@@ -302,10 +285,11 @@ def test_s3(
     local = tmp_path / "runs"
     found = table.run(project, "run", "tiny", "--root-uri", root or str(local), **environ)
     assert found.code == code, found.text
-    check_errors(found, [f".*s3://.* ?{error}" for error in errors], {})
+    check_errors(found, [f"…s3://…{error}" for error in errors], {})
     assert not local.exists()
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_id_and_real_processes(table: Bench, tmp_path: Path) -> None:
     project, root = table.project("twice", {}), tmp_path / "runs"
     first = table.start_really(project, "run", "tiny", "--root-uri", str(root))
@@ -325,6 +309,7 @@ def test_two_runs_with_one_id_and_real_processes(table: Bench, tmp_path: Path) -
     check_errors(ended, ["interrupted"], {})
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_a_process_of_its_own(table: Bench, tmp_path: Path) -> None:
     """As in the table, without its forks."""
     project = table.project("real", {"train": ""})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from said import check_lines
 
 from rvk8s.contract import STAGES
 from rvk8s.engines import machine
@@ -122,18 +123,16 @@ def test_all_mistakes_at_once() -> None:
         gpus=2,
         machine_gpus=0,
     )
-    assert refused(options, args={}) == [
-        "-a lrr: get_config takes no argument lrr; did you mean lr?",
-        "-a root_uri: root_uri is not yours to give; rvk8s gives the run's own folder;"
-        " set rootUri or --root-uri",
-        "rvk8s.yaml:3: experiments.potsdam: get_config needs the argument raw_uri;"
-        " add it to args, or give -a raw_uri VALUE",
-        "--root-uri: ftp:// is not supported; give a folder or s3://bucket/prefix",
-        "--gpus: 2 asked for, this machine has none; leave --gpus out to train on the CPU;"
-        " on a cluster: `rvk8s submit`, or `rvk8s plan -n NAMESPACE`",
-        "--from: is for a run that exists; name it with --run-id; `rvk8s list` shows them",
-        "--rerun: is for a run that exists; name it with --run-id; `rvk8s list` shows them",
+    wanted = [
+        "-a lrr: get_config…lr…",
+        "-a root_uri: root_uri…rvk8s…rootUri…--root-uri…",
+        "rvk8s.yaml:3: experiments.potsdam: get_config…raw_uri…raw_uri…VALUE…",
+        "--root-uri: ftp://…s3://bucket/prefix…",
+        "--gpus: 2…--gpus…CPU…`rvk8s submit`…`rvk8s plan -n NAMESPACE`…",
+        "--from: …--run-id…`rvk8s list`…",
+        "--rerun: …--run-id…`rvk8s list`…",
     ]
+    check_lines(refused(options, args={}), wanted)
 
 
 def test_what_else_is_refused() -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import resource
 import shutil
 import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,9 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import CLIENT, Forked
 from forks import StageServer
+from said import check_lines
 
 from rvk8s.contract import Env
 
@@ -125,18 +127,6 @@ class Bench:
         shutil.copytree(self.data, folder)
         return folder
 
-    def start(self, project: Path, *words: str, **environ: str) -> subprocess.Popen[str]:
-        """Start `rvk8s WORDS` in a project folder."""
-        return subprocess.Popen(
-            [sys.executable, "-c", _CLI, str(self.stage_program), *words],
-            cwd=project,
-            env={**os.environ, Env.THREADS: "1", **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
     def start_really(self, project: Path, *words: str) -> subprocess.Popen[str]:
         """Start `rvk8s WORDS` with stages that are processes of their own."""
         return subprocess.Popen(
@@ -150,16 +140,30 @@ class Bench:
 
     def run(self, project: Path, *words: str, **environ: str) -> Outcome:
         """Run `rvk8s WORDS` in a project folder."""
-        return outcome(self.start(project, *words, **environ))
+        env = {**os.environ, Env.THREADS: "1", **environ}
+        with tempfile.TemporaryFile() as log:
+            program = Forked(
+                CLIENT, words, cwd=project, env=env, log=log, python=self.stage_program
+            )
+            try:
+                code = program.wait(timeout=120)
+            finally:
+                program.kill()
+            log.seek(0)
+            return _outcome(code, log.read().decode())
 
 
 def outcome(process: subprocess.Popen[str]) -> Outcome:
     """Wait for a command and look at what it said."""
     text, _ = process.communicate(timeout=120)
+    return _outcome(process.returncode, text)
+
+
+def _outcome(code: int, text: str) -> Outcome:
     errors = [
         line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")
     ]
-    return Outcome(process.returncode, errors, text)
+    return Outcome(code, errors, text)
 
 
 @pytest.fixture(scope="session")
@@ -246,13 +250,10 @@ def check_errors(found: Outcome, errors: Sequence[str], places: Mapping[str, str
     """These error lines and no others, and no traceback.
 
     Args:
-        errors: {names} of places stand for folders; a line with .* in it is a pattern.
+        errors: {names} of places stand for folders, … for any words.
     """
     assert "Traceback" not in found.text
-    wanted = [line.format(**places) for line in errors]
-    assert len(found.errors) == len(wanted), found.text
-    for line, want in zip(found.errors, wanted, strict=True):
-        assert re.fullmatch(want, line) if ".*" in want else line == want
+    check_lines(found.errors, [line.format(**places) for line in errors])
 
 
 def contents(folder: Path) -> dict[str, str]:
