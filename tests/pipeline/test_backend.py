@@ -311,6 +311,7 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
         cfg.build(str(tmp_path)).predict()
 
 
+@pytest.mark.slow
 def test_chips_and_training_on_s3(tmp_path: Path, s3: S3Server) -> None:
     cfg = pipeline(tmp_path, drawn())
     cfg.chip_uri, cfg.train_uri = f"{s3.bucket('backend')}/chip", "s3://backend/train"

@@ -134,6 +134,7 @@ def test_background_that_is_no_class(cell_data: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_random_windows_that_find_no_label(own_cells: Path) -> None:
     ids = truth("train_a") * 0 - 1
     ids[0, 0] = 1

@@ -20,6 +20,8 @@ from rvk8s import storage
 from rvk8s.contract import State
 from rvk8s.plan import Plan
 
+pytestmark = pytest.mark.slow
+
 SIZE = scenes.SIZE
 #: Row and column at which each scene begins in the image.
 CORNERS = dict(zip(scenes.SCENES, ((0, 0), (0, SIZE), (SIZE, 0), (SIZE, SIZE)), strict=True))

@@ -22,6 +22,8 @@ import rasterio
 import torch
 from rasterio.transform import from_origin
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def pin(name: str, trap: str) -> Iterator[None]:

@@ -74,6 +74,7 @@ def test_arguments_of_the_command_line_are_strings(folder: Path) -> None:
         get_config("kubernetes", "/runs", data_uri=str(folder / "data"), validation="scene9")
 
 
+@pytest.mark.slow
 def test_it_runs(folder: Path, table: Bench) -> None:
     """As in the README, but without weights from the network, and with a network that is quick."""
     draw(folder, 256)
@@ -127,6 +128,7 @@ def test_the_classification_is_valid(cells: Path, monkeypatch: pytest.MonkeyPatc
     assert [sorted(ids) for ids in labels] == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]]
 
 
+@pytest.mark.slow
 def test_the_classification_runs(cells: Path, table: Bench) -> None:
     args = {"num_epochs": "1", "pretrained": "false", "backbone": "squeezenet1_1", "batch_sz": "4"}
     words = [word for pair in args.items() for word in ("-a", *pair)]
@@ -153,6 +155,7 @@ def ships(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_detection_runs(ships: Path, table: Bench) -> None:
     args = {"pretrained": "false", "backbone": "squeezenet1_1", "batch_sz": "2"}
     words = [word for pair in args.items() for word in ("-a", *pair)]

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from rastervision.kubernetes.lean import can_do_without
 
+pytestmark = pytest.mark.slow
+
 VERSIONS = {"rastervision.pytorch_learner": 7, "rastervision.pytorch_backend": 2}
 OURS = {"type_hint": "fastai_semantic_segmentation_backend"}
 THEIRS = {"type_hint": "pytorch_semantic_segmentation_backend"}

@@ -203,6 +203,7 @@ def predictions(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["features"]
 
 
+@pytest.mark.slow
 def test_raster_visions_predictor_takes_its_bundle(run: Plan, data: Path, tmp_path: Path) -> None:
     predictor = Predictor(f"{run.layout.at('bundle')}/model-bundle.zip", str(tmp_path))
     predictor.predict([str(data / "image_val_b.tif")], str(tmp_path / "found.json"))

@@ -24,6 +24,8 @@ from rastervision.pipeline.file_system.utils import file_to_json
 from s3server import S3Server
 from tinyrun import SMALL
 
+pytestmark = pytest.mark.slow
+
 TINY = Path(__file__).parent / "tiny"
 BIN = Path(sys.executable).parent
 

@@ -55,6 +55,7 @@ def started(tmp_path: Path, tiny_data: Path) -> Iterator[tuple[subprocess.Popen[
         process.communicate()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_s3_hangs(tmp_path: Path, tiny_data: Path, s3: S3Server) -> None:
     """The stage, its heartbeat, the display and run.json all wait for a server that is silent."""
     root = f"{s3.bucket('hangs')}/runs"
@@ -86,6 +87,7 @@ def test_ctrl_c_while_s3_hangs(tmp_path: Path, tiny_data: Path, s3: S3Server) ->
     assert not _alive(child)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c(started: tuple[subprocess.Popen[str], Path], number: int) -> None:
     process, run = started
@@ -103,6 +105,7 @@ def test_ctrl_c(started: tuple[subprocess.Popen[str], Path], number: int) -> Non
     assert record.stage("configure").state == State.CANCELLED
 
 
+@pytest.mark.slow
 def test_nohup_holds(tmp_path: Path, tiny_data: Path) -> None:
     """SIGHUP by nohup and SIGINT by a shell's `&` are ignored; SIGTERM still ends the run."""
     script = 'nohup "$@" & echo $!; wait'

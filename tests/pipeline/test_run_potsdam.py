@@ -23,6 +23,8 @@ from PIL import Image
 
 from rvk8s.contract import Env, ExitCode
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 #: Small: 16 chips of 128 pixels, and a network that is quick; epochs enough to be stopped in one.
 ARGS = {

@@ -69,6 +69,7 @@ def test_equal_inputs_are_skipped_before_anything_is_imported(run: Plan) -> None
     assert storage.read_bytes(run.layout.done("bundle")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["chip", "analyze", "eval"])
 def test_chips_and_scores_are_made_without_torch(run: Plan, stage: str) -> None:
     """Nor anything else of Raster Vision's PyTorch backend; fastai neither."""
@@ -96,6 +97,7 @@ def test_going_on_skips_all(run: Plan, server: StageServer, tmp_path: Path) -> N
     assert {stage.state for stage in record.stages} == {State.SKIPPED}
 
 
+@pytest.mark.slow
 def test_garbage_is_collected_in_the_work_but_not_in_what_was_imported(
     tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +139,7 @@ def test_other_inputs_clear_what_was_there(
     assert len(storage.read_bytes(run.layout.at("train/log.csv")).splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_splits_give_the_same_predictions(
     reference: Reference, server: StageServer, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +149,7 @@ def test_splits_give_the_same_predictions(
     assert outputs(plan.layout.at("predict")) == reference.outputs["predict"]
 
 
+@pytest.mark.slow
 def test_on_s3(
     reference: Reference, server: StageServer, tiny_data: Path, tmp_path: Path, s3: S3Server
 ) -> None:

@@ -20,7 +20,8 @@ from rvk8s.plan import Plan
 from rvk8s.storage import s3_objects
 
 #: Shares of a stage's time at which it is killed, one attempt after the other.
-MOMENTS = [
+MOMENTS = [(0.3, signal.SIGKILL), (0.7, signal.SIGTERM)]
+MORE_MOMENTS = [
     (0.2, signal.SIGKILL),
     (0.5, signal.SIGTERM),
     (0.75, signal.SIGKILL),
@@ -40,12 +41,17 @@ def _found(plan: Plan, stage: str) -> dict[str, str]:
     return {"config": storage.read_bytes(plan.layout.config_uri).decode()}
 
 
+@pytest.mark.parametrize(
+    "moments", [MOMENTS, pytest.param(MORE_MOMENTS, marks=pytest.mark.slow)], ids=["two", "four"]
+)
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_and_started_again(reference: Reference, stage: str) -> None:
+def test_killed_and_started_again(
+    reference: Reference, stage: str, moments: list[tuple[float, signal.Signals]]
+) -> None:
     plan, launcher = reference.plan, reference.launcher
     _forget(plan, stage)
     codes = []
-    for share, number in MOMENTS:
+    for share, number in moments:
         codes.append(launcher.run_one(stage, kill=(share * reference.seconds[stage], number)))
     assert set(codes) <= {0, ExitCode.KILLED, ExitCode.PREEMPTED}
     assert ExitCode.KILLED in codes, "a stage took less time than in the reference"
@@ -107,6 +113,7 @@ def test_sigterm_says_preempted(reference: Reference) -> None:
     assert _found(plan, "train") == reference.outputs["train"]
 
 
+@pytest.mark.slow
 def test_a_signal_is_told_whatever_error_others_make_of_it(tiny_data: Path, tmp_path: Path) -> None:
     """Also: it comes on a stack of its own, which faulthandler has made."""
     (tmp_path / "swallows.py").write_text(
@@ -132,6 +139,7 @@ def test_a_signal_is_told_whatever_error_others_make_of_it(tiny_data: Path, tmp_
 UPLOADED = {"analyze": 0, "chip": 2, "predict": 1, "eval": 1, "bundle": 0}
 
 
+@pytest.mark.slow
 def test_killed_on_s3(
     reference: Reference, server: StageServer, tiny_data: Path, tmp_path: Path, s3: S3Server
 ) -> None:

@@ -137,6 +137,7 @@ def test_large_files_go_in_parts(s3: S3Server, tmp_path: Path) -> None:
     assert storage.read_bytes(f"{uri}-2") == data
 
 
+@pytest.mark.slow
 def test_more_files_than_a_page(s3: S3Server) -> None:
     uri = f"{s3.bucket('storage')}/{uuid.uuid4()}"
     folder = s3.data / uri.removeprefix("s3://")

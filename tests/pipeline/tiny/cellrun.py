@@ -9,6 +9,7 @@ import cell_scenes
 import cells
 import numpy as np
 import pytest
+from once import made_once
 from rastervision.core.data import Scene
 from rastervision.core.rv_pipeline import ChipClassificationConfig
 from rastervision.kubernetes import inputs
@@ -16,9 +17,7 @@ from rastervision.kubernetes import inputs
 
 @pytest.fixture(scope="session")
 def cell_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cells")
-    cell_scenes.draw(folder)
-    return folder
+    return made_once(tmp_path_factory, "cells", cell_scenes.draw)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,33 +14,59 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from rvk8s.contract import CONTRACT_VERSION, Env, split_of
 from rvk8s.plan import Plan, Stage
 
 
 class StageServer:
-    """The process that forks stages; a context manager."""
+    """The process that forks stages, which test processes share; a context manager.
+
+    Args:
+        folder: of its socket: who comes first starts it.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._path = folder, folder / "stages.socket"
+        self._lock = threading.Lock()
 
     def __enter__(self) -> StageServer:
-        self._lock = threading.Lock()
-        environ = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("stage_server.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**environ, "TQDM_DISABLE": "1"},
-            text=True,
-        )
-        self._read()
+        with FileLock(self._folder / "stages.lock"):
+            self._connection = self._connected() or self._started()
+        self._file = self._connection.makefile("rw")
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-        assert self._process.stdout
-        self._process.stdout.close()
+        self._file.close()
+        self._connection.close()
+
+    def _connected(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self._path))
+        except OSError:
+            connection.close()
+            return None
+        return connection
+
+    def _started(self) -> socket.socket:
+        self._path.unlink(missing_ok=True)
+        environ = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        program = Path(__file__).with_name("stage_server.py")
+        with (self._folder / "stages.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(program), str(self._path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environ, "TQDM_DISABLE": "1"},
+            )
+        while not (connection := self._connected()):
+            assert process.poll() is None, (self._folder / "stages.log").read_text()
+            time.sleep(0.1)
+        process.returncode = 0  # it outlives this process, if another one needs it
+        return connection
 
     def start(self, request: Mapping[str, Any]) -> int:
         Path(request["log"]).parent.mkdir(parents=True, exist_ok=True)
@@ -51,15 +78,10 @@ class StageServer:
         return code
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin
         with self._lock:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
+            self._file.write(json.dumps(request) + "\n")
+            self._file.flush()
+            line = self._file.readline()
         assert line, "the stage server has ended"
         answer: dict[str, Any] = json.loads(line)
         return answer

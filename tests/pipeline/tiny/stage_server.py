@@ -1,10 +1,11 @@
 """Does stages in forked children of a process that has imported Raster Vision.
 
 Importing it takes 14 CPU-seconds, so the tests that start and kill stages dozens of times pay for
-that once. Everything after the imports is what `rvk8s-stage` does. Requests and answers are lines
-of JSON: {"stage", "env", "log", "dieAfterPublishes"} -> {"pid"}; {"pid"} -> {"code"}, null while
-it runs. {"module", "arguments", "folder", "env", "log"} does what `python -m MODULE ARGUMENTS` does
-in a folder.
+that once, for all test processes. Everything after the imports is what `rvk8s-stage` does. It
+listens on the socket that it is given, and ends when nobody has been connected for some seconds.
+Requests and answers are lines of JSON: {"stage", "env", "log", "dieAfterPublishes"} -> {"pid"};
+{"pid"} -> {"code"}, null while it runs. {"module", "arguments", "folder", "env", "log"} does what
+`python -m MODULE ARGUMENTS` does in a folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import json
 import logging
 import os
 import runpy
+import selectors
 import signal
+import socket
 import sys
 import tempfile
 import traceback
@@ -21,34 +24,52 @@ from typing import Any
 
 from forked_ranks import fork_ranks
 
-
-def main() -> None:
-    import boto3.s3.transfer
-    import fastai.vision.learner
-    import fastai.vision.models.unet
-    import rastervision.core.data
-    import rastervision.core.rv_pipeline
-    import rastervision.fastai_backend.backend.evaluation
-    import rastervision.fastai_backend.backend.semantic_segmentation
-    import rastervision.fastai_backend.config
-    import rastervision.fastai_backend.learner
-    import rastervision.fastai_backend.models
-    import rastervision.kubernetes.configure
-    import rastervision.kubernetes.outputs
-
-    # Named, so that nobody takes the imports for unused ones.
-    ready = [boto3.__name__, fastai.__name__, rastervision.__name__]
-    print(json.dumps({"ready": ready}), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = {"code": code(request["pid"])} if "pid" in request else {"pid": start(request)}
-        print(json.dumps(answer), flush=True)
+#: Seconds without a connection after which it ends.
+_IDLE = 10.0
 
 
-def start(request: dict[str, Any]) -> int:
+def main(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+        listener.bind(path)
+        listener.listen()
+        selector.register(listener, selectors.EVENT_READ)
+        serve(listener, selector)
+    os.unlink(path)
+
+
+def serve(listener: socket.socket, selector: selectors.BaseSelector) -> None:
+    """Answer requests until nobody is connected any more."""
+    while True:
+        connected = len(selector.get_map()) > 1
+        ready = selector.select(None if connected else _IDLE)
+        if not ready:
+            return
+        for key, _ in ready:
+            if key.fileobj is listener:
+                connection, _ = listener.accept()
+                selector.register(connection, selectors.EVENT_READ, connection.makefile("rw"))
+            elif line := key.data.readline():
+                json.dump(answer(json.loads(line), selector), key.data)
+                key.data.write("\n")
+                key.data.flush()
+            else:
+                selector.unregister(key.fileobj)
+
+
+def answer(request: dict[str, Any], selector: selectors.BaseSelector) -> dict[str, Any]:
+    if "pid" in request:
+        return {"code": code(request["pid"])}
     pid = os.fork()
-    if pid:
-        return pid
+    if not pid:
+        for key in selector.get_map().values():
+            os.close(key.fd)
+        work(request)
+    return {"pid": pid}
+
+
+def work(request: dict[str, Any]) -> None:
+    """Do what is asked for, in a process that ends with it."""
+    status = 1
     try:
         status = _stage(request) if "stage" in request else _module(request)
     finally:
@@ -122,4 +143,4 @@ def _die_after_publishes(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -14,6 +14,7 @@ from typing import Any
 import forks
 import pytest
 import scenes
+from once import made_once, session_folder
 
 from rvk8s import storage
 from rvk8s.contract import STAGES, State
@@ -29,16 +30,14 @@ SMALL = {"arch": "deeplabv3", "backbone": "squeezenet1_1"}
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[forks.StageServer]:
-    with forks.StageServer() as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[forks.StageServer]:
+    with forks.StageServer(session_folder(tmp_path_factory)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny-data")
-    scenes.draw(folder)
-    return folder
+    return made_once(tmp_path_factory, "tiny-data", scenes.draw)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def test_corners_hold_every_window_once(name: str, within: bool, padding: int) -
     assert len(every) > len(boxes) / (5 if len(every) > 1 else 8)
 
 
+@pytest.mark.slow
 def test_every_window_is_drawn_as_often_as_any_other() -> None:
     areas = [box(0, 0, 16, 16), box(80, 84, 97, 100), RING]
     plan, every = windows(areas, (12, 13)), sorted(fitting(areas, 12))

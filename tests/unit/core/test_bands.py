@@ -89,6 +89,7 @@ def sentinel(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, torc
     return tmp_path / "sentinel.pth", state["conv1.weight"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["unet", "deeplabv3"])
 def test_a_classifier_of_thirteen_bands_is_taken_as_it_is(
     sentinel: tuple[Path, torch.Tensor], arch: str, caplog: pytest.LogCaptureFixture

@@ -103,6 +103,7 @@ def test_what_an_older_version_wrote_is_gone_on_with(
     assert "does not say whether model.pretrained_uri, training labels (digest)" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False])
 def test_more_epochs_of_a_constant_rate(train: Train, settings: Settings, finished: bool) -> None:
     """They end as if there had been so many from the beginning."""

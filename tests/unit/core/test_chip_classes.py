@@ -178,6 +178,7 @@ class TestNetwork:
 
 
 class TestTraining:
+    @pytest.mark.slow
     def test_it_learns(
         self, train: Callable[..., Path], one_class: TrainSettings, classes: Classes
     ) -> None:

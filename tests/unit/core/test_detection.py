@@ -305,6 +305,7 @@ class TestLoss:
 
 
 class TestTraining:
+    @pytest.mark.slow
     def test_it_learns(self, tmp_path: Path, asked: TrainSettings) -> None:
         """Its own few chips, in 60 steps."""
         asked.model.backbone, asked.data.debug = "shufflenet_v2_x0_5", True

@@ -101,6 +101,7 @@ class TestEqualLossCurves:
 
 
 class TestOneOutput:
+    @pytest.mark.slow
     def test_a_resumed_training_ends_as_one_that_was_not_stopped(
         self, ranked: Ranked, settings: Settings, make_chips: MakeChips
     ) -> None:

@@ -71,6 +71,7 @@ def test_ends_and_statistics_stay_fp32_and_the_rest_is_bf16(probe: torch.Tensor)
     assert half(probe).dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_cross", [False, True])
 @torch.no_grad()
 def test_fp32_ends_take_error_away(last_cross: bool, probe: torch.Tensor) -> None:
@@ -83,6 +84,7 @@ def test_fp32_ends_take_error_away(last_cross: bool, probe: torch.Tensor) -> Non
     assert (ends - truth).std() < 0.85 * (plain - truth).std()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_a_decoder_watches_is_not_folded(probe: torch.Tensor) -> None:
     """A U-Net takes mnasnet's features from normalisations themselves."""
@@ -95,6 +97,7 @@ def test_what_a_decoder_watches_is_not_folded(probe: torch.Tensor) -> None:
     torch.testing.assert_close(folded(other), truth, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "backbone"),
     [("unet", "convnext_tiny"), ("unet", "efficientnet_b0"), ("deeplabv3", "densenet121")],

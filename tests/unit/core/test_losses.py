@@ -178,6 +178,7 @@ def test_the_loss_of_a_validation_is_that_of_one_batch(
     assert mean.value == 0
 
 
+@pytest.mark.slow
 def test_the_training_minimises_it(
     settings: Callable[..., TrainSettings], train: Callable[..., Path]
 ) -> None:

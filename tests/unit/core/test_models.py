@@ -43,6 +43,7 @@ def logits(model: nn.Module, spec: ModelSpec, size: int = 64) -> torch.Tensor:
         return model.eval()(normalize(spec, images.astype(np.uint8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "backbone", "channels"),
     [
@@ -86,6 +87,7 @@ def test_without_weights(backbone: str) -> None:
     assert any(name.startswith(("layer1.", "trunk_output.")) for name in classifier_names(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["unet", "deeplabv3"])
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
 def test_large_backbones_have_the_right_shapes(arch: str, backbone: str) -> None:

@@ -21,7 +21,7 @@ from rastervision.fastai_backend.options import (
 
 from rvk8s.project import load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/guide/options-2019.md"
 #: Of each group; the model has those of all tasks.
 OPTIONS = {

@@ -61,6 +61,7 @@ class Hungry:
                 demand()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["forward", "backward", "second step", "without autocast"])
 def test_what_ran_out_is_let_go_and_a_whole_step_is_tried(
     train: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch, when: str

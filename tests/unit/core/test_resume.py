@@ -241,6 +241,7 @@ def test_fp16_keeps_its_scale_from_phase_to_phase(
     assert same(stopped / "last.pt", whole / "last.pt")
 
 
+@pytest.mark.slow
 def test_a_stopped_fp16_training_goes_on_with_its_scale(
     train: Train, settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
