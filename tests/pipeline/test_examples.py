@@ -181,13 +181,18 @@ def test_potsdam_test_takes_a_crop(potsdam: ModuleType, raw: Path, tmp_path: Pat
     config = potsdam.get_config(
         "local", str(raw), str(tmp_path), train_ids="6_10", val_ids="2_12", test=True
     )
-    (image,) = config.dataset.train_scenes[0].raster_source.uris
-    assert image == str(tmp_path / "processed/crops/top_potsdam_6_10_RGBIR.tif")
-    with rasterio.open(image) as crop, rasterio.open(raw / "4_Ortho_RGBIR" / crop.name) as whole:
-        assert crop.shape == (600, 600)
-        assert (crop.crs, crop.transform) == (whole.crs, whole.transform)
-        assert crop.colorinterp == whole.colorinterp
-        np.testing.assert_array_equal(crop.read(), whole.read()[:, :600, :600])
+    scene = config.dataset.train_scenes[0]
+    for source, folder in (
+        (scene.raster_source, "4_Ortho_RGBIR"),
+        (scene.label_source.raster_source, "5_Labels_for_participants"),
+    ):
+        (copy,) = source.uris
+        assert Path(copy).parent == tmp_path / "processed/crops"
+        with rasterio.open(copy) as crop, rasterio.open(raw / folder / Path(copy).name) as whole:
+            assert crop.shape == (600, 600)
+            assert (crop.crs, crop.transform) == (whole.crs, whole.transform)
+            assert crop.colorinterp == whole.colorinterp
+            np.testing.assert_array_equal(crop.read(), whole.read()[:, :600, :600])
     assert config.backend.solver.num_epochs == 1
     assert config.backend.data.debug
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
-from pyproj import Transformer
-from rasterio.transform import from_origin
+from placed import (
+    CLASSES,
+    HEIGHT,
+    IMAGE,
+    LABEL,
+    SIDE,
+    WIDTH,
+    areas,
+    image_of,
+    labels_of,
+    said,
+    scene,
+    write,
+)
 from rastervision.core.box import Box
 from rastervision.core.data import (
     CastTransformerConfig,
-    ClassConfig,
     DatasetConfig,
     MultiRasterSourceConfig,
     RasterioSourceConfig,
-    RasterSourceConfig,
-    SceneConfig,
-    SemanticSegmentationLabelSourceConfig,
     StatsTransformerConfig,
 )
 from rastervision.core.rv_pipeline import (
@@ -32,67 +38,6 @@ from rastervision.core.rv_pipeline import (
 )
 from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
 from rastervision.kubernetes import inputs
-
-LEFT, TOP, SIDE = 366_000, 5_808_000, 0.5
-HEIGHT, WIDTH = 150, 190
-SHARED = np.random.default_rng(0)
-IMAGE = SHARED.integers(1, 255, (3, HEIGHT, WIDTH), dtype=np.uint8)
-LABEL = SHARED.integers(0, 3, (HEIGHT, WIDTH), dtype=np.uint8)
-CLASSES = ClassConfig(names=["a", "b", "c"], null_class="a")
-
-
-def write(
-    path: Path, pixels: np.ndarray, x: float = 0, y: float = 0, *, side: float = SIDE, **more: Any
-) -> str:
-    """Write pixels (bands, height, width); x and y are in pixels of SIDE."""
-    profile = {
-        "driver": "GTiff",
-        "crs": "EPSG:32633",
-        "transform": from_origin(LEFT + x * SIDE, TOP - y * SIDE, side, side),
-        "count": pixels.shape[0],
-        "height": pixels.shape[1],
-        "width": pixels.shape[2],
-        "dtype": pixels.dtype,
-        **more,
-    }
-    with rasterio.open(path, "w", **profile) as image:
-        image.write(pixels)
-    return str(path)
-
-
-def image_of(folder: Path, **options: Any) -> RasterioSourceConfig:
-    return RasterioSourceConfig(uris=write(folder / "image.tif", IMAGE), **options)
-
-
-def scene(image: RasterSourceConfig, label: str, area: str | None = None) -> SceneConfig:
-    source = SemanticSegmentationLabelSourceConfig(raster_source=RasterioSourceConfig(uris=label))
-    aoi_uris = [area] if area else None
-    return SceneConfig(id="one", raster_source=image, label_source=source, aoi_uris=aoi_uris)
-
-
-def said(one: SceneConfig, sampling: WindowSamplingConfig | None = None) -> list[str]:
-    checker = inputs._Checker(CLASSES)
-    checker.check_scene(one, "train", sampling)
-    return [str(error) for error in checker.errors]
-
-
-def labels_of(one: SceneConfig) -> np.ndarray:
-    built = one.build(CLASSES)
-    found: np.ndarray = built.label_source.get_label_arr(Box(0, 0, *built.extent.size))
-    return found
-
-
-def areas(path: Path, boxes: Sequence[tuple[int, int, int, int]]) -> str:
-    """Write areas of interest: (top, left, bottom, right) in pixels."""
-    to_degrees = Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
-    features = []
-    for top, left, bottom, right in boxes:
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-        ring = [to_degrees.transform(LEFT + x * SIDE, TOP - y * SIDE) for x, y in corners]
-        polygon = {"type": "Polygon", "coordinates": [ring]}
-        features.append({"type": "Feature", "properties": {}, "geometry": polygon})
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return str(path)
 
 
 def test_a_label_that_covers_more_than_its_image(tmp_path: Path) -> None:
@@ -235,31 +180,6 @@ def test_labels_of_another_place(
     else:
         (line,) = found
         assert f"train scene one: {message}" in line
-
-
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-@pytest.mark.parametrize("bbox", [None, (10, 20, 140, 180)], ids=["whole", "cropped"])
-@pytest.mark.parametrize(
-    "place",
-    [{"transform": None}, {}, {"transform": rasterio.Affine.scale(3, -3)}],
-    ids=["nothing", "world file", "world file in other units"],
-)
-def test_labels_without_a_crs_lie_on_the_pixels(
-    place: dict[str, Any], bbox: tuple[int, int, int, int] | None, tmp_path: Path
-) -> None:
-    """As ISPRS hands out Potsdam's; read as the same label with the image's CRS is."""
-    image = image_of(tmp_path, bbox=bbox)
-    plain = scene(image, write(tmp_path / "plain.tif", LABEL[None], crs=None, **place))
-    known = scene(image, write(tmp_path / "known.tif", LABEL[None]))
-    checker = inputs._Checker(CLASSES)
-    for group in ("train", "validation", "test"):
-        checker.check_scene(plain, group, None)
-    checker.check_scene(known, "train", None)
-    checker.check_places()
-    assert checker.errors == []
-    (warning,) = checker.warnings
-    assert "without a CRS (train scene one, validation scene one, ...)" in warning
-    np.testing.assert_array_equal(labels_of(plain), labels_of(known))
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,9 @@ def _look_at(run: Path, printed: str) -> None:
     rows = (run / "train/log.csv").read_text().splitlines()
     assert len(rows) == 1 + int(ARGS["num_epochs"])
     assert (run / "bundle/model-bundle.zip").stat().st_size > 10_000_000
+    logs = "".join(log.read_text() for log in run.glob(".rvk8s/*/log.txt"))
+    assert logs.count("labels without a CRS") == 1
+    assert "NotGeoreferenced" not in logs
 
 
 def _environ(table: Bench) -> dict[str, str]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import warnings
 from functools import cache, wraps
 from typing import Any
 
+from rasterio.errors import NotGeoreferencedWarning
 from rastervision.core import predictor
 from rastervision.core.box import Box
 from rastervision.core.data import (
@@ -26,11 +29,14 @@ from rastervision.core.evaluation import SemanticSegmentationEvaluator
 from rastervision.kubernetes import gdal
 from rastervision.kubernetes.places import place_by_pixels
 
+from rvk8s.contract import Env
+
 log = logging.getLogger(__name__)
 
 
 def install() -> None:
     """Wrap Raster Vision's functions."""
+    silence_georeference_warnings()
     _read_predictions_whole()
     _mask_in_pixels_of_the_crop()
     _give_labels_the_size_of_images()
@@ -38,6 +44,15 @@ def install() -> None:
     _keep_cells_with_their_classes()
     _save_boxes_of_a_crop()
     _need_no_chip_size_for_cells()
+
+
+def silence_georeference_warnings() -> None:
+    """Drop rasterio's warning about files without a transform.
+
+    It names no file, and Raster Vision reads them as pixels. configure says which labels are read
+    on the pixels of their images.
+    """
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 def _read_predictions_whole() -> None:
@@ -81,7 +96,7 @@ def _give_labels_the_size_of_images() -> None:
     @wraps(match)
     def match_bboxes(raster_source: Any, label_source: Any) -> None:
         if place_by_pixels(raster_source, getattr(label_source, "raster_source", None)):
-            _say_that_labels_lack_a_crs()
+            _warn_of_labels_without_crs()
         file = label_source.bbox
         match(raster_source, label_source)
         place, (height, width) = label_source.bbox, raster_source.bbox.size
@@ -95,9 +110,13 @@ def _give_labels_the_size_of_images() -> None:
 
 
 @cache
-def _say_that_labels_lack_a_crs() -> None:
-    """Once a process: configure names the scenes, Raster Vision's own runner has nothing else."""
-    log.warning("labels without a CRS are read as lying on the pixels of their images")
+def _warn_of_labels_without_crs() -> None:
+    """Warn once a process under Raster Vision's own runners.
+
+    In our stages configure alone warns, and names the scenes.
+    """
+    if Env.RUN_URI not in os.environ:
+        log.warning("labels without a CRS are read as lying on the pixels of their images")
 
 
 def _start(low: int, high: int, size: int, first: int, last: int) -> int:

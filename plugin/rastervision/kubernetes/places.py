@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from rasterio import Affine
 from rastervision.core.data import (
     IdentityCRSTransformer,
     MultiRasterSource,
@@ -32,12 +33,11 @@ def compare_places(scene: Scene, where: str) -> bool:
     fix = "give the label of this image, or crop one to the other"
     shapes = f"{size[1]} x {size[0]} pixels, its label {label_size[1]} x {label_size[0]}"
     on_map = [not isinstance(s.crs_transformer, IdentityCRSTransformer) for s in (image, label)]
-    if any(on_map) and not all(on_map):
-        if on_map[0] and size != label_size:
-            what = f"the image has {shapes} pixels and no CRS"
-            raise InputError(what, where=where, fix=f"{fix}, or give it its CRS")
-        known, unknown = ("image", "label") if on_map[0] else ("label", "image")
-        what = f"its {known} says where on a map it lies, its {unknown} does not"
+    if on_map == [True, False]:  # of another size: else it was placed when the scene was built
+        what = f"the image has {shapes} pixels and no CRS"
+        raise InputError(what, where=where, fix=f"{fix}, or give it its CRS")
+    if on_map == [False, True]:
+        what = "its label says where on a map it lies, its image does not"
         raise InputError(what, where=where, fix="give both their place, or none")
     if size == label_size if not any(on_map) else _covers(scene, label_size):
         return place_by_pixels(image, label)
@@ -48,7 +48,7 @@ def compare_places(scene: Scene, where: str) -> bool:
 
 
 def place_by_pixels(image: RasterSource, label: RasterSource | None) -> bool:
-    """Let a label file without a CRS lie on the pixels of its image, if the image has a CRS.
+    """Place a label file without a CRS on the pixels of its image.
 
     ISPRS hands out Potsdam's labels so. The label gets the image's transform: it is read as a file
     with the image's CRS would be.
@@ -64,19 +64,31 @@ def place_by_pixels(image: RasterSource, label: RasterSource | None) -> bool:
 
 
 def _lacks_crs(image: RasterioSource, label: RasterioSource) -> bool:
-    """Whether a label file has no CRS, its image one, and both the same grid of pixels.
+    """Return whether a label file has no CRS and is to be read on the pixels of its image.
 
-    A world file (.tfw) of the image's pixel size that names another place contradicts that: it is
-    the label of another scene.
+    It must have the image's size. If its world file (.tfw) has the image's pixel size and names
+    another place, it is the label of another scene.
     """
     known, unknown = image.image_dataset, label.image_dataset
-    if known.crs is None or unknown.crs is not None or known.shape != unknown.shape:
+    if unknown.crs is not None or known.shape != unknown.shape:
         return False
     here, there = known.transform, unknown.transform
-    if there.is_identity or not np.allclose(here[:6:4], there[:6:4], rtol=1e-3):
+    if known.crs is None and here == there:
+        return False  # Raster Vision reads it so
+    if not (_names_place(here) and _names_place(there)):
+        return True
+    if not np.allclose(here[:6:4], there[:6:4], rtol=1e-3):
         return True
     column, row = ~here @ (there.c, there.f)
     return max(abs(column), abs(row)) <= 1
+
+
+def _names_place(transform: Affine) -> bool:
+    """Return False for pixel coordinates, with rows counted down or up.
+
+    GIS programs write the latter into world files of rasters that have no place.
+    """
+    return tuple(transform)[:6] not in ((1, 0, 0, 0, 1, 0), (1, 0, 0, 0, -1, 0))
 
 
 def check_area(scene: Scene, uris: Sequence[str], where: str) -> None:
