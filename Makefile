@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export VENV PYTHON
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: help setup test test-gpu lint format docs manifests lock demo clean
+.PHONY: help setup test test-all test-client test-gpu lint format docs manifests lock demo clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -17,8 +17,14 @@ setup: $(VENV)/.ready ## the virtual environment with the locked dependencies
 $(VENV)/.ready: requirements.lock pyproject.toml scripts/setup
 	scripts/setup
 
-test: setup ## all tests that need no cluster
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+test: setup ## the quick tests, in four minutes on two cores
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST)
+
+test-all: setup ## all tests that need no cluster
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+test-client: setup ## those of the client and its chart, which need no torch, in one minute
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit tests/chart --ignore tests/unit/core $(PYTEST)
 
 test-gpu: setup ## the tests that need a GPU; others skip them and say so
 	$(BIN)/python -m pytest -q tests/gpu $(PYTEST)
@@ -29,6 +35,10 @@ test-gpu: setup ## the tests that need a GPU; others skip them and say so
 test-cluster: setup ## the tests on a cluster; Go, and root, RVK8S_TEST_KUBECONFIG, or Docker and kind
 	$(BIN)/python -m pytest -q -n $(CLUSTER_JOBS) --dist loadfile --no-loadscope-reorder \
 		-o timeout_func_only=true tests/cluster $(PYTEST)
+
+test-cluster-smoke: setup ## its shortest part: the API server's tests, and six things on the node
+	$(BIN)/python -m pytest -q -n $(CLUSTER_JOBS) --dist loadfile --no-loadscope-reorder \
+		-o timeout_func_only=true -m smoke tests/cluster $(PYTEST)
 
 cluster-up: setup ## start the test cluster (again: with today's images) and say how to use it
 	PYTHONPATH=tests $(BIN)/python -m cluster up

@@ -105,6 +105,19 @@ def namespace(apiserver: ControlPlane) -> Iterator[str]:
     apiserver.kubectl("delete", "namespace", name, "--wait=false")
 
 
+def bind_to_new_node(plane: ControlPlane, namespace: str, pod: str, node: str) -> None:
+    """Put a pod on a node without a kubelet: when it is deleted, it stays until that is forced.
+
+    One without a node would be deleted by the pods' garbage collector, which looks every 20 s.
+    """
+    manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}
+    plane.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    target = {"apiVersion": "v1", "kind": "Node", "name": node}
+    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/binding"
+    plane.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(binding))
+
+
 def make_namespace(config: Path, name: str) -> None:
     """A namespace that enforces the restricted pod security standard."""
     labels = {f"pod-security.kubernetes.io/{level}": "restricted" for level in _LEVELS}

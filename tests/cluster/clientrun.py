@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster.controlplane import ControlPlane
-from cluster.forked import CLIENT, Forked, run_client
 from cluster.programs import program
+from forked import CLIENT, Forked, run_client
 
 _KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
 _NOW = "2026-11-24T10:00:00Z"

@@ -3,6 +3,9 @@
 Several processes test at once (`make test-cluster`), each a file at a time: they share the one
 cluster, and the API server of tests that need no more, and have namespaces and buckets of their
 own. A test marked `alone` waits until no other one runs, and keeps the others from beginning.
+
+The smoke (`make test-cluster-smoke`) has every test that needs only an API server and is not marked
+`slow`, and those on the node that are marked `smoke`.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ _FIRST = (
     "test_driver_waits.py",
     "test_runs.py",
     "test_dubai.py",
+    "test_driver_pod.py",
     "test_cancel.py",
     "test_faults.py",
     "test_storage_faults.py",
@@ -57,6 +61,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and _needs_only_the_api(item):
+            item.add_marker("smoke")
+
     def place(item: pytest.Item) -> tuple[bool, int]:
         name = item.path.name
         first = _FIRST.index(name) if name in _FIRST else len(_FIRST)
@@ -100,6 +108,13 @@ def _lock_of(item: pytest.Item) -> tuple[Path, bool]:
 
 def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
+
+
+def _needs_only_the_api(item: pytest.Item) -> bool:
+    """Whether a test needs no node, and no more than seconds."""
+    closure = getattr(item, "fixturenames", ())
+    long = any(item.get_closest_marker(name) for name in ("alone", "endurance", "slow"))
+    return "testbed" not in closure and not long
 
 
 def _is_ours() -> bool:

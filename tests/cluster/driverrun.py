@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.controlplane import ControlPlane
-from cluster.forked import DRIVER, Forked
+from forked import DRIVER, Forked
 
 from rvk8s import chart, storage
 from rvk8s.cluster import Cluster, Object

@@ -29,9 +29,14 @@ def ctr(socket: Path, *args: str, ok: bool = False, seconds: float = 900) -> str
     raise error
 
 
+def names(socket: Path) -> set[str]:
+    """Return the names of all images."""
+    return set(ctr(socket, "images", "list", "-q").split())
+
+
 def has(socket: Path, name: str) -> bool:
     """Whether an image of that name is there."""
-    return name in ctr(socket, "images", "list", "-q").split()
+    return name in names(socket)
 
 
 def prune(socket: Path) -> None:
@@ -43,28 +48,13 @@ def prune(socket: Path) -> None:
         ctr(socket, "images", "delete", *old)
 
 
-def import_program(socket: Path, name: str, program: Path, scratch: Path) -> None:
-    """Make a static program an image of the node, whose entry it is.
-
-    Args:
-        name: `docker.io/local/NAME:TAG`.
-        scratch: a folder for the archive while it is imported.
-    """
-    archive = scratch / "image.tar"
-    write_program_archive(archive, name, program)
-    try:
-        import_archive(socket, archive)
-    finally:
-        archive.unlink()
-
-
-def write_program_archive(archive: Path, name: str, program: Path, entry: str = "") -> None:
+def write_program_archive(archive: Path, name: str, program: Path, entry: str) -> None:
     """Write a docker archive of a static program, whose entry it is.
 
     Args:
-        entry: the program's name in the image, its own by default.
+        name: `docker.io/local/NAME:TAG`.
+        entry: the program's name in the image.
     """
-    entry = entry or program.name
     config = {"Entrypoint": [f"/{entry}"], "User": "65532:65532"}
     write_archive(archive, name, _layer_of(program, entry), config)
 

@@ -9,11 +9,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import training_operator
 from cluster.controlplane import kubectl
 from cluster.node import GPUS
 
 NAME = "rvk8s-tests"
+_NODE = f"{NAME}-control-plane"
 ROOT = Path(__file__).parents[2]
 STAGE = "docker.io/local/rvk8s:test"
 DRIVER = "docker.io/local/rvk8s-driver:test"
@@ -55,22 +55,19 @@ class Kind:
         patch = [
             {"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(GPUS)},
         ]
-        node = f"{NAME}-control-plane"
         status = ("--subresource=status", "--type=json", "-p", json.dumps(patch))
-        kubectl(self.kubeconfig, "patch", "node", node, *status)
+        kubectl(self.kubeconfig, "patch", "node", _NODE, *status)
 
     def stop(self) -> None:
         _run("kind", "delete", "cluster", f"--name={NAME}")
 
-    def load_operator(self) -> None:
-        """The training operator's image, built here."""
-        archive = self.folder / "operator.tar"
-        training_operator.write_image(archive)
-        self.load(archive)
-        archive.unlink()
+    def image_names(self) -> set[str]:
+        """Return the names of the images that the node has."""
+        command = ("docker", "exec", _NODE, "ctr", "-n", "k8s.io", "images", "list", "-q")
+        return set(_run(*command).split())
 
-    def load(self, archive: Path) -> None:
-        """Make a docker archive an image of the node."""
+    def load_image(self, archive: Path) -> None:
+        """Load a docker archive."""
         _run("kind", "load", "image-archive", str(archive), f"--name={NAME}")
 
     def build_images(self) -> None:

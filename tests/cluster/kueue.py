@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster import images, processes
+from cluster import nodeimages, processes
 from cluster.controlplane import kubectl, kubectl_json, succeeds
 from cluster.kind import Kind
-from cluster.programs import built, program, version
+from cluster.programs import built
 from cluster.testbed import Testbed, state_folder
 
-IMAGE = f"docker.io/local/kueue:{version('kueue')}"
 NAMESPACE = "kueue-system"
 #: What docs/guide/cluster.md tells an administrator to enable.
 FRAMEWORKS = ["batch/job", "kubeflow.org/pytorchjob"]
@@ -39,7 +38,7 @@ def installed(bed: Testbed) -> Iterator[None]:
         processes.NotReady: its webhook does not answer in time.
     """
     folder = _write_kustomization(state_folder() / "scratch" / "kueue")
-    _load_image(bed)
+    nodeimages.restore(bed.node or Kind(state_folder()), [nodeimages.KUEUE])
     try:
         install(bed.kubeconfig, folder)
         yield
@@ -91,7 +90,7 @@ def _write_kustomization(folder: Path) -> Path:
     settings = yaml.safe_load((upstream / "components" / "manager" / file).read_text())
     settings["integrations"]["frameworks"] = FRAMEWORKS
     settings["leaderElection"]["leaderElect"] = False
-    name, tag = IMAGE.rsplit(":", 1)
+    name, tag = nodeimages.KUEUE.rsplit(":", 1)
     pull = [{"name": "manager", "imagePullPolicy": "IfNotPresent"}]
     patches = [
         {
@@ -116,18 +115,6 @@ def _write_kustomization(folder: Path) -> Path:
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return folder
-
-
-def _load_image(bed: Testbed) -> None:
-    archive = state_folder() / "kueue.tar"
-    images.write_program_archive(archive, IMAGE, program("kueue"), entry="manager")
-    try:
-        if bed.node:
-            images.import_archive(bed.node.socket, archive)
-        else:
-            Kind(state_folder()).load(archive)
-    finally:
-        archive.unlink()
 
 
 def _has_certificates(config: Path) -> bool:

@@ -13,9 +13,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import leftovers, processes
+from cluster import images, leftovers, nodeimages, processes
 from cluster.controlplane import SERVICES, ControlPlane, kubectl_json, succeeds
-from cluster.images import ctr, import_program
+from cluster.images import ctr
 from cluster.programs import program
 
 NAME = "node1"
@@ -25,7 +25,6 @@ ADDRESS = "10.244.0.1"
 PODS = "10.244.0.0/24"
 DNS_SERVICE = "10.96.0.10"
 GPUS = 4
-PAUSE = "docker.io/local/pause:1"
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,14 @@ class Node:
         """End everything; images stay."""
         leftovers.clear(self.folder, BRIDGE)
 
+    def image_names(self) -> set[str]:
+        """Return the names of the images that are there."""
+        return images.names(self.socket)
+
+    def load_image(self, archive: Path) -> None:
+        """Load a docker archive."""
+        images.import_archive(self.socket, archive)
+
     def give_gpus(self, count: int) -> None:
         """Let the node's status tell of GPUs, so that pods which ask for them are scheduled."""
         path = "/status/capacity/nvidia.com~1gpu"
@@ -143,13 +150,13 @@ class Node:
 
     def _start_containerd(self) -> None:
         config = self.folder / "containerd.toml"
-        config.write_text(_CONTAINERD.format(folder=self.folder, pause=PAUSE))
+        config.write_text(_CONTAINERD.format(folder=self.folder, pause=nodeimages.PAUSE))
         processes.start(self.folder, "containerd", ["containerd", "--config", config])
         answers = lambda: self.socket.exists() and ctr(self.socket, "version", ok=True)  # noqa: E731
         processes.wait("containerd", answers, 30, self.folder, "containerd")
         for container in ctr(self.socket, "containers", "list", "-q").split():
             ctr(self.socket, "containers", "delete", container)  # of pods that are no more
-        import_program(self.socket, PAUSE, program("pause"), self.folder)
+        nodeimages.restore(self, [nodeimages.PAUSE])
 
     def _start_kubelet(self) -> None:
         folder, pki = self.folder, self.plane.pki
@@ -190,11 +197,9 @@ class Node:
             "nodeStatusUpdateFrequency": "1s",  # so soon GPUs are counted; the default is 10 s
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
-            "evictionHard": {
-                "memory.available": "100Mi",
-                "nodefs.available": "1%",
-                "imagefs.available": "1%",
-            },
+            # No limit for the disk: the kubelet would delete images to keep it, and building them
+            # again takes minutes. (containerd 1.6 cannot pin images.)
+            "evictionHard": {"memory.available": "100Mi"},
         }
 
     def _start_proxy(self) -> None:

@@ -121,7 +121,7 @@ def built(tool: str) -> Path:
         CannotBuild: Go is missing or the build failed.
     """
     known = TOOLS[tool]
-    folder = cache_folder() / f"{tool}-{version(tool) or 'own'}-{_key(tool)}"
+    folder = _folder(tool)
     if folder.exists():
         return folder
     if shutil.which("go") is None:
@@ -135,6 +135,15 @@ def built(tool: str) -> Path:
             _build(tool, partial)
             partial.rename(folder)
     return folder
+
+
+def is_built(tool: str) -> bool:
+    """Whether the cache has a tool's programs."""
+    return _folder(tool).exists()
+
+
+def _folder(tool: str) -> Path:
+    return cache_folder() / f"{tool}-{version(tool) or 'own'}-{_key(tool)}"
 
 
 def cache_folder() -> Path:

@@ -41,7 +41,7 @@ def build(node: Node, *targets: str) -> None:
         raise NoRoom(f"{node.folder}: {free} GB are free, the project's image wants {ROOM}")
     with FileLock(node.folder / "image-build.lock"):
         if not has(node.socket, BASE):
-            _make_base(node)
+            import_archive(node.socket, _base_archive(node))
         _start_buildkit(node)
         try:
             _docker_build(node, targets)
@@ -104,8 +104,14 @@ def _address(node: Node) -> str:
     return f"unix://{node.folder}/buildkitd.sock"
 
 
-def _make_base(node: Node) -> None:
-    """Debian with Python and tini, from Debian's own packages (no image registry is asked)."""
+def _base_archive(node: Node) -> Path:
+    """Debian with Python and tini, from Debian's own packages (no image registry is asked).
+
+    The archive is kept: of another one's bytes, no layer is in BuildKit's cache.
+    """
+    archive = node.folder / "base.tar"
+    if archive.exists():
+        return archive
     scratch = node.folder / "base"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -120,10 +126,11 @@ def _make_base(node: Node) -> None:
     layer = scratch / "layer.tar"
     tar = ["tar", "--numeric-owner", "--one-file-system", "-C", root, "-cf", layer, "."]
     subprocess.run(tar, check=True, timeout=300)
-    archive = scratch / "image.tar"
-    write_archive(archive, BASE, layer, {"Cmd": ["python3"]})
-    import_archive(node.socket, archive)
+    partial = scratch / "image.tar"
+    write_archive(partial, BASE, layer, {"Cmd": ["python3"]})
+    partial.rename(archive)
     shutil.rmtree(scratch)
+    return archive
 
 
 def size(node: Node, image: str) -> int:

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 from cluster.controlplane import kubectl, kubectl_json
-from cluster.forked import run_client
 from cluster.programs import program
 from cluster.testbed import Testbed, lock
+from forked import run_client
 
 from rvk8s import storage
 from rvk8s.cluster import Cluster

@@ -1,4 +1,4 @@
-"""A run on a real cluster that is cancelled again and again, and gone on with."""
+"""Runs on a real cluster that are cancelled: once, and again and again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from rvk8s.contract import STAGES
 pytestmark = pytest.mark.timeout(1800)
 #: One pod of two ranks.
 GPUS = ("--gpus", "2")
+
+
+@pytest.mark.smoke
+def test_cancel_while_training(tiny_site: Site) -> None:
+    run = tiny_site.submit("tiny-long", *GPUS)
+    tiny_site.until(lambda: tiny_site.has_checkpoint(run), "its first epoch is over", 300)
+    cancel_in(tiny_site, run, "train")
+    assert not storage.exists(f"{tiny_site.root_uri}/{run}/eval/scores.json")
 
 
 def test_cancel_in_every_stage_and_go_on(tiny_site: Site) -> None:

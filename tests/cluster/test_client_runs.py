@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from cluster.apiproxy import api_proxy
 from cluster.clientrun import Client, client, end_run, objects, set_status, submit
 from cluster.controlplane import ControlPlane
@@ -83,6 +84,7 @@ def test_what_a_run_needs_goes_with_its_job(
     assert len([name for name in objects(apiserver, namespace) if kept in name]) == 4
 
 
+@pytest.mark.slow
 def test_an_id_that_no_run_has_is_not_gone_on_with(
     client: Client, apiserver: ControlPlane, namespace: str, s3: S3Server
 ) -> None:

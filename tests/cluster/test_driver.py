@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster.apiserver import bind_to_new_node
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Play, stop
 
@@ -132,19 +133,20 @@ def test_cancelled_while_pods_of_a_deleted_job_go_on(
         driver = play.drive()
         play.until(lambda: play.running("chip"))
         stop(driver)
-        pod = f"pod/{play.stage_pods('chip')[0]['metadata']['name']}"
-        keep = ("patch", "-n", namespace, pod, "--type=merge", "-p")
-        apiserver.kubectl(*keep, '{"metadata": {"finalizers": ["example.com/ends-slowly"]}}')
+        pod = play.stage_pods("chip")[0]["metadata"]["name"]
+        bind_to_new_node(apiserver, namespace, pod, f"{namespace}-slow")
         apiserver.kubectl("delete", "-n", namespace, "job", "run-1-chip", "--wait=false")
         play.cancel()
         second = play.drive()
         play.until(lambda: play.record()["state"] == "Cancelled")
         time.sleep(2)
         assert second.poll() is None, play.said()
-        apiserver.kubectl(*keep, '{"metadata": {"finalizers": null}}')
+        force = ("--grace-period=0", "--force")
+        apiserver.kubectl("delete", "-n", namespace, "pod", pod, *force)
         assert play.finish(second, 30) == 130
 
 
+@pytest.mark.slow
 def test_a_second_driver_waits_and_takes_over(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

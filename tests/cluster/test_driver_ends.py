@@ -104,6 +104,7 @@ def test_the_stage_says_why(apiserver: ControlPlane, namespace: str, tmp_path: P
         assert play.record()["message"] == "stage configure: epochs is -1; give at least 1"
 
 
+@pytest.mark.slow
 def test_a_split_is_tried_again_by_its_job(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_split_that_its_job_gives_up_for_a_lost_node(
         assert play.left() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "code"), [(2, 0), (99, 28)])
 def test_a_node_whose_disk_is_full(
     apiserver: ControlPlane, namespace: str, tmp_path: Path, times: int, code: int

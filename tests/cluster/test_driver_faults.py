@@ -87,6 +87,7 @@ def test_a_server_that_does_not_know_the_driver_for_a_while(
         assert {len(uids) for uids in play.made.values()} == {1}
 
 
+@pytest.mark.slow
 def test_connections_that_never_answer(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_connections_that_never_answer(
         assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig)), 90) == 0, play.said()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("apiserver")  # or it is skipped, and says why
 def test_an_api_server_that_stops(tmp_path: Path) -> None:
     """Away while a stage runs and ends; the driver that another one cannot replace goes on."""
@@ -118,6 +120,7 @@ def test_an_api_server_that_stops(tmp_path: Path) -> None:
         assert {len(uids) for uids in play.made.values()} == {1}
 
 
+@pytest.mark.slow
 def test_storage_that_is_away(
     apiserver: ControlPlane,
     namespace: str,
@@ -173,6 +176,7 @@ def test_cancelled_while_storage_is_away(
             assert play.record()["state"] == "Cancelled"
 
 
+@pytest.mark.slow
 def test_requests_of_a_quiet_minute(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from cluster.clientrun import Client, client, end_run, late_schedule
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, stop
-from cluster.forked import CLIENT, Forked
+from forked import CLIENT, Forked
 from s3server import S3Server
 
 from rvk8s import storage
@@ -71,6 +71,7 @@ def stage_names(play: Play) -> set[str]:
     return set(found.split())
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_schedule(
     apiserver: ControlPlane, namespace: str, tmp_path: Path, s3: S3Server
 ) -> None:

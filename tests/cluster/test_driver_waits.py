@@ -5,13 +5,13 @@ Against a real API server with its controllers; pods are played (driverrun.py).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.apiserver import bind_to_new_node
 from cluster.controlplane import ControlPlane
 from cluster.driverrun import Fate, Play, make_account
 from cluster.test_driver_ends import disrupted, waiting
@@ -21,6 +21,7 @@ from rvk8s.cluster import Object
 from rvk8s.contract import now
 from rvk8s.runs import cluster_runs, places
 
+pytestmark = pytest.mark.slow
 RANKS = {"stages": {"train": {"nodes": 2, "ranks": 2}}}
 
 
@@ -100,12 +101,8 @@ def test_a_pod_that_replaces_another_and_has_no_quota(
 
 def hang(plane: ControlPlane, play: Play, pod: Object, node: str) -> None:
     """Put a pod on a node without a kubelet, and tell it to end as the taint manager does."""
-    name, path = pod["metadata"]["name"], f"/api/v1/namespaces/{play.namespace}/pods"
-    manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}
-    plane.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
-    target = {"apiVersion": "v1", "kind": "Node", "name": node}
-    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
-    plane.kubectl("create", "--raw", f"{path}/{name}/binding", "-f", "-", stdin=json.dumps(binding))
+    name = name_of(pod)
+    bind_to_new_node(plane, play.namespace, name, node)
     why: Mapping[str, Any] = {
         "type": "DisruptionTarget",
         "status": "True",

@@ -19,6 +19,8 @@ from rvk8s.contract import State
 from rvk8s.engines import local
 from rvk8s.plan import Plan
 
+#: Each command imports Raster Vision anew.
+pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[1] / "pipeline" / "tiny"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,48 @@ pytestmark = pytest.mark.timeout(1800)
 TINY = ("tiny-long", "--gpus", "4", "--splits", "2")
 
 
+@dataclass(frozen=True)
+class Followed:
+    """A run, and what `rvk8s logs -f` has shown of its training's rank 3."""
+
+    run: str
+    log: str
+
+
 @pytest.fixture(scope="module")
-def reference(tiny_site: Site) -> str:
-    """The tiny experiment by `rvk8s submit`: its scores don't depend on how it was run."""
+def by_plain_job(tiny_site: Site) -> Followed:
+    """The tiny experiment by `rvk8s submit` and the launcher that needs no operator."""
+    with gang(), ThreadPoolExecutor() as pool:
+        run = tiny_site.submit(*TINY, "--launcher", "job")
+        following = pool.submit(tiny_site.rvk8s, "logs", run, "train", "--rank", "3", "-f")
+        record = tiny_site.wait(run)
+        followed = following.result(timeout=60).stdout
+    tiny_site.check_whole(run)
+    assert shape(record) == (4, 2, 4)
+    return Followed(run, followed)
+
+
+@pytest.fixture(scope="module")
+def reference(by_plain_job: Followed) -> str:
+    """A whole run that nothing disturbed: its scores don't depend on how it was run."""
+    return by_plain_job.run
+
+
+@pytest.mark.smoke
+def test_the_plain_job_launcher(tiny_site: Site, by_plain_job: Followed) -> None:
+    run = by_plain_job.run
+    assert not tiny_site.objects("pytorchjobs", f"rvk8s.io/run={run}")
+    (job,) = tiny_site.objects("jobs", f"rvk8s.io/run={run},rvk8s.io/stage=train")
+    assert (job["spec"]["completionMode"], job["spec"]["completions"]) == ("Indexed", 2)
+    followed = by_plain_job.log.splitlines()
+    heads = [line for line in followed if line.startswith("==>")]
+    assert heads == ["==> train, node 1 <=="], "the second node has the ranks 2 and 3"
+    stored = tiny_site.stored_logs(run, "train")[1].splitlines()[1:]
+    assert stored
+    assert followed[1:] == stored
+
+
+def test_a_pytorchjob_gives_the_same(tiny_site: Site, reference: str) -> None:
     with gang():
         run = tiny_site.submit(*TINY)
         seen = tiny_site.until(
@@ -42,24 +82,7 @@ def reference(tiny_site: Site) -> str:
     tiny_site.check_whole(run)
     assert shape(record) == (4, 2, 4)
     assert len(tiny_site.objects("pytorchjobs", f"rvk8s.io/run={run}")) == 1
-    return run
-
-
-def test_the_plain_job_launcher_gives_the_same(tiny_site: Site, reference: str) -> None:
-    with gang(), ThreadPoolExecutor() as pool:
-        run = tiny_site.submit(*TINY, "--launcher", "job")
-        # The second node has the ranks 2 and 3.
-        following = pool.submit(tiny_site.rvk8s, "logs", run, "train", "--rank", "3", "-f")
-        tiny_site.wait(run)
-        followed = following.result(timeout=60).stdout
-    tiny_site.check_whole(run)
-    assert not tiny_site.objects("pytorchjobs", f"rvk8s.io/run={run}")
     assert tiny_site.scores(run) == tiny_site.scores(reference)
-    heads = [line for line in followed.splitlines() if line.startswith("==>")]
-    assert heads == ["==> train, node 1 <=="]
-    stored = tiny_site.stored_logs(run, "train")[1].splitlines()[1:]
-    assert stored
-    assert followed.splitlines()[1:] == stored
 
 
 def test_helm_alone_gives_the_same(tiny_site: Site, reference: str, tmp_path: Path) -> None:
@@ -89,9 +112,10 @@ def test_helm_alone_gives_the_same(tiny_site: Site, reference: str, tmp_path: Pa
     assert tiny_site.run_json(release)["state"] == "Succeeded", "results stay"
 
 
+@pytest.mark.smoke
 def test_kubectl_alone_gives_the_same(tiny_site: Site, reference: str) -> None:
-    """Although a training worker is killed between two epochs or in one, and a split's pod evicted:
-    the training goes on from its checkpoint, the split begins again."""
+    """By a PyTorchJob, although one of its workers is killed between two epochs or in one, and a
+    split's pod evicted: the training goes on from its checkpoint, the split begins again."""
     manifests = tiny_site.rvk8s("render", *TINY).stdout
     with gang():
         created = tiny_site.kubectl("apply", "-o", "name", "-f", "-", stdin=manifests).split()
@@ -103,6 +127,8 @@ def test_kubectl_alone_gives_the_same(tiny_site: Site, reference: str) -> None:
         tiny_site.evict(splits[0])
         record = tiny_site.wait(run)
     tiny_site.check_whole(run)
+    assert shape(record) == (4, 2, 4)
+    assert len(tiny_site.objects("pytorchjobs", f"rvk8s.io/run={run}")) == 1
     assert tiny_site.scores(run) == tiny_site.scores(reference)
     (train,) = (stage for stage in record["stages"] if stage["name"] == "train")
     assert train["attempts"] == 2
@@ -129,6 +155,7 @@ def test_status_list_and_logs_of_a_run(tiny_site: Site, reference: str) -> None:
     assert sys.executable not in train
 
 
+@pytest.mark.smoke
 def test_no_secret_is_anywhere(tiny_site: Site, reference: str) -> None:
     """The planted secret is the storage's key: it stands in the Secret and nowhere else, also not
     in what a run leaves whose ranks failed."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cluster import images, kind, projectimage, training_operator
+from cluster import kind, nodeimages, projectimage, training_operator
 from cluster.kind import Kind
 from cluster.node import ADDRESS, Node
 from cluster.processes import locked
@@ -129,11 +129,13 @@ def _up_as_node(fresh: bool) -> Testbed:
         if tool not in _BUILT_BY_TESTS:
             _step(f"programs: {tool}", lambda tool=tool: built(tool))  # type: ignore[misc]
     node, s3 = Node(state_folder()), _s3(ADDRESS)
-    if fresh or not (node.runs() and s3.runs()):
+    starts = fresh or not (node.runs() and s3.runs())
+    if starts:
         s3.clear()
         _step("the node", node.start)
         _step("S3", s3.start)
-        _step("the training operator's image", lambda: _import_operator(node))
+    _step("images of programs", lambda: _restore_images(node, nodeimages.of_built_programs()))
+    if starts:
         scratch = node.folder / "scratch"
         _step("the training operator", lambda: training_operator.install(node.kubeconfig, scratch))
     _step("the project's images", lambda: projectimage.build(node))
@@ -235,9 +237,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _up_by_kind(fresh: bool) -> Testbed:
     cluster = Kind(state_folder())
-    if fresh or not cluster.runs():
+    starts = fresh or not cluster.runs()
+    if starts:
         _step("kind's cluster", cluster.start)
-        _step("the training operator's image", cluster.load_operator)
+    _step("images of programs", lambda: _restore_images(cluster, [nodeimages.OPERATOR]))
+    if starts:
         scratch = cluster.folder / "scratch"
         _step(
             "the training operator", lambda: training_operator.install(cluster.kubeconfig, scratch)
@@ -270,11 +274,10 @@ def _s3(host: str) -> S3:
     return S3(state_folder() / "s3", host)
 
 
-def _import_operator(node: Node) -> None:
-    archive = node.folder / "operator.tar"
-    training_operator.write_image(archive)
-    images.import_archive(node.socket, archive)
-    archive.unlink()
+def _restore_images(cluster: Node | Kind, names: list[str]) -> None:
+    """Load the images that are missing, and have the operator not wait for its own."""
+    if nodeimages.restore(cluster, names):
+        training_operator.replace_pending(cluster.kubeconfig)
 
 
 def _write(bed: Testbed) -> Testbed:

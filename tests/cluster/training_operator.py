@@ -10,12 +10,11 @@ from pathlib import Path
 
 from cluster import processes
 from cluster.controlplane import kubectl
-from cluster.images import write_program_archive
-from cluster.programs import built, program, version
+from cluster.nodeimages import OPERATOR
+from cluster.programs import built, version
 
 KUSTOMIZATION = Path(__file__).parents[2] / "manifests" / "training-operator"
 UPSTREAM = "https://github.com/kubeflow/training-operator//manifests/overlays/standalone?ref="
-IMAGE = f"docker.io/local/training-operator:{version('training-operator')}"
 NAMESPACE = "kubeflow"
 
 # Upstream asks for the first time after 10 seconds, and then every 15.
@@ -33,11 +32,6 @@ patches:
 """
 
 
-def write_image(archive: Path) -> None:
-    """The operator's image as a docker archive."""
-    write_program_archive(archive, IMAGE, program("training-operator"), entry="manager")
-
-
 def install(config: Path, scratch: Path) -> None:
     """Apply the kustomization, with upstream's manifests taken from the locked Go module.
 
@@ -52,12 +46,22 @@ def install(config: Path, scratch: Path) -> None:
     assert remote in text, f"manifests/training-operator does not pin {remote}"
     local = built("training-operator") / "manifests" / "overlays" / "standalone"
     text = text.replace(remote, os.path.relpath(local.resolve(), folder.resolve()))
-    name, tag = IMAGE.rsplit(":", 1)
+    name, tag = OPERATOR.rsplit(":", 1)
     mirror = "newName: ghcr.io/kubeflow/training-v1/training-operator"
     assert mirror in text
     text = text.replace(mirror, f"newName: {name}\n    newTag: {tag}")
     (folder / "kustomization.yaml").write_text(text + _LOOK_OFTEN)
     kubectl(config, "apply", "--server-side", "--force-conflicts", "-k", str(folder))
+
+
+def replace_pending(config: Path) -> None:
+    """Delete the operator's pods that have not started.
+
+    A pod whose image was missing asks for it again only after up to five minutes; its Deployment's
+    next one does so at once.
+    """
+    pending = "--field-selector=status.phase=Pending"
+    kubectl(config, "-n", NAMESPACE, "delete", "pods", pending, "--ignore-not-found")
 
 
 def wait_for(config: Path, seconds: float = 180) -> None:
