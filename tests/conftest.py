@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,11 @@ _FIRST = (
     "test_options.py",
     "test_stage.py",
 )
+
+
+def pytest_configure() -> None:
+    # A shell's background job ignores it, and so would the programs that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,7 +39,6 @@ _FIRST = (
     "test_driver_waits.py",
     "test_runs.py",
     "test_dubai.py",
-    "test_driver_pod.py",
     "test_cancel.py",
     "test_faults.py",
     "test_storage_faults.py",

@@ -265,7 +265,7 @@ class Site:
         command += ["exec", "-i", pod, "--", "python3", "-c", script]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as process:
-            self.until(when, f"it is time to kill {pattern} in {pod}", 300)
+            self.until(when, f"it is time to kill {pattern} in {pod}", 600)
             _, said = process.communicate("\n", timeout=60)
         # 137: the container has ended, and its end took this along.
         assert process.returncode in (0, 137), said

@@ -19,7 +19,7 @@ GPUS = ("--gpus", "2")
 @pytest.mark.smoke
 def test_cancel_while_training(tiny_site: Site) -> None:
     run = tiny_site.submit("tiny-long", *GPUS)
-    tiny_site.until(lambda: tiny_site.has_checkpoint(run), "its first epoch is over", 300)
+    tiny_site.until(lambda: tiny_site.has_checkpoint(run), "its first epoch is over", 600)
     cancel_in(tiny_site, run, "train")
     assert not storage.exists(f"{tiny_site.root_uri}/{run}/eval/scores.json")
 

@@ -90,7 +90,7 @@ def test_a_signal_ends_the_looking_and_not_the_run(
         assert submitting.poll() is None
     assert os.listdir(temporary)  # the user's key among others
     submitting.send_signal(number)
-    _, err = submitting.communicate(timeout=30)
+    _, err = submitting.communicate(timeout=10)
     assert submitting.returncode == 130, err
     again = f"rvk8s status {run} -w -n {namespace}"
     assert f"error: the run goes on; see it again with: {again}" in err

@@ -37,10 +37,12 @@ class Followed:
 
 @pytest.fixture(scope="module")
 def by_plain_job(tiny_site: Site) -> Followed:
-    """The tiny experiment by `rvk8s submit` and the launcher that needs no operator."""
+    """A run by the launcher that needs no operator, whose driver is killed after the first epoch."""
     with gang(), ThreadPoolExecutor() as pool:
-        run = tiny_site.submit(*TINY, "--launcher", "job")
+        run = tiny_site.submit("tiny-long", "--gpus", "4", "--launcher", "job")
+        driver = tiny_site.until(lambda: tiny_site.driver_pod(run), "the driver runs")
         following = pool.submit(tiny_site.rvk8s, "logs", run, "train", "--rank", "3", "-f")
+        tiny_site.kill_process(driver, "rvk8s-driver", lambda: tiny_site.has_checkpoint(run))
         record = tiny_site.wait(run)
         followed = following.result(timeout=60).stdout
     tiny_site.check_whole(run)
@@ -50,7 +52,7 @@ def by_plain_job(tiny_site: Site) -> Followed:
 
 @pytest.fixture(scope="module")
 def reference(by_plain_job: Followed) -> str:
-    """A whole run that nothing disturbed: its scores don't depend on how it was run."""
+    """A whole run: its scores don't depend on how it was run, nor on what was killed meanwhile."""
     return by_plain_job.run
 
 
@@ -68,13 +70,25 @@ def test_the_plain_job_launcher(tiny_site: Site, by_plain_job: Followed) -> None
     assert followed[1:] == stored
 
 
+@pytest.mark.smoke
+def test_training_survives_its_driver(tiny_site: Site, by_plain_job: Followed) -> None:
+    """The driver's successor adopts the training that runs: no pod of it begins again."""
+    run = by_plain_job.run
+    drivers = f"rvk8s.io/run={run},app.kubernetes.io/component=driver"
+    phases = [pod["status"]["phase"] for pod in tiny_site.objects("pods", drivers)]
+    assert sorted(phases) == ["Failed", "Succeeded"]
+    (train,) = (one for one in tiny_site.run_json(run)["stages"] if one["name"] == "train")
+    assert (train["attempts"], train["disruptions"]) == (1, 0)
+    assert len(tiny_site.pods(run, "train")) == 2
+
+
 def test_a_pytorchjob_gives_the_same(tiny_site: Site, reference: str) -> None:
     with gang():
         run = tiny_site.submit(*TINY)
         seen = tiny_site.until(
             lambda: len(tiny_site.pods(run, "train")) == 2 and tiny_site.pods(run, "train"),
             "two pods train",
-            300,
+            600,
         )
         record = tiny_site.wait(run)
     gpus = [pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] for pod in seen]
@@ -121,9 +135,9 @@ def test_kubectl_alone_gives_the_same(tiny_site: Site, reference: str) -> None:
         created = tiny_site.kubectl("apply", "-o", "name", "-f", "-", stdin=manifests).split()
         run = next(name.partition("/")[2] for name in created if name.startswith("job"))
         tiny_site.kubectl("wait", f"job/{run}", "--for=create", "--timeout=5s")
-        workers = tiny_site.until(lambda: both_run(tiny_site, run, "train"), "two pods train", 300)
+        workers = tiny_site.until(lambda: both_run(tiny_site, run, "train"), "two pods train", 600)
         tiny_site.kill_process(workers[1], "rvk8s-stage", lambda: tiny_site.has_checkpoint(run))
-        splits = tiny_site.until(lambda: both_run(tiny_site, run, "predict"), "it predicts", 300)
+        splits = tiny_site.until(lambda: both_run(tiny_site, run, "predict"), "it predicts", 600)
         tiny_site.evict(splits[0])
         record = tiny_site.wait(run)
     tiny_site.check_whole(run)
