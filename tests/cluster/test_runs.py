@@ -37,7 +37,7 @@ class Followed:
 
 @pytest.fixture(scope="module")
 def by_plain_job(tiny_site: Site) -> Followed:
-    """A run by the launcher that needs no operator, whose driver is killed after the first epoch."""
+    """A run by the launcher that needs no operator; its driver is killed after the first epoch."""
     with gang(), ThreadPoolExecutor() as pool:
         run = tiny_site.submit("tiny-long", "--gpus", "4", "--launcher", "job")
         driver = tiny_site.until(lambda: tiny_site.driver_pod(run), "the driver runs")
