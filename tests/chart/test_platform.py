@@ -44,7 +44,7 @@ def test_the_queue_is_not_the_one_that_takes_the_drivers() -> None:
     """Kueue gives the LocalQueue called default to all Jobs that name none."""
     values = {"kueue": {"enabled": True, "localQueue": "default"}}
     with pytest.raises(
-        helm_python.HelmRenderError, match=r"values\.kueue\.localQueue: default is .*another name"
+        helm_python.HelmRenderError, match=r"values\.kueue\.localQueue: default .*another name"
     ):
         rendering.text(values, "p", "rvk8s-platform")
 
@@ -68,9 +68,7 @@ def test_a_quota_of_limits_needs_a_default_for_pods_that_name_none() -> None:
 def test_the_most_of_a_resource_is_not_everyone_s_default() -> None:
     """Kubernetes fills in max where there is no default: each driver would ask for the GPUs."""
     bound = {"limitRange": {"max": {"cpu": 64, "memory": "256Gi", "nvidia.com/gpu": 8}}}
-    with pytest.raises(
-        helm_python.HelmRenderError, match=r"limitRange\.max: nvidia\.com/gpu would be given to"
-    ):
+    with pytest.raises(helm_python.HelmRenderError, match=r"limitRange\.max: nvidia\.com/gpu "):
         rendering.text(bound, "p", "rvk8s-platform")
     none = {"nvidia.com/gpu": 0}
     bound["limitRange"] |= {"default": none, "defaultRequest": none}

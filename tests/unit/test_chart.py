@@ -92,13 +92,13 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
     [
         (
             {"stages": {"train": {"gpus": 5}}, "pools": {"gpu": {"gpusPerNode": 2}}},
-            ["values.stages.train.gpus (--gpus): 5…whole…nodes…2…"],
+            ["values.stages.train.gpus (--gpus): 5 GPUs…whole nodes of 2"],
         ),
         (
             {"stages": {"train": {"gpu": 1}}, "lancher": "job"},
             [
-                "values.stages.train.gpu: …gpus…",
-                "values.lancher: …launcher…",
+                "values.stages.train.gpu: …gpus?",
+                "values.lancher: …launcher?",
             ],
         ),
         ({"stages": {"train": {"gpus": -1}}}, ["values.stages.train.gpus (--gpus): "]),
@@ -115,40 +115,41 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
                 "driver": {"env": {"RVK8S_S3_PATH_STYLE": "0"}},
             },
             [
-                "values.pools.gpu.env: AWS_SECRET_ACCESS_KEY…",
-                "values.pools.gpu.env: RVK8S_GPUS…rvk8s…",
-                "values.pools.cpu.env: wandb_api_key…values.pools.cpu.envFrom: [{secretRef: …",
-                "values.driver.env: RVK8S_S3_PATH_STYLE…rvk8s…values.storag…",
+                "values.pools.gpu.env: AWS_SECRET_ACCESS_KEY…secret",
+                "values.pools.gpu.env: RVK8S_GPUS…set by rvk8s",
+                "values.pools.cpu.env: wandb_api_key…secret; "
+                "…values.pools.cpu.envFrom: [{secretRef: {name: ",
+                "values.driver.env: RVK8S_S3_PATH_STYLE…set by rvk8s…; …values.storag",
             ],
         ),
         (
             {"experiment": {"source": {"../x.py": ""}}},
-            ["values.experiment.source: ../x.py…"],
+            ["values.experiment.source: ../x.py…out of the project"],
         ),
         ({"launcher": "mpi"}, ["values.launcher (--launcher): "]),
         (
             {"storage": {"endpoint": "minio:9000"}, "pools": {"gpu": {"shmPerGpu": "4 GB"}}},
             [
-                f"values.storage.endpoint: 'minio:9000' does not match pattern "
-                f"{ENDPOINT['pattern']!r}; what belongs there: {ENDPOINT['description']}",
+                "values.storage.endpoint: 'minio:9000'…"
+                f"{ENDPOINT['pattern']!r}; …{ENDPOINT['description']}",
                 "values.pools.gpu.shmPerGpu: '4 GB'…pattern…/dev/shm…Ki, Mi, Gi…",
             ],
         ),
         (
             {"pools": {"gpu": {"tolerations": [{"key": "a", "effct": "NoSchedule"}]}}},
-            ["values.pools.gpu.tolerations.0.effct: …effect…"],
+            ["values.pools.gpu.tolerations.0.effct: …effect?"],
         ),
         (
             {"pools": {"GPU": {}, "gpu": {"nccl": {"NCCL_DEBUG": "INFO"}}}},
             [
                 "values.pools: 'GPU'…^[a-z0-9]…",
-                "values.pools.gpu.nccl: NCCL_DEBUG…NCCL_…DEBU…",
+                "values.pools.gpu.nccl: NCCL_DEBUG…NCCL_…; …DEBUG",
             ],
         ),
         (
             {"pools": {"cpu": {"envFrom": [{"secretRef": {"name": "a", "key": "b"}}, {}]}}},
             [
-                "values.pools.cpu.envFrom.0.secretRef.key: …there…optional…",
+                "values.pools.cpu.envFrom.0.secretRef.key: …name, optional",
                 "values.pools.cpu.envFrom.1: 'oneOf'…",
             ],
         ),
@@ -156,7 +157,7 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
         (
             {"storage": None, "driver": {"patience": None, "pool": None}, "launcher": None},
             [
-                "values.storage: …belongs…there…",
+                "values.storage: is empty; ",
                 "values.driver.patience: is empty; ",
                 "values.driver.pool: is empty; ",
                 "values.launcher (--launcher): is empty; ",
@@ -184,8 +185,8 @@ def test_mistakes_are_one_line_each(
 def test_no_helm_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("RVK8S_HELM", "binary")
-    with pytest.raises(InputError, match="no program helm on PATH"):
+    with pytest.raises(InputError, match=r"helm on PATH"):
         chart.render(BASE, "r", "n")
     monkeypatch.setenv("RVK8S_HELM", "both")
-    with pytest.raises(InputError, match="RVK8S_HELM: 'both' is neither"):
+    with pytest.raises(InputError, match="RVK8S_HELM: 'both' "):
         chart.render(BASE, "r", "n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from said import says
 
 from rvk8s import cli, project
 from rvk8s.errors import Interrupted, StorageUnavailable
@@ -66,7 +67,7 @@ def test_no_command_is_the_help(run: Run) -> None:
     shown = run()
     assert shown == run("--help")
     assert (shown.code, shown.err) == (0, "")
-    assert "  submit       Run an experiment on a Kubernetes cluster.\n" in shown.out
+    assert re.search(r"^  submit  ", shown.out, re.MULTILINE)
 
 
 def test_experiments(run: Run) -> None:
@@ -105,7 +106,7 @@ def test_plan_of_a_cluster(run: Run) -> None:
     assert rows["chip"][:4] == ["1", "1", "1", "0"]
     Path("cron.yaml").write_text("schedule: {cron: '0 3 * * *'}\n")
     shown = run(*cluster, "--values", "cron.yaml")
-    assert "Run         a new one each time that the schedule is due" in shown.out
+    assert re.search(r"^Run  .*schedule", shown.out, re.MULTILINE)
     assert "Folder      s3://b/r/RUN" in shown.out
     assert "rvk8s-run-id" not in shown.out
 
@@ -142,12 +143,12 @@ def test_a_kubeconfig_that_there_is_not(run: Run, command: str) -> None:
     args = {"list": [], "plan": ["potsdam"], "wait": ["x", "--for", "ended"]}.get(command, ["x"])
     shown = run(command, *args, "--kubeconfig", "none")
     assert (shown.code, shown.out) == (2, "")
-    fix = "give the path of a kubeconfig"
-    assert shown.err == f"error: --kubeconfig none: there is no such file; {fix}\n"
+    assert says(shown.err, "error: --kubeconfig none: …no such file…\n")
+    assert shown.err.count("\n") == 1
     Path("empty").touch()
     shown = run(command, *args, "--kubeconfig", "empty")
     assert (shown.code, shown.out) == (2, "")
-    assert shown.err.startswith("error: --kubeconfig: empty names no current context; give ")
+    assert says(shown.err, "error: --kubeconfig: empty…current context…")
 
 
 @pytest.mark.parametrize(
@@ -194,30 +195,27 @@ def test_the_file_is_found_from_below_and_by_name(run: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["plan", "potsdm"], "error: rvk8s.yaml: no experiment potsdm; did you mean potsdam?"),
-        (["run"], "error: no experiment is named; give one of potsdam, potsdam-resnet18"),
-        (["run", "-m", "*", "--run-id", "r"], "error: --run-id: one run, but -m picks potsdam,"),
-        (["run", "potsdam", "--splits", "train=2"], "error: --splits: train is no such stage;"),
-        (["run", "potsdam", "--root-uri", "gs://x"], "error: --root-uri: gs:// is not supported;"),
-        (["run", "potsdam", "--root-uri", ""], "error: --root-uri: is empty; give a folder or s3:"),
-        (["list", "--root-uri", ""], "error: --root-uri: is empty; give a folder or s3:"),
-        (["plan", "potsdam", "--root-uri", "s3:/x"], "error: --root-uri: s3:/x is half of a URI;"),
-        (["run", "potsdam", "--gpus", "-1"], "error: Invalid value for '--gpus': -1 is not in"),
-        (["run", "potsdam", "--rerun", "x"], "error: Invalid value for '--rerun': 'x' is not one"),
-        (["plan", "-f", "no.yaml", "x"], "error: no.yaml: cannot be read: No such file"),
-        (["list", "-f", "no.yaml"], "error: no.yaml: cannot be read: No such file"),
-        (["statsu"], "error: no command statsu; did you mean status?"),
-        (
-            ["plan", "--match"],
-            "error: Option '--match' requires an argument; see `rvk8s plan --help`",
-        ),
-        (["plan", "x", "-a", "lr"], "error: -a lr has no value; write -a lr VALUE"),
-        (["run", "-a", "lr=3"], "error: -a lr=3: the value is a word of its own; write -a lr 3"),
-        (["submit", "x", "--arg", "lr=3", "y"], "error: --arg lr=3: the value is a word of its"),
-        (["plan", "x", "-a", "lr", "--test"], "error: -a lr has no value: --test is an option;"),
-        (["diff", "x", "-a", "lr", "--gpus=4"], "error: -a lr has no value: --gpus=4 is an option"),
-        (["render", "x", "-a"], "error: -a names no argument; write -a KEY VALUE"),
-        (["render", "-a", "-m", "x"], "error: -a names no argument; write -a KEY VALUE"),
+        (["plan", "potsdm"], "rvk8s.yaml: …experiment potsdm…potsdam?"),
+        (["run"], "…no experiment…potsdam, potsdam-resnet18"),
+        (["run", "-m", "*", "--run-id", "r"], "--run-id: …-m picks potsdam,"),
+        (["run", "potsdam", "--splits", "train=2"], "--splits: train…no such stage"),
+        (["run", "potsdam", "--root-uri", "gs://x"], "--root-uri: gs://…not supported"),
+        (["run", "potsdam", "--root-uri", ""], "--root-uri: …empty…folder…s3:"),
+        (["list", "--root-uri", ""], "--root-uri: …empty…folder…s3:"),
+        (["plan", "potsdam", "--root-uri", "s3:/x"], "--root-uri: s3:/x…half"),
+        (["run", "potsdam", "--gpus", "-1"], "…'--gpus': -1…range"),
+        (["run", "potsdam", "--rerun", "x"], "…'--rerun': 'x'"),
+        (["plan", "-f", "no.yaml", "x"], "no.yaml: …No such file"),
+        (["list", "-f", "no.yaml"], "no.yaml: …No such file"),
+        (["statsu"], "…command statsu…status?"),
+        (["plan", "--match"], "…'--match'…requires…`rvk8s plan --help`"),
+        (["plan", "x", "-a", "lr"], "-a lr…no value…-a lr VALUE"),
+        (["run", "-a", "lr=3"], "-a lr=3: …-a lr 3"),
+        (["submit", "x", "--arg", "lr=3", "y"], "--arg lr=3: …--arg lr 3"),
+        (["plan", "x", "-a", "lr", "--test"], "-a lr…no value…--test…option"),
+        (["diff", "x", "-a", "lr", "--gpus=4"], "-a lr…no value…--gpus=4…option"),
+        (["render", "x", "-a"], "-a…no argument…-a KEY VALUE"),
+        (["render", "-a", "-m", "x"], "-a…no argument…-a KEY VALUE"),
     ],
 )
 def test_errors_are_one_line_and_code_2(run: Run, args: Sequence[str], line: str) -> None:
@@ -226,7 +224,7 @@ def test_errors_are_one_line_and_code_2(run: Run, args: Sequence[str], line: str
     assert result.out == ""
     errors = [text for text in result.err.splitlines() if text.lower().startswith("error:")]
     assert len(errors) == 1
-    assert errors[0].startswith(line)
+    assert says(errors[0], f"error: {line}…")
     assert "Traceback" not in result.err
 
 
@@ -253,10 +251,9 @@ def test_a_fault_of_ours_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(project, "load", broken)
     result = run("experiments")
-    assert (result.code, result.err) == (
-        1,
-        "error: ValueError: two lines; this is a fault of rvk8s: RVK8S_DEBUG=1 shows where it is\n",
-    )
+    assert result.code == 1
+    assert says(result.err, "error: ValueError: two lines; …RVK8S_DEBUG=1…\n")
+    assert result.err.count("\n") == 1
     monkeypatch.setenv("RVK8S_DEBUG", "1")
     with pytest.raises(ValueError, match="two"):
         cli.main(["experiments"])
@@ -268,8 +265,9 @@ def test_a_fault_of_ours_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_output_that_has_no_place(run: Run, command: str) -> None:
     program = f"{sys.executable} -m rvk8s.cli {command} > /dev/full"
     done = subprocess.run(program, shell=True, capture_output=True, text=True, check=False)
-    said = "error: no space left to write the output; free some\n"
-    assert (done.returncode, done.stderr) == (28, said)
+    assert done.returncode == 28
+    assert says(done.stderr, "error: …no space…output…\n")
+    assert done.stderr.count("\n") == 1
     unheard = subprocess.run(f"{program} 2>&1", shell=True, capture_output=True, check=False)
     assert unheard.returncode == 28
 
@@ -278,9 +276,11 @@ def test_a_working_folder_that_is_gone(run: Run, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     os.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    said = "error: the working folder was deleted or cannot be read; change to another one\n"
     for words in (["experiments"], ["list", "--root-uri", "x"], ["plan", "potsdam"]):
-        assert run(*words) == (2, "", said)
+        result = run(*words)
+        assert (result.code, result.out) == (2, "")
+        assert says(result.err, "error: …working folder…\n")
+        assert result.err.count("\n") == 1
     assert run("--help").code == 0
 
 
@@ -301,7 +301,7 @@ def test_errors_are_red_on_a_terminal_unless_no_color_is_set(no_color: str, word
     subprocess.run(command, stdout=terminal, stderr=terminal, env=environ, check=False)
     os.close(terminal)
     with os.fdopen(leader, "rb") as shown:
-        assert shown.read1(1000).decode().startswith(f"{word} no command statsu")
+        assert says(shown.read1(1000).decode(), f"{word} …statsu…")
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,10 @@ def test_init(run: Run, tmp_path: Path, words: tuple[str, ...], task: str) -> No
     result = run("init", "new/one", *words)
     assert (result.code, result.err) == (0, "")
     assert f"wrote new/one/rvk8s.yaml\nwrote new/one/experiments/{task}.py\n" in result.out
-    assert "in new/one/rvk8s.yaml set data_uri and validation" in result.out
-    assert f"in new/one/experiments/{task}.py the classes" in result.out
+    assert says(
+        result.out,
+        f"…new/one/rvk8s.yaml set data_uri and validation…new/one/experiments/{task}.py…classes…",
+    )
     loaded = project.load(tmp_path / "new" / "one" / "rvk8s.yaml")
     names = [experiment.name for experiment in loaded.experiments]
     assert names == [task, f"{task}-resnet50"]
@@ -339,15 +341,13 @@ def test_the_commands_that_init_prints_work(run: Run, tmp_path: Path, folder: st
 def test_init_overwrites_nothing(run: Run, tmp_path: Path) -> None:
     result = run("init")
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("error: rvk8s.yaml: is there already; nothing was written;")
+    assert says(result.err, "error: rvk8s.yaml: …already…nothing…")
     assert (tmp_path / "rvk8s.yaml").read_text() == FILE
     assert not (tmp_path / "experiments").exists()
     (tmp_path / "file").touch()
     result = run("init", "file/below")
     assert result.code == 2
-    assert (
-        result.err == "error: file/below: cannot be written: Not a directory; give another folder\n"
-    )
+    assert says(result.err, "error: file/below: …Not a directory…\n")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from said import says
 
 from rvk8s.cluster import Cluster, preconditions
 from rvk8s.cluster.kinds import Forbidden, NotFound, Unauthorized
@@ -341,7 +342,7 @@ def test_a_program_that_logs_in_no_more_says_why(
     cluster.list_all("Job")
     plugin.valid = 2
     plugin.fails()
-    with pytest.raises(InputError, match=r"get-token, which logs in, failed \(.*session is over"):
+    with pytest.raises(InputError, match=r"get-token.*failed \(.*session is over"):
         cluster.list_all("Job")
     assert capfd.readouterr() == ("", "")
 
@@ -376,10 +377,10 @@ def test_a_user_who_acts_as_another_one_says_so(
 @pytest.mark.parametrize(
     ("user", "words"),
     [
-        ({"as-groups": ["a"]}, "a user has as-groups and no as"),
-        ({"as": "a\nb"}, "acts as 'a\\nb', which is no name"),
-        ({"as": "a", "as-groups": [3]}, "acts as 3, which is no name"),
-        ({"as": "a", "as-groups": "b"}, "as-groups is not a list"),
+        ({"as-groups": ["a"]}, "…user…as-groups…no as…"),
+        ({"as": "a\nb"}, "…as 'a\\nb'…no name…"),
+        ({"as": "a", "as-groups": [3]}, "…as 3…no name…"),
+        ({"as": "a", "as-groups": "b"}, "…as-groups…not a list…"),
     ],
 )
 def test_nobody_whom_one_could_act_as(
@@ -388,5 +389,5 @@ def test_nobody_whom_one_could_act_as(
     server.user(user)
     with pytest.raises(InputError) as caught:
         server.cluster(monkeypatch)
-    assert words in str(caught.value)
+    assert says(str(caught.value), words)
     assert server.requests == []

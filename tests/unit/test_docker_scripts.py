@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from said import says
 
 ROOT = Path(__file__).parents[2]
 _DOCKER = """#!/bin/sh
@@ -110,7 +111,7 @@ def test_publish_prints_the_digests_of_its_own_registry(docker: Path) -> None:
     docker.with_name("docker.digests").write_text(f"{lines[0]}\n")
     done = _run(docker, "publish", "-t", f"{names[0]}:1")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"docker/publish: {names[0]}:1 has no digest after the push\n"
+    assert says(done.stderr, f"docker/publish: {names[0]}:1 …no digest…\n")
 
 
 @pytest.mark.parametrize(

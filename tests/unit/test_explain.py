@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from said import says
 
 from rvk8s.contract import ExitCode, now
 from rvk8s.explain import event_trouble, first_cause, gpus, overdue, pod_trouble, verdict
@@ -25,9 +26,9 @@ NO_ADDRESS = "Failed to create pod sandbox: failed to assign an IP"
 
 
 @pytest.mark.parametrize(
-    ("events", "says"),
+    ("events", "part"),
     [
-        ([event("FailedCreatePodSandBox", 1, NO_ADDRESS)], "a pod cannot start: Failed to create"),
+        ([event("FailedCreatePodSandBox", 1, NO_ADDRESS)], NO_ADDRESS),
         ([event("FailedCreatePodSandBox", 1, NO_ADDRESS), event("Pulling", 4)], None),
         ([event("Pulling", 4), event("FailedCreatePodSandBox", 1, NO_ADDRESS)], None),
         ([event("Pulled", 1), event("FailedMount", 9, "secret x not found")], "secret x not found"),
@@ -41,13 +42,13 @@ NO_ADDRESS = "Failed to create pod sandbox: failed to assign an IP"
     ],
 )
 def test_a_warning_counts_until_things_went_on(
-    events: list[dict[str, Any]], says: str | None
+    events: list[dict[str, Any]], part: str | None
 ) -> None:
     trouble = event_trouble(events)
-    assert (trouble is None) == (says is None)
+    assert (trouble is None) == (part is None)
     if trouble:
-        assert says is not None
-        assert says in trouble.text
+        assert part is not None
+        assert part in trouble.text
         assert trouble.since is None, "an event's first time may be of an earlier trouble"
 
 
@@ -86,7 +87,7 @@ def test_a_quota_is_waited_for_where_others_have_it(
     assert trouble is not None
     assert trouble.waits == waits
     assert ("wait until others" in trouble.text) == waits
-    assert "have the quota raised" in trouble.text
+    assert "quota raised" in trouble.text
 
 
 def test_a_quota_that_the_driver_has_a_part_of() -> None:
@@ -185,15 +186,14 @@ def test_a_registry_that_does_not_answer_is_asked_for_longer(
     trouble = pod_trouble(unpulled(reason, text))
     assert trouble is not None
     assert (trouble.waits, trouble.may_pass) == (waits, may_pass)
-    assert f"the image r/i:1 cannot be pulled ({text})" in trouble.text
+    assert says(trouble.text, f"…r/i:1…pulled…{text}…")
     assert "still" not in trouble.text
 
 
 def test_an_image_that_a_tag_was_may_be_gone() -> None:
     trouble = pod_trouble(unpulled("ErrImagePull", "not found", "r/i@sha256:0"))
     assert trouble is not None
-    assert "the image r/i@sha256:0 cannot be pulled (not found); is its name " in trouble.text
-    assert "has the registry it still (a run keeps to what its tags were first; " in trouble.text
+    assert says(trouble.text, "…r/i@sha256:0…pulled…not found…registry…still…tags…")
     assert not trouble.waits
 
 
@@ -215,8 +215,8 @@ def test_a_node_that_ran_short_is_not_the_fault_of_its_pod() -> None:
         assert said is not None
         assert (said.code, said.disrupted) == (ExitCode.PREEMPTED, True), what
         assert f"low on resource: {what}" in str(said.message)
-        assert "; give nodes more disk, or give the pool" in str(said.as_full_disk().message)
-    for volume, fix in (("tmp", "give the pool more"), ("project", "write below /tmp instead")):
+        assert says(str(said.as_full_disk().message), f"{said.message}…disk…ephemeralStorage…")
+    for volume, fix in (("tmp", "ephemeralStorage"), ("project", "/tmp")):
         said = verdict(evicted(f'Usage of EmptyDir volume "{volume}" exceeds the limit "1Mi". '))
         assert said is not None
         assert said.code == ExitCode.DISK_FULL
@@ -240,10 +240,11 @@ def test_a_node_that_does_not_answer() -> None:
     trouble = pod_trouble(ending(LONG_AGO))
     assert trouble is not None
     assert trouble.waits
-    assert trouble.text.startswith("node gpu-3 does not answer")
-    assert "pod r-train-worker-1" in trouble.text
-    assert "`kubectl delete node gpu-3`" in trouble.text
-    assert "`kubectl taint node gpu-3 node.kubernetes.io/out-of-service=" in trouble.text
+    taint = "`kubectl taint node gpu-3 node.kubernetes.io/out-of-service="
+    assert says(
+        trouble.text,
+        f"node gpu-3…not answer…pod r-train-worker-1…`kubectl delete node gpu-3`…{taint}…",
+    )
     assert pod_trouble(ending(LONG_AGO, phase="Pending")) == trouble, "it never began"
     assert overdue(ending(LONG_AGO, phase="Failed")) is None, "it only waits for its finalizer"
     assert pod_trouble(ending(now())) is None, "a node ends its pods by itself"
@@ -268,7 +269,7 @@ def test_an_init_container_of_the_cluster_that_cannot_start() -> None:
     status = {"initContainerStatuses": [init], "containerStatuses": [ours], "phase": "Pending"}
     trouble = pod_trouble({"metadata": {"name": "p"}, "status": status})
     assert trouble is not None
-    assert "the image mesh:1 cannot be pulled" in trouble.text
+    assert says(trouble.text, "…mesh:1…pulled…")
 
 
 @pytest.mark.parametrize("name", ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.10gb"])
@@ -315,8 +316,7 @@ def test_an_image_without_the_program_is_its_maker_s_fault(text: str) -> None:
     said = verdict(not_started(text))
     assert said is not None
     assert said.code == ExitCode.BAD_INPUT
-    assert str(said.message).startswith("image team/own:1 does not start: ")
-    assert "must have rvk8s-stage" in str(said.message)
+    assert says(str(said.message), "image team/own:1…not start…rvk8s-driver…PATH…")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_node_that_cannot_start_a_container_is_not_the_image_s_fault(text: str
     said = verdict(not_started(text))
     assert said is not None
     assert (said.code, said.disrupted) == (ExitCode.RETRYABLE, False)
-    assert str(said.message).startswith("its node gpu-3 could not start it: ")
+    assert says(str(said.message), "…node gpu-3…not start…")
 
 
 def test_a_training_that_has_to_be_in_one_zone() -> None:
@@ -354,6 +354,4 @@ def test_a_training_that_has_to_be_in_one_zone() -> None:
     trouble = pod_trouble({"metadata": {"name": "p"}, "status": {"conditions": [scheduled]}})
     assert trouble is not None
     assert trouble.waits
-    assert trouble.text.endswith(
-        "; wait for room in the zone of the training, or set the pool's oneZone: preferred"
-    )
+    assert says(trouble.text, "…zone of the training…oneZone: preferred…")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from launching import drive_plan, make_plan, states_of, stored_record
+from said import says
 
 from rvk8s import heartbeat, storage
 from rvk8s.contract import DRIVER, RunLayout, State, now
@@ -81,7 +82,7 @@ def test_a_run_that_another_driver_has_is_left_alone(tmp_path: Path) -> None:
     with living(plan.layout):
         error, launcher = drive_plan(plan, manners=begun.manners())
     assert isinstance(error, OtherDriver)
-    assert "another driver, pod-2 in namespace prod, has this run; " in str(error)
+    assert says(str(error), "…another driver, pod-2 in namespace prod,…; …")
     assert (launcher.started, begun.count) == ([], 0)
     assert stored_record(plan) == before
     assert storage.exists(plan.layout.done("train")), "nothing was forgotten"
@@ -152,7 +153,7 @@ def test_of_two_that_begin_at_once_the_last_has_the_run(tmp_path: Path) -> None:
 
     error, launcher = drive_plan(plan, act, manners=begun.manners())
     assert isinstance(error, OtherDriver)
-    assert "another driver, of another namespace or cluster, began this run, too" in str(error)
+    assert says(str(error), "…another driver, …another namespace or cluster…began…")
     assert launcher.started == [("configure", 0)]
     assert stored_record(plan) == theirs
     record, _ = drive_plan(plan, manners=replace(begun.manners(), session=THEIRS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from said import says
 
 from rvk8s.cluster import Cluster
 from rvk8s.errors import InputError
@@ -44,4 +45,4 @@ def test_a_file_of_another_form(text: str, tmp_path: Path, monkeypatch: pytest.M
     assert said.startswith("kubeconfig: ")
     assert CASES[text] in said
     assert str(path) in said or not CASES[text]
-    assert said.endswith("look at KUBECONFIG and `kubectl config get-contexts`, or give --context")
+    assert says(said, "…; …KUBECONFIG…`kubectl config get-contexts`…--context")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from launching import make_plan
+from said import says
 
 from rvk8s import storage
 from rvk8s.cli import rvk8s
@@ -89,7 +90,7 @@ def test_previous_is_the_attempt_before_the_last(
     logs.print_run_logs(places, "run-1", previous=True)
     expected = f"==> train <==\n{heads[1]}\n--- not a head\nline 1\n"
     assert capsys.readouterr().out == expected
-    with pytest.raises(InputError, match="nothing was tried more than once by stage chip"):
+    with pytest.raises(InputError, match=r"nothing .*more than once.*stage chip"):
         logs.print_run_logs(places, "run-1", stage="chip", previous=True)
     result = CliRunner().invoke(rvk8s, ["logs", "run-1", "-f", "-p"])
     assert (result.exit_code, "exclude each other" in result.output) == (2, True)
@@ -110,8 +111,8 @@ def test_previous_says_where_it_could_not_look(
 @pytest.mark.parametrize(
     ("nodes", "ranks", "rank", "node", "note"),
     [
-        (2, 4, 0, 0, "ranks 0 to 1 share this log"),
-        (2, 4, 3, 1, "ranks 2 to 3 share this log"),
+        (2, 4, 0, 0, "ranks 0 to 1"),
+        (2, 4, 3, 1, "ranks 2 to 3"),
         (12, 12, 1, 1, ""),
         (12, 12, 2, 10, ""),  # torch numbers nodes by their names: 0, 1, 10, 11, 2, ...
         (12, 12, 4, 2, ""),
@@ -138,9 +139,9 @@ def test_a_rank_s_log_is_that_of_its_node(
 def test_a_rank_that_there_is_not(tmp_path: Path) -> None:
     _trained(tmp_path, 2, 4)
     places = Places(root_uri=str(tmp_path))
-    with pytest.raises(InputError, match=r"^--rank: there are 4 ranks; they count from 0$"):
+    with pytest.raises(InputError, match=r"^--rank: .*4 ranks; .*from 0$"):
         logs.print_run_logs(places, "run-1", rank=4)
-    with pytest.raises(InputError, match=r"^--rank: chip has no ranks; leave it out"):
+    with pytest.raises(InputError, match=r"^--rank: chip .*no ranks"):
         logs.print_run_logs(places, "run-1", stage="chip", rank=0)
 
 
@@ -293,7 +294,7 @@ def test_following_ends_where_a_lost_node_hangs(
     following.start()
     following.join(5)
     assert not following.is_alive()
-    assert "nothing more can be read of chip, split 0" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "…nothing…chip, split 0…")
 
 
 def test_who_may_read_no_logs_is_told_so_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,8 +210,8 @@ def test_what_the_chart_refuses_has_its_line(
         (["one"], "rvk8s.yaml:7: experiments.one.gpus: 3…whole…nodes…2…"),
         (["one-v"], "rvk8s.yaml:8: experiments.one.variants.v.gpus: 5…GPUs…fill…"),
         (["one", "--gpus", "7"], "values.stages.train.gpus (--gpus): 7…GPUs…fill…"),
-        (["one", "--gpus", "2", "--pool", "x"], "values.stages.train.pool (--pool): there is no"),
-        (["one", "--gpus", "2", "--image", "a b"], "values.image.stage (--image): 'a b' does"),
+        (["one", "--gpus", "2", "--pool", "x"], "values.stages.train.pool (--pool): …no pool x"),
+        (["one", "--gpus", "2", "--image", "a b"], "values.image.stage (--image): 'a b'"),
     ],
 )
 def test_an_experiment_s_own_line(

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from said import says
 
 from rvk8s import project
 from rvk8s.errors import InputError
@@ -89,23 +90,23 @@ def test_select(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "match", "message"),
     [
-        ("potsdam-smal", None, "no experiment potsdam-smal; did you mean potsdam-small?"),
-        ("xyz", None, "no experiment xyz; there are potsdam, potsdam-small"),
-        (None, "resnet*", "no experiment matches 'resnet*'; there are potsdam,"),
-        (None, None, "no experiment is named; give one of potsdam,"),
-        ("potsdam", "*", "a name and -m are both given; give one of"),
+        ("potsdam-smal", None, "…experiment potsdam-smal; …potsdam-small?"),
+        ("xyz", None, "…experiment xyz; …potsdam, potsdam-small"),
+        (None, "resnet*", "…experiment…'resnet*'; …potsdam,"),
+        (None, None, "no experiment…; …potsdam,"),
+        ("potsdam", "*", "…name and -m…both"),
     ],
 )
 def test_select_nothing(folder: Path, name: str | None, match: str | None, message: str) -> None:
     with pytest.raises(InputError) as caught:
         project.load(folder / "rvk8s.yaml").select(name, match)
-    assert message in str(caught.value)
+    assert says(str(caught.value), f"{message}…")
 
 
 def test_find_goes_up(folder: Path) -> None:
     assert project.find(folder / "lab") == folder / "rvk8s.yaml"
     (folder / "rvk8s.yaml").unlink()
-    with pytest.raises(InputError, match=r"no rvk8s.yaml in .* or above it; .*rvk8s init"):
+    with pytest.raises(InputError, match=r"no rvk8s\.yaml in .*; .*rvk8s init"):
         project.find(folder / "lab")
 
 
@@ -124,8 +125,7 @@ def test_find_says_what_it_could_not_look_into(folder: Path) -> None:
         if root:
             os.seteuid(0)
         closed.chmod(0o700)
-    assert str(caught.value).startswith(f"no rvk8s.yaml in {closed} or above it ({closed}")
-    assert "cannot be read); change to its folder, give -f FILE" in str(caught.value)
+    assert says(str(caught.value), f"no rvk8s.yaml in {closed}…({closed}…read); …-f FILE…")
 
 
 def test_the_root_uri_is_found_in_a_file_with_mistakes(folder: Path) -> None:

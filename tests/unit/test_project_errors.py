@@ -24,19 +24,19 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         "rootUri: runs\n",
         CODE,
         [
-            ":1: …apiVersion…apiVersion:…rvk8s/v1…",
+            ":1: …apiVersion…missing; …apiVersion: rvk8s/v1",
             ":1: …experiments…missing…",
         ],
     ),
     "another version": (
         EXP.replace("/v1", "/v2"),
         CODE,
-        [":1: apiVersion: …'rvk8s/v2'…rvk8s/v1…"],
+        [":1: apiVersion: …'rvk8s/v2'; …rvk8s/v1"],
     ),
     "unknown key": (
         EXP + "rootURI: runs\n",
         CODE,
-        [":5: rootURI: …rootURI…rootUri…"],
+        [":5: rootURI: …rootURI; …rootUri?"],
     ),
     "keys of the chart": (
         EXP + "launcher: job\npools: {}\nexperiment: {}\n",
@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         [
             ":5: launcher: …`values: {launcher: ...}`…",
             ":6: pools: …`values: {pools: ...}`…",
-            ":7: experiment: …experiments…",
+            ":7: experiment: …experiments?",
         ],
     ),
     "unknown key like none": (
@@ -56,23 +56,23 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         EXP + "    args: 12\n    gpus: two\n    splits: [1]\n    variants:\n",
         CODE,
         [
-            ":5: experiments.one.args: …12…give…mapping…",
-            ":6: experiments.one.gpus: …'two'…",
-            ":7: experiments.one.splits: …number…mapping…",
-            ":8: experiments.one.variants: …empty…mapping…",
+            ":5: experiments.one.args: …12; …mapping",
+            ":6: experiments.one.gpus: …'two'; …whole number",
+            ":7: experiments.one.splits: …list; …whole number…mapping",
+            ":8: experiments.one.variants: …empty; …mapping",
         ],
     ),
     "bounds": (
         EXP + "    gpus: -1\n    splits: {chip: 0, train: 2}\n    retries: true\n",
         CODE,
         [
-            ":5: experiments.one.gpus: …-1…give…least…0…",
-            ":6: experiments.one.splits.train: unknown…predict…",
-            ":6: experiments.one.splits.chip: …0…give…least…1…",
-            ":7: experiments.one.retries: …number…mapping…",
+            ":5: experiments.one.gpus: …-1; …at least 0",
+            ":6: experiments.one.splits.train: unknown…chip, predict",
+            ":6: experiments.one.splits.chip: …0; …at least 1",
+            ":7: experiments.one.retries: …true; …whole number…mapping",
         ],
     ),
-    "no experiments": (HEAD[:-1] + " {}\n", CODE, [":2: experiments: is empty; add one"]),
+    "no experiments": (HEAD[:-1] + " {}\n", CODE, [":2: experiments: …empty…"]),
     "no module": (
         HEAD + "  one:\n    args: {}\n",
         CODE,
@@ -81,44 +81,40 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "two of one name": (
         EXP + "  one:\n    module: exp.py\n",
         CODE,
-        [":5: experiments.one: …3…rename…remove…"],
+        [":5: experiments.one: …twice…line 3; …"],
     ),
     "bad names": (
         EXP + "  Two:\n    module: exp.py\n  " + "x" * 41 + ":\n    module: exp.py\n",
         CODE,
         [
             ":5: experiments.Two: 'Two'…'-'…40…",
-            f":7: experiments.{'x' * 41}: '{'x' * 41}' cannot be a name; give lower case letters,"
-            " digits and '-', starting with a letter, at most 40",
+            f":7: experiments.{'x' * 41}: '{'x' * 41}'…'-'…40",
         ],
     ),
     "names that collide": (
         EXP + "    variants: {b: {}}\n  one-b:\n    module: exp.py\n",
         CODE,
-        [":6: experiments.one-b: …which…5…rename…"],
+        [":6: experiments.one-b: …line 5…; rename…"],
     ),
     "a joined name that is too long": (
         EXP + f"    variants: {{{'y' * 38}: {{}}}}\n",
         CODE,
-        [
-            f":5: experiments.one.variants.{'y' * 38}: one-{'y' * 38} has 42 letters; shorten it"
-            " to 40: it becomes part of names in the cluster"
-        ],
+        [f":5: experiments.one.variants.{'y' * 38}: one-{'y' * 38}…42 letters; shorten…40…"],
     ),
     "root URI": (
         EXP + "rootUri: gs://bucket\n",
         CODE,
-        [":5: rootUri: gs://…s3://bucket/prefix…"],
+        [":5: rootUri: gs://…not supported; …s3://bucket/prefix"],
     ),
     "no bucket": (
         EXP + "rootUri: s3://\n",
         CODE,
-        [":5: rootUri: s3://…s3://bucket…"],
+        [":5: rootUri: s3://…no bucket; …s3://bucket"],
     ),
     "half a URI": (
         EXP + "rootUri: s3:/bucket\n",
         CODE,
-        [":5: rootUri: s3:/bucket…URI…s3://bucket/prefix…/…"],
+        [":5: rootUri: s3:/bucket…half…; …s3://bucket/prefix…./…"],
     ),
     "image": (
         EXP + "image: a b\n",
@@ -128,35 +124,32 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "a namespace that is too long": (
         EXP + f"namespace: {'n' * 64}\n",
         CODE,
-        [":5: namespace: …64…letters…shorten…63…"],
+        [":5: namespace: …64 letters; …63"],
     ),
     "missing file": (
         EXP.replace("exp.py", "exq.py"),
         CODE,
-        [":4: experiments.one.module: …exq.py…{folder}…exp.py…"],
+        [":4: experiments.one.module: …no file exq.py…{folder}; …exp.py?"],
     ),
     "missing file in a folder": (
         EXP.replace("exp.py", "a/b/zebra.py"),
         CODE,
-        [":4: experiments.one.module: …a/b/zebra.py…{folder}…"],
+        [":4: experiments.one.module: …no file a/b/zebra.py…{folder}; …"],
     ),
     "missing module": (
         EXP.replace("exp.py", "json.nothing"),
         CODE,
-        [":4: experiments.one.module: …json.nothing…{folder}…"],
+        [":4: experiments.one.module: …no module json.nothing…{folder}…"],
     ),
     "a path without .py": (
         EXP.replace("exp.py", "a/exp"),
         CODE,
-        [":4: experiments.one.module: a/exp…a/exp.py…"],
+        [":4: experiments.one.module: a/exp…; …a/exp.py"],
     ),
     "no get_config": (
         EXP,
         "def config(runner): ...\n",
-        [
-            "exp.py: no get_config or get_configs; define get_config(runner, ...) that returns a"
-            " pipeline config"
-        ],
+        ["exp.py: no get_config…; …get_config(runner, ...)…"],
     ),
     "no runner": (
         EXP,
@@ -172,9 +165,9 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         EXP + "    args: {batch_size: 1, runner: x}\n    variants: {v: {args: {raw_url: x}}}\n",
         CODE,
         [
-            ":5: experiments.one.args.batch_size: get_config…batch_size…batch_sz…",
-            ":5: experiments.one.args.runner: …rvk8s…",
-            ":6: experiments.one.variants.v.args.raw_url: get_config…raw_url…raw_uri…",
+            ":5: experiments.one.args.batch_size: get_config…batch_size; …batch_sz?",
+            ":5: experiments.one.args.runner: runner…; rvk8s…",
+            ":6: experiments.one.variants.v.args.raw_url: get_config…raw_url; …raw_uri?",
         ],
     ),
     "root_uri is ours": (
@@ -187,12 +180,12 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         "    args: {lrr: 1}\n    gpus: x\nimages: x\n",
         CODE,
         [
-            ":1: apiVersion: …'v1'…rvk8s/v1…",
+            ":1: apiVersion: …'v1'; …rvk8s/v1",
             ":3: experiments.one: …module…missing…",
-            ":4: experiments.one.modul: …module…",
-            ":7: experiments.two.args.lrr: get_config…lr…",
-            ":8: experiments.two.gpus: …'x'…",
-            ":9: images: …image…",
+            ":4: experiments.one.modul: …modul; …module?",
+            ":7: experiments.two.args.lrr: get_config…lr?",
+            ":8: experiments.two.gpus: …'x'; …whole number",
+            ":9: images: …image?",
         ],
     ),
 }
@@ -238,10 +231,10 @@ def test_every_rule_of_the_schema_has_words() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no\.yaml: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"no\.yaml: .*No such file"):
         project.load(tmp_path / "no.yaml")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="Is a directory"):
         project.load(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("a: é\n".encode("latin-1"))
-    with pytest.raises(InputError, match="byte 3 is not UTF-8; save it as UTF-8"):
+    with pytest.raises(InputError, match=r"byte 3 .*UTF-8"):
         project.load(tmp_path / "latin.yaml")

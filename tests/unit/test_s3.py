@@ -294,7 +294,7 @@ def test_a_user_who_may_only_read(
     try:
         assert storage.read_bytes(f"{uri}/a") == b"1"
         assert storage.list_files(uri) == {"a": 1}
-        refused = r"access denied \(AccessDenied\); give these credentials access to s3://shared"
+        refused = r"denied \(AccessDenied\); .*access to s3://shared"
         with pytest.raises(InputError, match=refused):
             storage.write_bytes(f"{uri}/b", b"1")
         with pytest.raises(InputError, match=refused):

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import pytest
+from said import says
 
 from rvk8s import storage
 from rvk8s.errors import DiskFull, InputError, StorageUnavailable
@@ -188,7 +189,7 @@ def test_an_upload_that_somebody_else_has_ended(server: type[_Server], large: Pa
     """What was there before is not taken for what was sent."""
     storage.write_bytes("s3://bucket/large", b"older")
     server.forgets_upload = True
-    with pytest.raises(StorageUnavailable, match="something else has ended its upload; try again"):
+    with pytest.raises(StorageUnavailable, match=r"ended its upload; try again"):
         storage.copy(str(large), "s3://bucket/large")
     assert storage.read_bytes("s3://bucket/large") == b"older"
 
@@ -209,12 +210,12 @@ def test_a_server_that_is_busy_with_the_object(
 @pytest.mark.parametrize(
     ("status", "code", "kind", "text"),
     [
-        (403, "QuotaExceeded", DiskFull, "no space or quota left"),  # Ceph
-        (400, "XMinioAdminBucketQuotaExceeded", DiskFull, "no space or quota left"),
-        (507, "XMinioStorageFull", DiskFull, "no space or quota left"),
-        (403, "AccessDenied", InputError, "give these credentials access to s3://bucket"),
+        (403, "QuotaExceeded", DiskFull, "quota left"),  # Ceph
+        (400, "XMinioAdminBucketQuotaExceeded", DiskFull, "quota left"),
+        (507, "XMinioStorageFull", DiskFull, "quota left"),
+        (403, "AccessDenied", InputError, "access to s3://bucket"),
         (403, "RequestTimeTooSkewed", InputError, "set the clock"),
-        (404, "NoSuchBucket", InputError, "there is no bucket s3://bucket"),
+        (404, "NoSuchBucket", InputError, "no bucket s3://bucket"),
         (404, "404", FileNotFoundError, "does not exist"),
         (429, "429", StorageUnavailable, "storage answered 429"),
         (503, "SlowDown", StorageUnavailable, "storage answered SlowDown"),
@@ -240,7 +241,7 @@ def test_a_role_that_is_refused(
     (tmp_path / "token").write_text("token of the service account")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/team")
-    with pytest.raises(InputError, match=r"the role was refused .*AWS_ROLE_ARN"):
+    with pytest.raises(InputError, match=r"role .*refused .*AWS_ROLE_ARN"):
         storage.read_bytes("s3://bucket/key")
 
 
@@ -267,4 +268,4 @@ def test_a_certificate_that_is_not_trusted() -> None:
     error = SSLError(endpoint_url="https://storage.example/bucket/key", error=reason)
     found = s3_objects.translate(error, "s3://bucket/key")
     assert isinstance(found, StorageUnavailable)
-    assert "https://storage.example is not trusted; set AWS_CA_BUNDLE" in str(found)
+    assert says(str(found), "…https://storage.example…not trusted; …AWS_CA_BUNDLE…")

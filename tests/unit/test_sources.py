@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from said import says
 
 from rvk8s import project
 from rvk8s.errors import InputError
@@ -64,7 +65,7 @@ def test_an_experiment_of_such_a_name_is_refused(tmp_path: Path) -> None:
     experiment = made(tmp_path, "my lab/one.py", {"my lab/one.py": GET_CONFIG})
     with pytest.raises(InputError) as caught:
         sources.sources(experiment)
-    assert ":3: experiments.one: 'my lab' has a space, a colon or a backslash" in str(caught.value)
+    assert says(str(caught.value), "…:3: experiments.one: 'my lab'…space…")
 
 
 def test_of_a_dotted_name_its_top_package(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_what_is_installed_is_in_the_image(tmp_path: Path, monkeypatch: pytest.M
 
 def test_too_much_is_refused_with_the_largest(tmp_path: Path) -> None:
     files = {"exp/one.py": GET_CONFIG, "exp/table.py": f"X = '{'x' * 750_000}'\n"}
-    with pytest.raises(InputError, match=r"2 Python files with 732 KiB \(exp/table.py, exp/one.py"):
+    with pytest.raises(InputError, match=r"2 .*732 KiB \(exp/table\.py, exp/one\.py"):
         sources.sources(made(tmp_path, "exp/one.py", files))
 
 
@@ -103,9 +104,7 @@ def test_a_file_outside_of_the_folder_is_refused(tmp_path: Path, module: str) ->
     (tmp_path / "conf").mkdir()
     experiment = made(tmp_path / "conf", module.format(outside=tmp_path), {})
     assert experiment.module == module.format(outside=tmp_path), "which a local run can use"
-    with pytest.raises(
-        InputError, match=r":3: experiments.one: module .*/e.py lies outside of the"
-    ):
+    with pytest.raises(InputError, match=r":3: experiments\.one: module .*/e\.py .*outside"):
         sources.sources(experiment)
 
 

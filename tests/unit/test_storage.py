@@ -168,9 +168,9 @@ def test_a_reader_never_sees_half_a_file(root: str) -> None:
 
 
 def test_missing_bucket(s3: S3Server) -> None:
-    with pytest.raises(InputError, match="there is no bucket s3://nowhere"):
+    with pytest.raises(InputError, match="no bucket s3://nowhere"):
         storage.write_bytes("s3://nowhere/x", b"")
-    with pytest.raises(InputError, match="there is no bucket s3://nowhere"):
+    with pytest.raises(InputError, match="no bucket s3://nowhere"):
         storage.list_files("s3://nowhere/x")
 
 
@@ -192,7 +192,7 @@ def test_no_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     s3_objects._clients.clear()
     try:
-        with pytest.raises(InputError, match="no credentials for S3; set AWS_ACCESS_KEY_ID"):
+        with pytest.raises(InputError, match=r"no credentials .*; .*AWS_ACCESS_KEY_ID"):
             storage.read_bytes("s3://storage/x")
     finally:
         s3_objects._clients.clear()
@@ -208,7 +208,7 @@ def test_no_answer(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="a file stands where a folder should be"):
+    with pytest.raises(InputError, match=r"file .*folder should"):
         storage.write_bytes(str(tmp_path / "file" / "x"), b"")
 
 
@@ -223,7 +223,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskFull, match="no space left to write"):
+    with pytest.raises(DiskFull, match="no space left"):
         storage.write_bytes(str(tmp_path / "x"), b"")
     assert os.listdir(tmp_path) == []
 
