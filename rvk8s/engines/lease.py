@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 DURATION, RENEW, LOOK = 30.0, 15.0, 3.0
 #: Seconds after the last renewal from which nothing is done without another one.
 _TRUSTED = 22.0
+#: Seconds that one request needs: 5 to connect, and one for its answer.
+_LEAST = 6.0
 #: Seconds for which one renewal is tried; whoever needs it tries again.
 _PATIENCE = 20.0
 
@@ -95,7 +97,10 @@ class Lease:
             raise self._lost
         if time.monotonic() - self._renewed > _TRUSTED:
             self._renew()
-        return self._renewed + DURATION - time.monotonic()
+        left = self._renewed + DURATION - time.monotonic()
+        if left < _LEAST:
+            raise ClusterUnavailable(f"renewing the lease of {self.name} took too long")
+        return left
 
     def _acquire(self) -> None:
         seen, since = "", time.monotonic()
