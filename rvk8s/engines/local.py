@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -70,7 +70,7 @@ def run(plan: Plan, *, run_id_given: bool, output: Literal["auto", "json"] = "au
                 ProcessLauncher(plan, scratch),
                 engine="local",
                 observe=shown.update,
-                cancelled=cancelled.is_set,
+                cancelled=cancelled,
             )
             record = driver.drive()
     except Interrupted:
@@ -114,24 +114,28 @@ def _check_exists(plan: Plan) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Ctrl-C, SIGTERM and a closed terminal set the event instead of what they do else.
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and a closed terminal are only noted; yields whether one of them came.
 
     What was ignored from the start stays so: nohup does it, and a shell's script for `rvk8s run &`.
     """
-    event = threading.Event()
+    # No threading.Event: a signal that interrupts the handler of another one would want its lock.
+    received: list[int] = []
+
+    def came() -> bool:
+        return bool(received)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
+        received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield came
         return
     may_be_ignored = (signal.SIGINT, signal.SIGHUP)
     heard = [n for n in may_be_ignored if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, *heard)}
     try:
-        yield event
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

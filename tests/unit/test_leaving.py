@@ -8,7 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from rvk8s.engines import local
 from rvk8s.engines.leaving import Leaving, News
 
 
@@ -27,6 +30,23 @@ def test_what_was_told_before_ends_the_next_wait() -> None:
     assert time.monotonic() - began < 2
 
 
+@contextmanager
+def flood(number: int) -> Iterator[None]:
+    """Get signals without end, thousands a second."""
+    # By another process, which needs no turn of this one's threads, and ends with it.
+    send = (
+        "import os, sys, time\n"
+        "number, target = map(int, sys.argv[1:])\n"
+        "while os.getppid() == target: os.kill(target, number); time.sleep(0.0005)"
+    )
+    sender = subprocess.Popen([sys.executable, "-c", send, str(int(number)), str(os.getpid())])
+    try:
+        yield
+    finally:
+        sender.kill()
+        sender.wait()
+
+
 def test_a_signal_in_the_middle_of_waiting_hangs_nothing() -> None:
     """Where threading.Event does: its lock is held when the handler, in this thread, wants it."""
     news, heard = News(), 0
@@ -36,19 +56,26 @@ def test_a_signal_in_the_middle_of_waiting_hangs_nothing() -> None:
         heard += 1
         news.tell()
 
-    # By another process, which needs no turn of this one's threads, and whose end is seen to.
-    send = "import os, time\nwhile True: os.kill(os.getppid(), 10); time.sleep(0.0005)"
     before = signal.signal(signal.SIGUSR1, handle)
-    sender = subprocess.Popen([sys.executable, "-c", send])
     try:
-        end = time.monotonic() + 3.0
-        while time.monotonic() < end:
-            news.wait(0.0005)
+        with flood(signal.SIGUSR1):
+            end = time.monotonic() + 3.0
+            while time.monotonic() < end:
+                news.wait(0.0005)
     finally:
-        sender.kill()
-        sender.wait()
         signal.signal(signal.SIGUSR1, before)
     assert heard > 100
+
+
+def test_many_signals_do_not_hang_a_local_run() -> None:
+    """The handler of one may be interrupted by the next: Ctrl-C twice, a closed terminal."""
+    with local._signals() as came:
+        assert not came()
+        with flood(signal.SIGTERM):
+            end = time.monotonic() + 3.0
+            while time.monotonic() < end:
+                time.sleep(0)
+        assert came()
 
 
 def test_a_driver_that_is_told_to_end() -> None:
