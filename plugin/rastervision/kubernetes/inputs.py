@@ -44,6 +44,7 @@ from rastervision.kubernetes.input_files import check_files, check_polygons
 from rastervision.kubernetes.nodata import misread, replaced
 from rastervision.kubernetes.objects import boxes_by_class, check_object_windows
 from rastervision.kubernetes.option_checks import (
+    backend_of_task,
     check_backend,
     check_commands,
     check_sampling,
@@ -97,9 +98,12 @@ def check(
         fix = "give dataset.validation_scenes at least one scene: it scores every epoch"
         options.append(InputError("there is no validation scene", fix=fix))
     checker = _Checker(dataset.class_config, bool(config.analyzers) and "analyze" in commands)
+    learns = "chip" in commands or "train" in commands
+    if learns:
+        checker.labelled = backend_of_task(config)
     if ours is not None:
         checker.ignored = ours.solver.ignore_class_index
-        if "chip" in commands or "train" in commands:
+        if learns:
             checker.backend = ours
         if "eval" in commands:
             checker.predicted = config.predict_options
@@ -133,6 +137,8 @@ class _Checker:
 
     def __init__(self, classes: ClassConfig, analyze: bool = False):
         self.classes, self.analyze = classes, analyze
+        #: Says which labels the task has, if something will chip or train.
+        self.labelled: type[FastaiConfig] | None = None
         #: The fastai backend, if it will chip or train.
         self.backend: FastaiConfig | None = None
         #: How scenes are predicted whose predictions are scored then.
@@ -165,9 +171,10 @@ class _Checker:
         if in_files:
             for source in raster_sources(label.raster_source):
                 self.errors += check_files(source, f"label of {where}")
-        if self.backend and group != "test" and not isinstance(label, self.backend.label_type):
+        of_task = self.labelled if group != "test" else None
+        if of_task and not isinstance(label, of_task.label_type):
             fix = "give it one, or leave the scene out"
-            what = f"has no label_source for {self.backend.task}"
+            what = f"has no label_source for {of_task.task}"
             self.errors.append(InputError(what, where=where, fix=fix))
         else:
             self.errors += check_polygons(label, self.classes.names, f"label of {where}")

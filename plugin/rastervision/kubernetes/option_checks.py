@@ -28,6 +28,11 @@ _BACKENDS: tuple[type[FastaiConfig], ...] = (
 )
 
 
+def backend_of_task(config: RVPipelineConfig) -> type[FastaiConfig] | None:
+    """The fastai backend of a pipeline's task; it says which labels that task has."""
+    return next((one for one in _BACKENDS if isinstance(config, one.pipeline_type)), None)
+
+
 def check_backend(config: RVPipelineConfig, gpus: int, ranks: int) -> list[InputError]:
     """What is wrong with a pipeline's classes, and with its backend for that task and machine."""
     classes, backend = config.dataset.class_config, config.backend
@@ -39,8 +44,8 @@ def check_backend(config: RVPipelineConfig, gpus: int, ranks: int) -> list[Input
             errors.append(InputError(what, where="backend", fix=fix))
     elif not isinstance(config, backend.pipeline_type):
         what = f"{type(backend).__name__} does {backend.task}, not {type(config).__name__}"
-        of_task = [one for one in _BACKENDS if isinstance(config, one.pipeline_type)]
-        fix = f"use {of_task[0].__name__}" if of_task else "use Raster Vision's own PyTorch backend"
+        ours = backend_of_task(config)
+        fix = f"use {ours.__name__}" if ours else "use Raster Vision's own PyTorch backend"
         errors.append(InputError(what, where="backend", fix=f"{fix} for this task"))
     elif not errors:  # its options name classes
         errors += backend.check(classes, gpus, ranks, _chip_sz(config))
