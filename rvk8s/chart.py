@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rvk8s.cluster.json_text import json_text
 from rvk8s.contract import Env
 from rvk8s.errors import InputError, InputErrors
 from rvk8s.values import chart_dir
-from rvk8s.yaml_loader import SafeLoader
+from rvk8s.yaml_loader import load_all
 
 #: Helm's order of creation, of the kinds that the chart has.
 _ORDER = ("NetworkPolicy", "ServiceAccount", "ConfigMap", "Service", "Job", "CronJob")
@@ -99,8 +97,7 @@ def render(values: Mapping[str, Any], name: str, namespace: str) -> Rendered:
         text = _by_program(chart, values, name, namespace)
     else:
         text = _by_library(chart, values, name, namespace)
-    documents = tuple(d for d in yaml.load_all(text, Loader=SafeLoader) if d)
-    return Rendered(text, documents)
+    return Rendered(text, tuple(load_all(text)))
 
 
 def _use_binary() -> bool:

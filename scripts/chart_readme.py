@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from rvk8s.yaml_loader import load
+
 HELM = Path(__file__).resolve().parents[1] / "helm"
 
 HEADS = {
@@ -88,7 +90,7 @@ def _rows(
         description = comment or below.get("description")
         if not description:
             raise ValueError(f"{name}: neither a comment nor the schema describes it")
-        default = json.dumps(yaml.safe_load(yaml.serialize(value)), ensure_ascii=False)
+        default = json.dumps(load(yaml.serialize(value)), ensure_ascii=False)
         yield name, f"`{default}`", description.replace("|", "\\|")
 
 

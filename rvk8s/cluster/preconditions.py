@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import yaml
-
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.kinds import Forbidden, NotFound
 from rvk8s.cluster.queues import queue_of
 from rvk8s.errors import ClusterUnavailable, InputError, InputErrors
 from rvk8s.parallel import in_threads
-from rvk8s.yaml_loader import SafeLoader
+from rvk8s.yaml_loader import load_all
 
 _PLATFORM = "helm install rvk8s-platform helm/rvk8s-platform -n"
 
@@ -167,7 +165,7 @@ def _stage_manifests(manifest: Object) -> Iterator[Object]:
     if "plan.json" in (manifest.get("data") or {}):
         for key, text in manifest["data"].items():
             if key.endswith(".yaml"):
-                yield from (one for one in yaml.load_all(text, Loader=SafeLoader) if one)
+                yield from load_all(text)
 
 
 def _pod_specs(value: Any) -> Iterator[Object]:

@@ -52,16 +52,13 @@ class StageObjects:
 
         Where the pipeline cannot split the stage, the Job is one of a single pod.
         """
-        import yaml
-
-        from rvk8s.yaml_loader import SafeLoader
+        from rvk8s.yaml_loader import YAMLError, load_all
 
         name = f"{stage.name}.yaml"
         try:
-            documents = list(yaml.load_all(self._text(name), SafeLoader))
-        except yaml.YAMLError as error:
+            found: list[Object] = load_all(self._text(name))
+        except YAMLError as error:
             raise InputError(f"is not YAML ({error})", where=name) from None
-        found: list[Object] = [one for one in documents if one]
         if not any(one.get("kind") in MAIN_KINDS for one in found):
             raise InputError("has no Job and no PyTorchJob", where=name)
         for one in found:

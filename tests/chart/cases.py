@@ -11,7 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
+from rvk8s import yaml_loader
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -162,7 +162,7 @@ CASES: Mapping[str, tuple[str, str, Values]] = {
             "rvk8s",
             "release",
             merged(
-                merged(yaml.safe_load(path.read_text()), BASE), {"stages": {"train": {"gpus": 8}}}
+                merged(yaml_loader.load(path.read_text()), BASE), {"stages": {"train": {"gpus": 8}}}
             ),
         )
         for path in sorted((ROOT / "helm/rvk8s/presets").glob("*.yaml"))

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
-import yaml
 
-from rvk8s.yaml_loader import SafeLoader
+from rvk8s.yaml_loader import load_all
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "ml"
@@ -44,14 +43,14 @@ def objects(
     values: Mapping[str, Any], name: str, chart: str = "rvk8s", namespace: str = NAMESPACE
 ) -> list[Object]:
     """What is applied."""
-    return _documents(text(values, name, chart, namespace))
+    return load_all(text(values, name, chart, namespace))
 
 
 def stages(applied: list[Object]) -> dict[str, list[Object]]:
     """Stage -> what the driver makes for it."""
     data = _plan_map(applied)["data"]
     return {
-        key.removesuffix(".yaml"): _documents(value)
+        key.removesuffix(".yaml"): load_all(value)
         for key, value in data.items()
         if key.endswith(".yaml")
     }
@@ -92,10 +91,6 @@ def environment(template: Object) -> dict[str, Any]:
     """Name -> value, or valueFrom, of a pod's only container."""
     (container,) = template["spec"]["containers"]
     return {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]}
-
-
-def _documents(stream: str) -> list[Object]:
-    return [o for o in yaml.load_all(stream, SafeLoader) if o]
 
 
 def _plan_map(applied: list[Object]) -> Object:

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from cluster.programs import cache_folder
 from filelock import FileLock
 
-from rvk8s.yaml_loader import SafeLoader
+from rvk8s.yaml_loader import load_all
 
 Schema = dict[str, Any]
 #: Kubernetes' minor version -> module version and sum.
@@ -136,8 +135,8 @@ def _references(node: Any) -> list[str]:
 
 def _of_definition(path: Path) -> Iterator[tuple[str, str, Schema]]:
     """The schemas of a custom resource definition's versions; none of another file."""
-    for document in yaml.load_all(path.read_text(), SafeLoader) if path.suffix == ".yaml" else ():
-        if document and document.get("kind") == "CustomResourceDefinition":
+    for document in load_all(path.read_text()) if path.suffix == ".yaml" else ():
+        if document.get("kind") == "CustomResourceDefinition":
             spec = document["spec"]
             for version in spec["versions"]:
                 schema = _strict(version["schema"]["openAPIV3Schema"])

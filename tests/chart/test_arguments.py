@@ -11,6 +11,7 @@ import pytest
 from chart import rendering
 from chart.cases import merged, run
 from cluster.programs import CannotBuild, program
+from said import says
 
 from rvk8s import chart
 from rvk8s.errors import InputErrors
@@ -88,16 +89,16 @@ def test_only_numbers_that_helm_would_change_are_sent_as_text() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"args": {"seed": 1}, "argsJson": {"seed": "2"}}, "seed is one of experiment.args, too; "),
-        ({"argsJson": {"seed": "1_000"}}, "the text of seed is not JSON: 1_000; "),
-        ({"argsJson": {"seed": "1, 2"}}, "the text of seed is not JSON: 1, 2; "),
-        ({"argsJson": {"seed": "NaN"}}, "the text of seed is not JSON: NaN; "),
+        ({"args": {"seed": 1}, "argsJson": {"seed": "2"}}, "seed is one of experiment.args…"),
+        ({"argsJson": {"seed": "1_000"}}, "…seed…not JSON: 1_000; …"),
+        ({"argsJson": {"seed": "1, 2"}}, "…seed…not JSON: 1, 2; …"),
+        ({"argsJson": {"seed": "NaN"}}, "…seed…not JSON: NaN; …"),
     ],
 )
 def test_refused_texts(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(helm_python.HelmRenderError) as refused:
         rendering.text(run(experiment=changes), "r")
-    assert f"values.experiment.argsJson: {message}" in str(refused.value)
+    assert says(str(refused.value), f"…values.experiment.argsJson: {message}")
 
 
 @pytest.mark.usefixtures("_helm")
@@ -107,4 +108,4 @@ def test_numbers_that_would_lose_digits_are_refused(value: Any) -> None:
     with pytest.raises(InputErrors, match=r"^values\.experiment\.args\.seed") as refused:
         chart.render(run(experiment={"args": {"seed": value}}), "r", "n")
     (line,) = str(refused.value).splitlines()
-    assert line.endswith("would lose digits; give seed as text in experiment.argsJson")
+    assert says(line, "…digits; …seed…experiment.argsJson")

@@ -17,6 +17,8 @@ from chart import cases, rendering
 from chart.cases import Values, merged
 from cluster.programs import CannotBuild, program
 
+from rvk8s import yaml_loader
+
 #: Keys that may lose their default, which is a value among others: a pool, its taints, an amount.
 _REMOVABLE = ("pools.", "driver.resources.requests.", "driver.resources.limits.")
 _REMOVABLE += ("limitRange.defaultRequest.", "limitRange.default.")
@@ -38,7 +40,7 @@ def _paths(value: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 
 def _all() -> Iterator[Any]:
     for chart in _SET:
-        values = yaml.safe_load((cases.ROOT / "helm" / chart / "values.yaml").read_text())
+        values = yaml_loader.load((cases.ROOT / "helm" / chart / "values.yaml").read_text())
         for path in _paths(values):
             if not ".".join(path).startswith(_REMOVABLE):
                 yield pytest.param(chart, path, id=f"{chart}:{'.'.join(path)}")

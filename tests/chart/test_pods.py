@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import yaml
 from chart import cases, rendering
 from chart.cases import merged, run, train
 
+from rvk8s import yaml_loader
 from rvk8s.contract import Label
 
 LINUX = {"kubernetes.io/os": "linux"}
@@ -119,7 +119,8 @@ def test_presets_name_the_image_s_processors_and_null_takes_that_away(preset: st
     for pod in _pods(values).values():
         assert pod["spec"]["nodeSelector"][arch] == "amd64"
     null = {"nodeSelector": {arch: None}}
-    given = yaml.safe_load((cases.ROOT / f"helm/rvk8s/presets/{preset}.yaml").read_text())["pools"]
+    file = cases.ROOT / f"helm/rvk8s/presets/{preset}.yaml"
+    given = yaml_loader.load(file.read_text())["pools"]
     found = _pods(merged(values, {"pools": {"cpu": null, "gpu": null}}))
     assert found["driver"]["spec"]["nodeSelector"] == LINUX
     left = {key: value for key, value in given["gpu"]["nodeSelector"].items() if key != arch}

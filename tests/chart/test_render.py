@@ -7,11 +7,11 @@ from typing import Any
 
 import helm_python
 import pytest
-import yaml
 from chart import cases, rendering
 from chart.cases import merged, run, train
 from said import says
 
+from rvk8s import yaml_loader
 from rvk8s.contract import (
     CONTRACT_VERSION,
     PROJECT_DIR,
@@ -349,7 +349,7 @@ def test_memory_and_threads_follow_the_pool() -> None:
 
 @pytest.mark.parametrize("preset", ["eks", "gke", "aks", "nvidia"])
 def test_presets_place_gpu_pods(preset: str) -> None:
-    values = yaml.safe_load((cases.ROOT / f"helm/rvk8s/presets/{preset}.yaml").read_text())
+    values = yaml_loader.load((cases.ROOT / f"helm/rvk8s/presets/{preset}.yaml").read_text())
     pool = values["pools"]["gpu"]
     applied = rendering.objects(cases.CASES[f"preset-{preset}"][2], "r")
     ((_, template),) = rendering.pod_templates(rendering.stages(applied)["train"])
@@ -361,7 +361,7 @@ def test_presets_place_gpu_pods(preset: str) -> None:
 
 
 def test_spot_pods_promise_no_more_than_a_spot_node_gives() -> None:
-    gpu = yaml.safe_load((cases.ROOT / "helm/rvk8s/presets/gke.yaml").read_text())["pools"]["gpu"]
+    gpu = yaml_loader.load((cases.ROOT / "helm/rvk8s/presets/gke.yaml").read_text())["pools"]["gpu"]
     values = merged(train(gpus=1), {"pools": {"gpu": {**gpu, "spot": True}}})
     ((_, template),) = rendering.pod_templates(
         rendering.stages(rendering.objects(values, "r"))["train"]

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from chart import cases, rendering, schemas
 from cluster.programs import CannotBuild, program
 from said import says
 
-from rvk8s.yaml_loader import SafeLoader
+from rvk8s.yaml_loader import load_all
 
 sys.path.insert(0, str(cases.ROOT / "scripts"))
 import chart_readme
@@ -64,7 +63,7 @@ def test_the_helm_program_renders_the_same_objects(case: str, tmp_path: Path) ->
     def key(o: rendering.Object) -> tuple[str, str]:
         return o["kind"], o["metadata"]["name"]
 
-    theirs = sorted((o for o in yaml.load_all(done.stdout, SafeLoader) if o), key=key)
+    theirs = sorted(load_all(done.stdout), key=key)
     assert theirs == sorted(rendering.objects(values, release, chart), key=key)
 
 

@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from rvk8s import yaml_loader
+
 #: Method, path with query -> None (go on), a status to answer, a page to answer with status 200,
 #: "hang", "drop" (no answer) or "lose" (the server does it, the answer is lost).
 Rule = Callable[[str, str], "int | bytes | str | None"]
@@ -158,7 +160,7 @@ def _kubeconfig(url: str, namespace: str) -> dict[str, object]:
 
 def _server(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
     """The server's URL, and the administrator's certificate as a TLS context."""
-    config = yaml.safe_load(kubeconfig.read_text())
+    config = yaml_loader.load(kubeconfig.read_text())
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     with tempfile.TemporaryDirectory() as folder:
         paths = {}

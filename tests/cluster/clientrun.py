@@ -15,6 +15,8 @@ from cluster.controlplane import ControlPlane
 from cluster.programs import program
 from forked import CLIENT, Forked, run_client
 
+from rvk8s import yaml_loader
+
 _KINDS = "jobs,configmaps,networkpolicies,services,pytorchjobs"
 _NOW = "2026-11-24T10:00:00Z"
 _MODULE = '''"""An experiment."""
@@ -173,7 +175,7 @@ def become_submitter(client: Client, apiserver: ControlPlane, namespace: str) ->
     rendered = client.folder.parent / "platform-objects.yaml"
     rendered.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
     apiserver.kubectl("apply", "-n", namespace, "-f", str(rendered))
-    config = yaml.safe_load(apiserver.kubeconfig.read_text())
+    config = yaml_loader.load(apiserver.kubeconfig.read_text())
     token = apiserver.kubectl("create", "token", "alice", "-n", namespace).strip()
     config["users"][0]["user"] = {"token": token}
     path = client.folder / "alice.kubeconfig"

@@ -19,6 +19,8 @@ from cluster.kind import Kind
 from cluster.programs import built
 from cluster.testbed import Testbed, state_folder
 
+from rvk8s import yaml_loader
+
 NAMESPACE = "kueue-system"
 #: What docs/guide/cluster.md tells an administrator to enable.
 FRAMEWORKS = ["batch/job", "kubeflow.org/pytorchjob"]
@@ -87,7 +89,7 @@ def _write_kustomization(folder: Path) -> Path:
     folder.mkdir(parents=True)
     upstream = built("kueue") / "config"
     file = "controller_manager_config.yaml"
-    settings = yaml.safe_load((upstream / "components" / "manager" / file).read_text())
+    settings = yaml_loader.load((upstream / "components" / "manager" / file).read_text())
     settings["integrations"]["frameworks"] = FRAMEWORKS
     settings["leaderElection"]["leaderElect"] = False
     name, tag = nodeimages.KUEUE.rsplit(":", 1)

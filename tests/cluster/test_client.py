@@ -11,6 +11,8 @@ from cluster.apiproxy import api_proxy
 from cluster.clientrun import Client, become_submitter, client, objects, submit
 from cluster.controlplane import ControlPlane
 
+from rvk8s import yaml_loader
+
 __all__ = ["client"]
 
 
@@ -25,7 +27,7 @@ def test_a_run_is_submitted_shown_and_deleted(
         f"job.batch/{run}",
         f"networkpolicy.networking.k8s.io/{run}",
     ]
-    config = yaml.safe_load(
+    config = yaml_loader.load(
         apiserver.kubectl("get", "configmap", f"{run}-stages", "-n", namespace, "-o", "yaml")
     )
     plan = json.loads(config["data"]["plan.json"])
@@ -57,7 +59,7 @@ def test_what_a_dry_run_shows_is_what_is_sent(
     assert names == "job.batch/one-20261124-101112-abcd\n"
     assert objects(apiserver, namespace) == []
     client.ok("submit", "one", *same)
-    for manifest in yaml.safe_load_all(shown):
+    for manifest in yaml_loader.load_all(shown):
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         there = json.loads(apiserver.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
         if kind == "ConfigMap":
@@ -156,7 +158,7 @@ def test_without_permission_nothing_is_created(
     apiserver.kubectl("create", *role, "-n", namespace)
     binding = ("rolebinding", "some", "--role=some", f"--serviceaccount={namespace}:default")
     apiserver.kubectl("create", *binding, "-n", namespace)
-    config = yaml.safe_load(apiserver.kubeconfig.read_text())
+    config = yaml_loader.load(apiserver.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     path = client.folder / "user.kubeconfig"
     path.write_text(yaml.safe_dump(config))

@@ -15,6 +15,8 @@ from cluster.clientrun import Client, become_submitter, client, objects, submit
 from cluster.controlplane import ControlPlane
 from cluster.programs import program
 
+from rvk8s import yaml_loader
+
 __all__ = ["client"]
 
 _CHART = Path(__file__).parents[2] / "helm" / "rvk8s"
@@ -53,7 +55,7 @@ def test_helm_installs_a_run_with_the_role_of_submitters(
     values.write_text(client.ok("plan", "one", "-o", "values"))
     helm = partial(_helm, client, namespace, HELM_DRIVER="configmap")
     helm("install", "mine", _CHART, "-f", values)
-    run = yaml.safe_load(values.read_text())["run"]["id"]
+    run = yaml_loader.load(values.read_text())["run"]["id"]
     assert f"job.batch/{run}" in objects(apiserver, namespace)
     assert "mine" in helm("list")
     assert run in client.ok("list")
@@ -82,7 +84,7 @@ def test_odd_characters_reach_the_cluster(
     else:
         values = tmp_path / "run.yaml"
         values.write_text(client.ok("plan", "one", "-a", "depth", depth, "-o", "values"))
-        run = yaml.safe_load(values.read_text())["run"]["id"]
+        run = yaml_loader.load(values.read_text())["run"]["id"]
         if by == "helm":
             _helm(client, namespace, "install", "mine", _CHART, "-f", values)
         else:
@@ -91,10 +93,10 @@ def test_odd_characters_reach_the_cluster(
             rendered.write_text(text)
             apiserver.kubectl("apply", "--server-side", "-f", str(rendered), "-n", namespace)
     query = ("-n", namespace, "-o", "yaml")
-    source = yaml.safe_load(apiserver.kubectl("get", "configmap", f"{run}-source", *query))
+    source = yaml_loader.load(apiserver.kubectl("get", "configmap", f"{run}-source", *query))
     (odd,) = source["binaryData"].values()
     assert base64.b64decode(odd) == file.read_bytes()
-    stages = yaml.safe_load(apiserver.kubectl("get", "configmap", f"{run}-stages", *query))
+    stages = yaml_loader.load(apiserver.kubectl("get", "configmap", f"{run}-stages", *query))
     assert json.loads(stages["data"]["plan.json"])["args"]["depth"] == depth
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from cluster.controlplane import ControlPlane
-from cluster.driverrun import Fate, Play, make_account, stop
+from cluster.driverrun import Fate, Object, Play, make_account, stop
 
-from rvk8s import storage
+from rvk8s import storage, yaml_loader
 from rvk8s.contract import now
 
 RANKS = {"stages": {"train": {"nodes": 2, "ranks": 2}}}
@@ -319,9 +319,7 @@ def test_a_quota_that_is_used_up(apiserver: ControlPlane, namespace: str, tmp_pa
 def test_names_that_are_taken(apiserver: ControlPlane, namespace: str, tmp_path: Path) -> None:
     make_account(apiserver, namespace)
     with Play(apiserver, namespace, tmp_path) as play:
-        job = _other_job("run-1-configure", {})
-        del job["metadata"]["ownerReferences"]  # or the garbage collector takes it
-        play.cluster.create(job)
+        play.cluster.create(_other_job("run-1-configure"))
         assert play.finish(play.drive()) == 2, play.said()
         assert "there is a Job run-1-configure already, of another run" in play.said()
 
@@ -336,7 +334,7 @@ def test_a_stage_that_was_changed_while_no_driver_was_there(
         play.until(lambda: play.running("chip"))
         stop(driver)
         file = play.stages / "chip.yaml"
-        job = yaml.safe_load(file.read_text())
+        job = yaml_loader.load(file.read_text())
         job["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "X", "value": "1"})
         file.write_text(yaml.safe_dump(job))
         assert play.finish(play.drive(), 40) == 2, play.said()
@@ -350,25 +348,29 @@ def test_what_an_earlier_submit_left_is_made_anew(
 ) -> None:
     """Same run, another driver's Job: its stages go, and are made by the new one."""
     with Play(apiserver, namespace, tmp_path) as play:
+        # It still exists, else the garbage collector would delete its stages first.
+        other = play.cluster.create(_other_job("run-0"))
         labels = {"rvk8s.io/run": "run-1", "rvk8s.io/stage": "configure"}
-        old = play.cluster.create(_other_job("run-1-configure", labels))
+        old = play.cluster.create(_other_job("run-1-configure", labels, other))
         play.until(lambda: old["metadata"]["uid"] in play.made.get("run-1-configure", ()))
         assert play.finish(play.drive()) == 0, play.said()
         assert len(play.made["run-1-configure"]) == 2
 
 
-def _other_job(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+def _other_job(
+    name: str, labels: Mapping[str, str] | None = None, owner: Object | None = None
+) -> Object:
     container = {"name": "c", "image": "i"}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    metadata: Object = {"name": name, "labels": dict(labels or {})}
+    if owner:
+        uid = owner["metadata"]["uid"]
+        metadata["ownerReferences"] = [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"], "uid": uid}
+        ]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": name,
-            "labels": dict(labels),
-            "ownerReferences": [
-                {"apiVersion": "batch/v1", "kind": "Job", "name": "run-1", "uid": "0-0-0"}
-            ],
-        },
+        "metadata": metadata,
         "spec": {"suspend": True, "template": template},
     }

@@ -13,6 +13,7 @@ from cluster.apiproxy import api_proxy
 from cluster.clientrun import Client
 from cluster.controlplane import ControlPlane
 
+from rvk8s import yaml_loader
 from rvk8s.cluster import Cluster, kubeconfig
 
 
@@ -22,7 +23,7 @@ def client(tmp_path: Path) -> Client:
 
 
 def config(apiserver: ControlPlane) -> dict[str, Any]:
-    value: dict[str, Any] = yaml.safe_load(apiserver.kubeconfig.read_text())
+    value: dict[str, Any] = yaml_loader.load(apiserver.kubeconfig.read_text())
     return value
 
 
@@ -83,7 +84,7 @@ def test_the_proxy_is_the_kubeconfig_s_else_the_environment_s(
     nothing = f"no runs in namespace {namespace}\n"
     nowhere = "http://127.0.0.1:9"
     with api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy:
-        whole = yaml.safe_load(proxy.kubeconfig.read_text())
+        whole = yaml_loader.load(proxy.kubeconfig.read_text())
         cluster = whole["clusters"][0]["cluster"]
         cluster |= {"server": "http://cluster.invalid", "proxy-url": proxy.url}
         client.environ["KUBECONFIG"] = write(tmp_path / "1", **whole)
