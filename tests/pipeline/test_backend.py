@@ -143,12 +143,12 @@ def test_chip_options_drop_chips(tmp_path: Path) -> None:
 
 def test_sampling_by_scene(tmp_path: Path) -> None:
     sampling = {"a": sliding(48), "b": sliding(32), "v": drawn()}
-    with pytest.raises(InputError, match="chips of 32x32, 48x48 pixels don't go into one batch"):
+    with pytest.raises(InputError, match=r"32x32, 48x48 .*one batch"):
         chips(pipeline(tmp_path, sampling), tmp_path)
     cfg = pipeline(tmp_path, sampling, backend={"data": {"img_sz": 40}})
     assert chips(cfg, tmp_path).size == 40
     del sampling["b"]
-    with pytest.raises(InputError, match="sampling has no entry for scene b"):
+    with pytest.raises(InputError, match=r"sampling .*no entry .*scene b"):
         chips(pipeline(tmp_path, sampling), tmp_path)
 
 
@@ -307,7 +307,7 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
     built.chip()
     built.train()
     cfg.dataset.class_config.names[0] = "other"
-    with pytest.raises(InputError, match="the model predicts x, y, z, null, the class config says"):
+    with pytest.raises(InputError, match=r"model .*x, y, z, null, .*class config"):
         cfg.build(str(tmp_path)).predict()
 
 

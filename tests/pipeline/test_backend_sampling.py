@@ -84,7 +84,7 @@ def test_random_windows_fill_the_area_of_interest(
 
 def test_an_area_without_room_for_a_window_is_an_error(tmp_path: Path) -> None:
     cfg = with_area(tmp_path, [(20, 20, 120, 60)], drawn())
-    with pytest.raises(InputError, match="no window of 48x48 pixels fits into the area of inter"):
+    with pytest.raises(InputError, match=r"no window of 48x48 .*area of interest"):
         chips(cfg, tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_chips_of_all_groups_and_splits_have_one_size(tmp_path: Path) -> None:
     assert StoredChips(Path(cfg.chip_uri), "valid", ["v"]).size == 40
     assert {without_store(cfg, sampling, tmp_path, g).size for g in ("train", "valid")} == {40}
     cfg = pipeline(tmp_path, sampling, train=train)
-    with pytest.raises(InputError, match="chips of 48x48, 56x56, 64x64 pixels don't go into one"):
+    with pytest.raises(InputError, match=r"48x48, 56x56, 64x64 .*one batch"):
         chips(cfg, tmp_path, splits=3)
 
 

@@ -17,6 +17,7 @@ from rastervision.core.rv_pipeline import (
     WindowSamplingMethod,
 )
 from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
+from said import check_lines, says
 from scenes import write_area
 
 
@@ -32,11 +33,10 @@ def test_cells_that_are_no_windows_of_the_prediction(cell_data: Path) -> None:
         "validation scene val_a",
         "validation scene val_b",
     ]
-    assert lines[0] == (
-        "validation scene val_a: no cell of its labels (32 x 32) is a window of the prediction "
-        "(48 x 48, every 48 pixels), so nothing can be scored; give predict_options the chip_sz "
-        "and stride of the cells; or set the label source's infer_cells, with cell_sz and "
-        "background_class_id"
+    assert says(
+        lines[0],
+        "validation scene val_a: no cell…(32 x 32)…window…(48 x 48, every 48…scored; "
+        "…predict_options…chip_sz…stride…infer_cells…cell_sz…background_class_id",
     )
     for scene in config.dataset.validation_scenes:
         scene.label_source.background_class_id = 0
@@ -52,10 +52,8 @@ def test_some_cells_that_are_no_windows(own_cells: Path) -> None:
     cell_scenes.write_cells(path, np.zeros((2, 3), int), aside)
     grid["features"] += json.loads(path.read_text())["features"]
     path.write_text(json.dumps(grid))
-    assert said(config_of(own_cells)) == [
-        "warning: validation scene val_a: 6 of 42 labelled cells are not scored: "
-        "they are no windows"
-    ]
+    wanted = "warning: validation scene val_a: 6 of 42…not scored…windows"
+    check_lines(said(config_of(own_cells)), [wanted])
 
 
 def test_cells_outside_of_the_area_of_interest_are_not_scored(own_cells: Path) -> None:
@@ -71,67 +69,62 @@ def test_cells_outside_of_the_area_of_interest_are_not_scored(own_cells: Path) -
     [
         (
             lambda ids: np.where(ids == 1, 7, ids),
-            "train scene train_a: its labels hold the class ids 7, the class config has 0 to 1; "
-            "name the classes in the class config, or look at the labels' class_id",
+            "train scene train_a: …ids 7, …class config…0 to 1; …class_id",
         ),
         (
             lambda ids: np.pad(ids[:1, :1], ((40, 0), (40, 0)), constant_values=-1),
-            "train scene train_a: none of its chips has a label; look at the labels' place and at "
-            "ioa_thresh, or set background_class_id",
+            "train scene train_a: none…chips…label; …ioa_thresh…background_class_id",
         ),
         (
             lambda ids: ids * 0 - 1,
-            "label of train scene train_a: {own}/cells_train_a.json holds no feature; leave the "
-            "scene out, or write its labels",
+            "label of train scene train_a: {own}/cells_train_a.json…no feature…",
         ),
     ],
     ids=["ids", "elsewhere", "empty"],
 )
 def test_labels_that_teach_nothing(own_cells: Path, spoil: Any, expected: str) -> None:
     cell_scenes.write_cells(own_cells / "cells_train_a.json", spoil(truth("train_a")))
-    assert said(config_of(own_cells)) == [expected.replace("{own}", str(own_cells))]
+    check_lines(said(config_of(own_cells)), [expected.replace("{own}", str(own_cells))])
 
 
 def test_labels_that_cannot_be_read(own_cells: Path) -> None:
     (own_cells / "cells_train_a.json").unlink()
     (own_cells / "cells_train_b.json").write_text('{"type": "FeatureCollection", "features": [{')
-    one, other = said(config_of(own_cells))
-    assert one == (
-        f"label of train scene train_a: {own_cells}/cells_train_a.json does not exist; look at the "
-        "path; relative ones start at the folder of rvk8s.yaml"
+    check_lines(
+        said(config_of(own_cells)),
+        [
+            f"label of train scene train_a: {own_cells}/cells_train_a.json…not exist…rvk8s.yaml",
+            f"label of train scene train_b: {own_cells}/cells_train_b.json…read…GeoJSON…",
+        ],
     )
-    assert other.startswith(
-        f"label of train scene train_b: {own_cells}/cells_train_b.json cannot be read: "
-    )
-    assert other.endswith("; is it complete, and GeoJSON? write it again")
 
 
 def test_a_class_that_no_chip_has(own_cells: Path) -> None:
     for name in ("train_a", "train_b"):
         cell_scenes.write_cells(own_cells / f"cells_{name}.json", truth(name) * 0)
-    assert said(config_of(own_cells)) == ["warning: class house (1) does not occur in training"]
+    check_lines(said(config_of(own_cells)), ["warning: …house (1)…training"])
 
 
 def test_the_backend_of_another_task(cell_data: Path, config: SemanticSegmentationConfig) -> None:
     made = config_of(cell_data)
     ours, made.backend = made.backend, FastaiSemanticSegmentationConfig()
-    assert said(made)[0] == (
-        "backend: FastaiSemanticSegmentationConfig does semantic segmentation, not "
-        "ChipClassificationConfig; use FastaiChipClassificationConfig for this task"
+    assert says(
+        said(made)[0],
+        "backend: FastaiSemanticSegmentationConfig…semantic segmentation…not "
+        "ChipClassificationConfig; …FastaiChipClassificationConfig…",
     )
     config.backend = ours
-    assert said(config)[0] == (
-        "backend: FastaiChipClassificationConfig does chip classification, not "
-        "SemanticSegmentationConfig; use FastaiSemanticSegmentationConfig for this task"
+    assert says(
+        said(config)[0],
+        "backend: FastaiChipClassificationConfig…chip classification…not "
+        "SemanticSegmentationConfig; …FastaiSemanticSegmentationConfig…",
     )
 
 
 def test_background_that_is_no_class(cell_data: Path) -> None:
     config = config_of(cell_data)
     config.dataset.train_scenes[1].label_source.background_class_id = 2
-    assert said(config) == [
-        "train scene train_b: its label source's background_class_id is 2; use 0 to 1"
-    ]
+    check_lines(said(config), ["train scene train_b: …background_class_id…2; …0 to 1"])
 
 
 @pytest.mark.slow
@@ -143,29 +136,26 @@ def test_random_windows_that_find_no_label(own_cells: Path) -> None:
     config.chip_options.sampling = WindowSamplingConfig(
         method=WindowSamplingMethod.random, size=CELL, max_windows=50, padding=0
     )
-    (line,) = said(config)
-    assert line == (
-        "train scene train_a: no window of scene train_a was found that has a label in 100 "
-        "attempts; look at the labels' place and at ioa_thresh, set background_class_id, or raise "
-        "max_sample_attempts"
+    check_lines(
+        said(config),
+        [
+            "train scene train_a: no window…label…100 attempts; "
+            "…ioa_thresh…background_class_id…max_sample_attempts"
+        ],
     )
 
 
 def test_chips_that_are_larger_than_the_scenes(cell_data: Path) -> None:
     lines = said(config_of(cell_data, chip_sz=300))
-    assert [line.partition(": ")[2] for line in lines[:2]] == [
-        "no window of 300 pixels fits its 192 x 192; use smaller chips, or set sampling.padding"
-    ] * 2
+    wanted = "…: no window of 300…192 x 192; …smaller chips…sampling.padding"
+    check_lines(lines[:2], [wanted] * 2)
     assert not [line for line in lines if "has a label" in line]
 
 
 def test_lazy_labels_cannot_be_scored(cell_data: Path) -> None:
     config = config_of(cell_data)
     config.dataset.validation_scenes[0].label_source.lazy = True
-    assert said(config) == [
-        "validation scene val_a: its labels are lazy, so there are none to score; set the label "
-        "source's lazy to false"
-    ]
+    check_lines(said(config), ["validation scene val_a: …labels are lazy…lazy to false"])
 
 
 def test_cells_need_no_chip_size(cell_data: Path) -> None:
@@ -197,10 +187,8 @@ def test_class_names_that_there_are_not(own_cells: Path) -> None:
         feature["properties"] = names[feature["properties"]["class_id"]]
     path.write_text(json.dumps(grid))
     config = config_of(own_cells)
-    assert said(config) == [
-        f"label of train scene train_a: {path} names classes that there are not: 'hous'; name them "
-        "in the class config, or map them with a ClassInferenceTransformer"
-    ]
+    wanted = f"label of train scene train_a: {path}…'hous'; …ClassInferenceTransformer"
+    check_lines(said(config), [wanted])
     (infer, *_) = config.dataset.train_scenes[0].label_source.vector_source.transformers
     infer.class_name_mapping = {"hous": "house"}
     assert said(config) == []
@@ -208,11 +196,6 @@ def test_class_names_that_there_are_not(own_cells: Path) -> None:
 
 def test_batches_and_chips_that_are_too_small(cell_data: Path) -> None:
     config = config_of(cell_data, batch_sz=1)
-    assert said(config) == [
-        "solver.batch_sz: one chip can't be normalized; use batches of 2 or more"
-    ]
+    check_lines(said(config), ["solver.batch_sz: …one chip…normalized…2 or more"])
     config = config_of(cell_data, chip_sz=16)
-    assert said(config)[0] == (
-        "data.img_sz: chips of 16 pixels are too small for squeezenet1_1; set it to 64 or more, or "
-        "use larger chips"
-    )
+    assert says(said(config)[0], "data.img_sz: …16…too small…squeezenet1_1; …64 or more…")

@@ -25,6 +25,7 @@ from rastervision.kubernetes import inputs
 from rastervision.pipeline.config import build_config, save_pipeline_config
 from rastervision.pipeline.file_system.utils import file_to_json
 from rastervision.pytorch_learner.dataset import ObjectDetectionSlidingWindowGeoDataset
+from said import check_lines, says
 from scenes import write_area
 from tinyrun import drive, make_plan
 
@@ -268,26 +269,26 @@ def test_scenes_without_objects(own: Path) -> None:
     """They are background to learn from, but not where windows shall be drawn around objects."""
     object_scenes.write_boxes(own / "boxes_train_a.json", np.zeros((0, 5), int))
     assert said(config_of(own)) == []
-    assert said(config_of(own, neg_ratio=1.0)) == [
-        "train scene train_a: scene train_a has no object that windows of 64 x 64 could be drawn "
-        "around; use larger windows, or leave out sampling.neg_ratio or the scene"
-    ]
+    check_lines(
+        said(config_of(own, neg_ratio=1.0)),
+        ["train scene train_a: …no object…64 x 64…; …larger windows…sampling.neg_ratio…"],
+    )
     object_scenes.write_boxes(own / "boxes_train_b.json", np.zeros((0, 5), int))
     (line,) = said(config_of(own))
-    assert line.startswith("no training label has any class but the null class")
+    assert says(line, "no training label…null class…")
 
 
 def test_objects_that_are_larger_than_the_windows(own: Path) -> None:
     object_scenes.write_boxes(own / "boxes_train_a.json", np.array([[0, 0, 100, 90, 1]]))
-    assert said(config_of(own)) == [
-        "warning: train scene train_a: its chips of 64 x 64 show none of its 1 objects by more "
-        "than ioa_thresh 0.8"
-    ]
+    check_lines(
+        said(config_of(own)),
+        ["warning: train scene train_a: …64 x 64…none of its 1 objects…ioa_thresh 0.8"],
+    )
     config = config_of(own)
     config.chip_options.sampling.ioa_thresh = 0.4
     assert said(config) == []
     (line,) = said(config_of(own, neg_ratio=1.0))
-    assert "scene train_a has no object that windows of 64 x 64 could be drawn around" in line
+    assert says(line, "…scene train_a…no object…64 x 64…")
 
 
 def test_an_area_of_interest_without_a_window(own: Path) -> None:
@@ -315,7 +316,10 @@ def test_options_that_boxes_do_not_have(data: Path) -> None:
     config = config_of(data)
     config.backend.solver.class_weights = "balanced"
     config.backend.predict.tta = True
-    assert said(config) == [
-        "solver.class_weights: object detection has no class_weights; leave it out",
-        "predict.tta: object detection has no tta; leave it out",
-    ]
+    check_lines(
+        said(config),
+        [
+            "solver.class_weights: object detection has no class_weights…",
+            "predict.tta: object detection has no tta…",
+        ],
+    )

@@ -21,6 +21,7 @@ import forks
 import pytest
 from forked_ranks import name_of
 from rastervision.kubernetes import launch
+from said import says
 from tinyrun import FOLDER, make_plan, outputs, write_run_json
 
 from rvk8s import storage
@@ -118,7 +119,7 @@ def test_killed_and_started_again(chipped: Chipped, trained: dict[str, str]) -> 
     chipped.forget()
     assert chipped.train({**TWO, **BROKEN, "BREAK_HOW": "kill"}) == ExitCode.KILLED
     assert chipped.failed
-    assert chipped.failed["message"].startswith("rank 1 of 2 was ended by SIGKILL")
+    assert says(chipped.failed["message"], "rank 1 of 2…SIGKILL…")
     assert _wait_for(lambda: not chipped.ranks(), 5)
     # From the checkpoint of the first epoch on.
     slow = {**TWO, **BROKEN, "BREAK_HOW": "hang", "BREAK_BATCH": "2"}
@@ -140,8 +141,8 @@ def test_killed_and_started_again(chipped: Chipped, trained: dict[str, str]) -> 
 @pytest.mark.parametrize(
     ("how", "code", "message"),
     [
-        ("raise", ExitCode.FAILED, "rank 1: ValueError: "),
-        ("hang", ExitCode.RETRYABLE, "the ranks waited 4 s for each other"),
+        ("raise", ExitCode.FAILED, "rank 1: ValueError: …"),
+        ("hang", ExitCode.RETRYABLE, "…waited 4 s…"),
     ],
 )
 def test_a_broken_rank_ends_all(chipped: Chipped, how: str, code: int, message: str) -> None:
@@ -150,7 +151,7 @@ def test_a_broken_rank_ends_all(chipped: Chipped, how: str, code: int, message: 
     assert chipped.train(env) == code
     assert chipped.failed
     assert chipped.failed["exitCode"] == code
-    assert chipped.failed["message"].startswith(message)
+    assert says(chipped.failed["message"], message)
     if how == "raise":
         assert "broken on purpose" in chipped.failed["message"]
         assert 'raise ValueError("broken on purpose")' in chipped.log, "the traceback"
@@ -219,8 +220,8 @@ def test_rvk8s_run_ranks(chipped: Chipped, trained: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"PET_NNODES": "2", "PET_NPROC_PER_NODE": "2"}, "2 nodes meet by c10d at no place"),
-        ({Env.RANKS_PER_NODE: "2", Env.WORLD_SIZE: "4"}, "the engine says 4 processes"),
+        ({"PET_NNODES": "2", "PET_NPROC_PER_NODE": "2"}, "2 nodes .*c10d"),
+        ({Env.RANKS_PER_NODE: "2", Env.WORLD_SIZE: "4"}, "engine .*4 processes"),
         ({Env.RANKS_PER_NODE: "2", "PET_NPROC_PER_NODE": "4"}, "is 2, PET_NPROC_PER_NODE 4"),
         ({"PET_NPROC_PER_NODE": "many"}, "'many' is no number"),
     ],
@@ -242,7 +243,7 @@ def test_what_the_engines_say() -> None:
 
 def test_a_host_that_never_resolves() -> None:
     began = time.monotonic()
-    with pytest.raises(RanksLost, match=r"^nowhere.invalid, where the nodes meet"):
+    with pytest.raises(RanksLost, match=r"^nowhere\.invalid, .*nodes meet"):
         launch.wait_for_host("nowhere.invalid:29400", seconds=0.5)
     assert time.monotonic() - began < 20
 

@@ -40,6 +40,4 @@ def test_the_command_that_follows_the_run_names_its_cluster(
     pipeline = Pipeline(PipelineConfig(root_uri="s3://bucket/exp"), str(tmp_path))
     KubernetesRunner().run("s3://bucket/exp/pipeline-config.json", pipeline, [])
     said = capsys.readouterr().err
-    assert re.search(
-        r"see it with: rvk8s status raster-vision-\S+ -w -n n --context 'my prod'", said
-    )
+    assert re.search(r": rvk8s status raster-vision-\S+ -w -n n --context 'my prod'", said)

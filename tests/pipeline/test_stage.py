@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from forks import ForkLauncher, StageServer
 from s3server import S3Server
+from said import says
 from tinyrun import Reference, drive, make_plan, outputs, write_run_json
 
 from rvk8s import storage
@@ -125,8 +126,7 @@ def test_other_inputs_clear_what_was_there(
     model = storage.read_bytes(run.layout.at("train/last.pt"))
     record = drive(changed, server, tmp_path)
     assert record.exit_code == ExitCode.BAD_INPUT
-    assert "holds a model of another config" in str(record.message)
-    assert "--rerun train" in str(record.message)
+    assert says(str(record.message), "…another config…--rerun train…")
     assert storage.read_bytes(run.layout.at("train/last.pt")) == model
     record = drive(replace(changed, rerun=("train",)), server, tmp_path)
     states = {stage.name: stage.state for stage in record.stages}
@@ -175,17 +175,17 @@ def test_a_stage_before_is_not_done(server: StageServer, tiny_data: Path, tmp_pa
     assert launcher.run_one("train") == ExitCode.BAD_INPUT
     failed = storage.read_json(plan.layout.failed("train"))
     assert failed
-    assert "stage configure is not done; run that first: --from configure" in failed["message"]
+    assert says(failed["message"], "…configure…not done; …--from configure…")
 
 
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({Env.CONTRACT: "99"}, "the engine speaks contract 99"),
+        ({Env.CONTRACT: "99"}, "contract 99"),
         ({Env.SPLITS: "two"}, "'two' is not a number"),
         ({Env.SPLITS: "2", Env.SPLIT_INDEX: "2"}, "split 2 of 2; give 0 to 1"),
         ({Env.RUN_URI: ""}, "is not set"),
-        ({Env.RUN_URI: "/nonexistent/run"}, "there is no such run"),
+        ({Env.RUN_URI: "/nonexistent/run"}, "no such run"),
     ],
 )
 def test_environment(environ: dict[str, str], message: str, tmp_path: Path) -> None:

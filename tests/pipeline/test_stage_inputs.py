@@ -1,4 +1,7 @@
-"""Bad data and bad configs: one clear line each, exit code 2, and no config is written."""
+"""Bad data and bad configs: one clear line each, exit code 2, and no config is written.
+
+test_bad_inputs.py has more of them, as the client shows them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,6 @@ import numpy as np
 import pytest
 import scenes
 from forks import ForkLauncher, StageServer
-from s3server import S3Server
 from said import says
 from tinyrun import make_plan, outputs, write_run_json
 
@@ -32,13 +34,11 @@ class Case:
     Attributes:
         message: parts of what is said.
         spoil: damages the data, which is a copy.
-        args: arguments of get_config.
         module: the source of another experiment.
     """
 
     message: tuple[str, ...]
     spoil: Callable[[Path], Any] = lambda folder: None
-    args: dict[str, Any] = field(default_factory=dict)
     module: str | None = None
 
 
@@ -48,11 +48,6 @@ def _cut(path: Path) -> None:
 
 def _label(folder: Path, value: np.ndarray, name: str = "train_a", dtype: str = "uint8") -> None:
     scenes.write(folder / f"label_{name}.tif", value[None].astype(dtype))
-
-
-def _null_labels(folder: Path) -> None:
-    for name in ("train_a", "train_b"):
-        _label(folder, np.full((192, 192), 2), name)
 
 
 _TINY = Path(__file__).parent / "tiny"
@@ -79,98 +74,47 @@ def _changed(line: str) -> str:
 
 
 CASES = {
-    "missing image": Case(
-        ("train scene train_a: ", "image_train_a.tif does not exist"),
-        lambda folder: (folder / "image_train_a.tif").unlink(),
-    ),
-    "truncated image": Case(
-        ("train scene train_b: ", "image_train_b.tif cannot be read", "is it complete"),
-        lambda folder: _cut(folder / "image_train_b.tif"),
-    ),
     "truncated label": Case(
-        ("label of validation scene val_a: ", "label_val_a.tif cannot be read"),
+        ("label of validation scene val_a: …label_val_a.tif…read",),
         lambda folder: _cut(folder / "label_val_a.tif"),
-    ),
-    "not an image": Case(
-        ("image_train_a.tif cannot be read", "not recognized"),
-        lambda folder: (folder / "image_train_a.tif").write_text("hello"),
-    ),
-    "label of another size": Case(
-        ("train scene train_a: …192…192…pixels…label…100…192…",),
-        lambda folder: _label(folder, np.zeros((192, 100))),
-    ),
-    "label ids outside the class config": Case(
-        ("train scene train_a: …holds…7…9…config…0…2…",),
-        lambda folder: _label(folder, np.where(np.arange(192) < 50, 7, 9) * np.ones((192, 1))),
     ),
     "label ids below 0 and above 255": Case(
         (
-            "train scene train_a: …holds…-1…config…0…2…",
-            "train scene train_b: …label…1000…config…0…2…",
+            "train scene train_a: …label…ids -1, …0 to 2",
+            "train scene train_b: …label…ids 1000, …0 to 2",
         ),
         lambda folder: (
             _label(folder, np.where(np.arange(192) < 50, -1, 1) * np.ones((192, 1)), dtype="int16"),
             _label(folder, np.full((192, 192), 1000), "train_b", "uint16"),
         ),
     ),
-    "labels with no class": Case(("…training…label…",), _null_labels),
-    "all-nodata scene": Case(
-        ("train scene train_a: …pixels…nodata…0…",),
-        lambda folder: scenes.write(
-            folder / "image_train_a.tif", np.zeros((3, 192, 192), np.uint8)
-        ),
-    ),
     "no validation scene": Case(
-        ("…dataset.validation_scenes…",),
+        ("no validation scene; …dataset.validation_scenes",),
         module=_HEAD
         + "    config = experiment.get_config(runner, raw_uri, root_uri)\n"
         + "    config.dataset.validation_scenes = []\n    return config\n",
     ),
-    "no training scene": Case(("there is no training scene",), args={"train": ""}),
-    "zero windows": Case(
-        ("train scene train_a: …window…512…pixels…192…192…", "smaller chips"),
-        args={"chip_sz": 512},
-    ),
     "random windows that only sometimes fit": Case(
-        ("train scene train_a: …window…256…pixels…192…192…", "smaller chips"),
+        ("train scene train_a: no window of 256…192 x 192; …smaller chips",),
         module=_random("size_lims=(64, 257), padding=0"),
     ),
     "random windows that are too wide": Case(
-        ("train scene train_a: …window…229…pixels…192…192…", "smaller chips"),
+        ("train scene train_a: no window of 229…192 x 192; …smaller chips",),
         module=_random("h_lims=(64, 225), w_lims=(64, 230), padding=(16, 18)"),
-    ),
-    "bands out of range": Case(
-        ("…3…channel_order…5…channel_order…0…2…",),
-        args={"channels": [0, 1, 5]},
-    ),
-    "negative batch size": Case(
-        ("experiment.py:", "solver.batch_sz: ", "greater than or equal to 1 (it is -4)"),
-        args={"batch_sz": -4},
     ),
     "error in get_config": Case(
         ("bad.py:5: ZeroDivisionError: …`x = 1 / 0`…",),
         module=_HEAD + "    x = 1 / 0\n",
     ),
-    "error at import": Case(
-        ("bad.py:1: ModuleNotFoundError: …'nothere'…`import nothere`…",),
-        module="import nothere\n" + _HEAD + "    return None\n",
-    ),
-    "wrong type returned": Case(
-        ("bad.py", "must be PipelineConfigs"), module=_HEAD + "    return {}\n"
-    ),
     "two pipelines": Case(
-        ("bad.py: get_config…2…",),
+        ("bad.py: get_config…2 pipelines",),
         module=_HEAD + "    return [experiment.get_config(runner, raw_uri, root_uri)] * 2\n",
     ),
     "sys.exit in get_config": Case(
         ("bad.py:5: SystemExit: 5",), module=_HEAD + "    raise SystemExit(5)\n"
     ),
     "files of one scene that differ": Case(
-        (
-            "train scene train_a: ",
-            "image_train_a.tif and ",
-            "image_more.tif…uint8…uint16…",
-        ),
+        ("train scene train_a: …image_train_a.tif and …image_more.tif…(uint8 and uint16)",),
         lambda folder: scenes.write(
             folder / "image_more.tif", np.ones((3, 192, 192), np.uint16), left=192
         ),
@@ -180,40 +124,34 @@ CASES = {
         ),
     ),
     "no options for predict": Case(
-        ("predict_options: …chip_sz…",),
+        ("predict_options: …not set; …chip_sz",),
         module=_changed("config.predict_options = None"),
     ),
     "predictions that would leave gaps": Case(
-        ("predict_options: 64…cropped…8…stride…64…",),
+        ("predict_options: 64…cropped by 8…gaps…stride of 64",),
         module=_changed("config.predict_options.crop_sz = 8"),
     ),
     "a label of another place": Case(
-        ("train scene train_a: …another…pixels…another…",),
+        ("train scene train_a: …label…another place",),
         lambda folder: scenes.write(
             folder / "label_train_a.tif", np.ones((1, 192, 192), np.uint8), left=96
         ),
-    ),
-    "unreadable S3 URI": Case(
-        ("train scene train_a: s3://nowhere/x/image_train_a.tif: …s3://nowhere…",),
-        args={"raw_uri": "s3://nowhere/x"},
     ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input(
-    name: str, server: StageServer, tiny_data: Path, tmp_path: Path, s3: S3Server
-) -> None:
+def test_bad_input(name: str, server: StageServer, tiny_data: Path, tmp_path: Path) -> None:
     case = CASES[name]
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     case.spoil(data)
-    plan = make_plan(tmp_path / "root", data, args=case.args)
+    plan = make_plan(tmp_path / "root", data)
     if case.module is not None:
         (tmp_path / "bad.py").write_text(case.module)
         plan = make_plan(tmp_path / "root", data, module="bad.py", project_dir=str(tmp_path))
     write_run_json(plan)
-    launcher = ForkLauncher(plan, server, tmp_path / "logs", s3.environ)
+    launcher = ForkLauncher(plan, server, tmp_path / "logs")
     code = launcher.run_one("configure")
     failed = storage.read_json(plan.layout.failed("configure"))
     assert failed
@@ -268,6 +206,27 @@ def test_get_config_is_told_how_many_processes_train(
         assert config["backend"]["solver"]["batch_sz"] == 2 * ranks
 
 
+def test_several_processes_need_a_backend_that_can(
+    server: StageServer, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copy(_TINY.parents[1] / "cluster/rvbackend/experiment.py", tmp_path / "theirs.py")
+    (tmp_path / "own.py").write_text(
+        "import theirs\ndef get_config(runner, raw_uri, root_uri, **args):\n"
+        "    return theirs.get_config(runner, raw_uri, root_uri)\n"
+    )
+    stages = tuple(Stage(name, ranks=2 if name == "train" else 1) for name in STAGES)
+    plan = make_plan(
+        *(tmp_path / "root", tiny_data),
+        **{"module": "own.py", "project_dir": str(tmp_path), "stages": stages},
+    )
+    write_run_json(plan)
+    launcher = ForkLauncher(plan, server, tmp_path / "logs")
+    assert launcher.run_one("configure") == ExitCode.BAD_INPUT
+    failed = storage.read_json(plan.layout.failed("configure"))
+    assert failed
+    assert says(failed["message"], "backend: PyTorchSemanticSegmentationConfig…2 processes…")
+
+
 def test_all_mistakes_at_once(server: StageServer, tiny_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
@@ -299,4 +258,4 @@ def test_a_class_that_occurs_nowhere_is_a_warning(
     launcher = ForkLauncher(plan, server, tmp_path / "logs")
     assert launcher.run_one("configure") == 0
     log = (launcher.logs / "configure-0.txt").read_text()
-    assert "class house (1) does not occur in training" in log
+    assert says(log, "…house (1)…training…")

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from s3server import S3Server
 from said import says
 
-from rvk8s import cli, storage
+from rvk8s import cli, storage, yaml_loader
 from rvk8s.contract import RunLayout, State, now, to_json
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan, Stage
@@ -105,10 +104,10 @@ def test_names_and_yaml(run: Run) -> None:
     for words in (["list"], ["status", newest], ["experiments", "-f", "../all.yaml"]):
         code, out, err = run(*words, "-o", "yaml")
         assert (code, err) == (0, "")
-        assert yaml.safe_load(out) == json.loads(run(*words, "-o", "json")[1])
+        assert yaml_loader.load(out) == json.loads(run(*words, "-o", "json")[1])
     assert run("experiments", "-f", "../all.yaml", "-o", "name") == (0, "one\none-b\n", "")
     plan = ["plan", "one", "-f", "../all.yaml", "--run-id", newest, "-o"]
-    shown = yaml.safe_load(run(*plan, "yaml")[1])
+    shown = yaml_loader.load(run(*plan, "yaml")[1])
     assert shown == json.loads(run(*plan, "json")[1])
     watched = run("status", newest, "-w", "-o", "yaml")[1]
     assert watched.startswith("---\nrunId: ")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from said import says
 
+from rvk8s import yaml_loader
 from rvk8s.cluster import Cluster, preconditions
 from rvk8s.cluster.kinds import Forbidden, NotFound, Unauthorized
 from rvk8s.cluster.watch import Watcher
@@ -321,7 +322,7 @@ def test_logging_in_again_is_at_the_same_cluster(
 ) -> None:
     cluster = server.cluster(monkeypatch)
     cluster.list_all("Job")
-    config = yaml.safe_load(server.kubeconfig.read_text())
+    config = yaml_loader.load(server.kubeconfig.read_text())
     context = {"cluster": "other", "user": "u", "namespace": "other"}
     config["contexts"].append({"name": "other", "context": context})
     config["clusters"].append({"name": "other", "cluster": {"server": "http://127.0.0.1:9"}})

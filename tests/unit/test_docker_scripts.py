@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml
 from said import says
+
+from rvk8s import yaml_loader
 
 ROOT = Path(__file__).parents[2]
 _DOCKER = """#!/bin/sh
@@ -106,7 +107,7 @@ def test_publish_prints_the_digests_of_its_own_registry(docker: Path) -> None:
     docker.with_name("docker.digests").write_text("\n".join(lines) + "\n\n")
     done = _run(docker, "publish", "-t", f"{names[0]}:1")
     assert done.returncode == 0, done.stderr
-    printed = yaml.safe_load(done.stdout)
+    printed = yaml_loader.load(done.stdout)
     assert printed == {"image": {"stage": f"{names[0]}@{one}", "driver": f"{names[1]}@{one}"}}
     docker.with_name("docker.digests").write_text(f"{lines[0]}\n")
     done = _run(docker, "publish", "-t", f"{names[0]}:1")
@@ -127,7 +128,7 @@ def test_publish_knows_the_short_names_of_docker(name: str, known_as: str, docke
     docker.with_name("docker.digests").write_text("\n".join(lines) + "\n\n")
     done = _run(docker, "publish", "-t", f"{name}:1")
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["image"] == {
+    assert yaml_loader.load(done.stdout)["image"] == {
         "stage": f"{name}@sha256:{'1' * 64}",
         "driver": f"{name}-driver@sha256:{'2' * 64}",
     }
@@ -140,7 +141,7 @@ def test_publish_prints_what_podman_says_to_have_pushed(docker: Path) -> None:
     podman.with_name("podman.digests").write_text(f"{local}\n\n")
     done = _run(podman, "publish", "-t", "registry.example.com/team/rvk8s:1")
     assert done.returncode == 0, done.stderr
-    image = yaml.safe_load(done.stdout)["image"]
+    image = yaml_loader.load(done.stdout)["image"]
     names = ("registry.example.com/team/rvk8s", "registry.example.com/team/rvk8s-driver")
     assert list(image.values()) == [f"{n}@sha256:{len(n) + 2:064d}" for n in names]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from launching import COMMANDS, FakeLauncher, drive_plan, make_plan, states_of, stored_record
+from said import says
 
 from rvk8s import drive, storage
 from rvk8s.contract import STAGES, ExitCode, State
@@ -170,7 +171,7 @@ def test_cancelled_while_storage_is_away(
     error, launcher = drive_plan(plan, lambda *_: None, cancelled=cancelled)
     assert isinstance(error, Interrupted)
     assert launcher.stopped == ["configure"]
-    assert "does not say that the run is cancelled" in caplog.text
+    assert says(caplog.text, "…not say…cancelled…")
 
 
 def test_cancelled_while_storage_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +253,7 @@ def test_from_with_an_earlier_stage_not_done(tmp_path: Path) -> None:
     drive_plan(plan, lambda name, *_: 1 if name == "train" else 0)
     error, _ = drive_plan(make_plan(tmp_path, from_stage="predict"))
     assert isinstance(error, InputError)
-    assert "stage train of run-1 is not done; start --from train" in str(error)
+    assert says(str(error), "…train of run-1…not done; …--from train…")
     assert stored_record(plan).state == State.FAILED
 
 

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from said import says
 
-from rvk8s import cli, project
+from rvk8s import cli, project, yaml_loader
 from rvk8s.errors import InputErrors
 from rvk8s.project.values_files import read_layers
 from rvk8s.values import chart_dir, deep_merged
@@ -36,7 +35,7 @@ def written(folder: Path, middle: str) -> Path:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_weaker_than_the_file(name: str, tmp_path: Path) -> None:
-    preset = yaml.safe_load(PRESETS[name].read_text())
+    preset = yaml_loader.load(PRESETS[name].read_text())
     loaded = project.load(written(tmp_path, f"preset: {name}\n{VALUES}"))
     pool = preset["pools"]["gpu"]
     for values in (loaded.values, *(one.values for one in loaded.experiments)):
@@ -54,7 +53,7 @@ def test_a_preset_is_weaker_than_the_file(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_says_nothing_of_storage(name: str) -> None:
-    assert set(yaml.safe_load(PRESETS[name].read_text())) == {"pools"}
+    assert set(yaml_loader.load(PRESETS[name].read_text())) == {"pools"}
 
 
 def test_a_preset_of_one_s_own(tmp_path: Path) -> None:
@@ -99,8 +98,8 @@ def test_what_is_sent(
     with pytest.raises(SystemExit) as exited:
         cli.main(["plan", "one", "--gpus", "4", "--values", "more.yaml", "-o", "values"])
     assert exited.value.code == 0
-    values = yaml.safe_load(capfd.readouterr().out)
-    layers = [yaml.safe_load(text) for text in (PRESETS["nvidia"].read_text(), VALUES)]
+    values = yaml_loader.load(capfd.readouterr().out)
+    layers = [yaml_loader.load(text) for text in (PRESETS["nvidia"].read_text(), VALUES)]
     expected = deep_merged(layers[0], layers[1]["values"])
     expected["pools"]["gpu"]["cpuPerGpu"] = "3"
     assert {key: values[key] for key in ("pools", "storage")} == json.loads(json.dumps(expected))

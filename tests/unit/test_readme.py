@@ -12,13 +12,27 @@ from pathlib import Path
 
 import click
 import pytest
-import yaml
 
-from rvk8s import chart, cli
+from rvk8s import chart, cli, yaml_loader
 from rvk8s.project import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+#: What boto3 is called for -> the actions that a policy has to allow.
+_RIGHTS = {
+    "abort_multipart_upload": ("AbortMultipartUpload",),
+    "complete_multipart_upload": ("PutObject",),
+    "copy": ("GetObject", "PutObject"),
+    "create_multipart_upload": ("PutObject",),
+    "delete_object": ("DeleteObject",),
+    "get_object": ("GetObject",),
+    "head_object": ("GetObject",),
+    "list_multipart_uploads": ("ListBucketMultipartUploads",),
+    "list_objects_v2": ("ListBucket",),
+    "list_parts": ("ListMultipartUploadParts",),
+    "put_object": ("PutObject",),
+    "upload_part": ("PutObject",),
+}
 
 
 def commands_in(page: str) -> list[str]:
@@ -152,10 +166,20 @@ def test_what_the_guide_says_of_raster_vision_s_runner() -> None:
     assert keys <= set(schema["properties"])
 
 
+def test_the_guide_names_the_rights_of_the_buckets_role() -> None:
+    rows = (ROOT / "docs/guide/cluster.md").read_text().splitlines()
+    (row,) = [row for row in rows if row.startswith("| EKS")]
+    named = re.findall(r"`(?:s3:)?([A-Z]\w+)`", row.partition("`kms:")[0])
+    files = (ROOT / "rvk8s/storage").glob("s3*.py")
+    calls = re.compile(r"\bs3\.(?:get_paginator\(\"(\w+)\"|(?!get_paginator)(\w+)\()")
+    asked = {"".join(call) for file in files for call in calls.findall(file.read_text())}
+    assert sorted(named) == sorted({right for call in asked for right in _RIGHTS[call]})
+
+
 @pytest.mark.parametrize("page", ["docs/guide/helm-and-kubectl.md", "helm/rvk8s/README.md"])
 def test_values_for_helm_are_written_by_the_page_s_command(page: str) -> None:
     (command,) = [c for c in commands_in(page) if c.endswith(" > run.yaml")]
-    values = yaml.safe_load(run(command.removesuffix(" > run.yaml"), ROOT))
+    values = yaml_loader.load(run(command.removesuffix(" > run.yaml"), ROOT))
     assert values["stages"]["train"]["gpus"] == 4
     rendered = chart.render(values, "potsdam", "rvk8s")
     assert rendered.manifests[-1]["kind"] == "Job"

@@ -127,5 +127,5 @@ def test_sizes_that_do_not_fit_are_drawn_again() -> None:
 def test_nothing_fits_into_an_area_that_is_too_small() -> None:
     assert windows([box(0, 0, 10, 50)], (12, 13)).corners == ()
     corner = Polygon([(0, 0), (14, 0), (0, 14)])  # holds three corners of a window
-    with pytest.raises(InputError, match="no window of scene a was found in its area"):
+    with pytest.raises(InputError, match=r"no window of scene a .*area"):
         windows([corner, box(50, 50, 61.5, 61.5)], (12, 13)).draw(0, 0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rastervision.fastai_backend import backbones, bundle, models, weights
 from rastervision.fastai_backend.model_spec import ModelSpec
+from said import says
 from torch import nn
 from torchvision import models as torchvision_models
 
@@ -52,7 +53,7 @@ def test_a_bundle_of_three_bands_starts_four(
         four = weights.start(spec(4), path)
     torch.testing.assert_close(first(four)[:, :3], first(model) * 3 / 4)
     torch.testing.assert_close(first(four)[:, 3], first(model).mean(dim=1) * 3 / 4)
-    assert "the images have 4 bands: the pretrained first convolution is adapted" in caplog.text
+    assert says(caplog.text, "…4 bands: …convolution is adapted…")
     names = models.backbone_names(four)
     assert f"{len(four.state_dict())} of {len(four.state_dict())} tensors" in caplog.text
     old = model.state_dict()
@@ -70,7 +71,7 @@ def test_a_bundle_of_four_bands_starts_three_and_thirteen(tmp_path: Path) -> Non
 
 
 def test_a_bundle_of_another_backbone_is_refused(rgb: tuple[Path, nn.Module]) -> None:
-    with pytest.raises(InputError, match="does not hold the weights of unet with backbone"):
+    with pytest.raises(InputError, match=r"not .*weights of unet .*resnet34"):
         weights.start(spec(4, backbone="resnet34"), rgb[0])
 
 

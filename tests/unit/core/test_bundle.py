@@ -66,7 +66,7 @@ def rewritten(path: Path, target: Path, **changes: bytes) -> Path:
 
 
 def test_bad_bundles(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist; run the train stage"):
+    with pytest.raises(InputError, match=r"none\.zip .*not exist; .*train stage"):
         bundle.load(tmp_path / "none.zip")
     cut = tmp_path / "cut.zip"
     cut.write_bytes(path.read_bytes()[:-1000])
@@ -77,15 +77,15 @@ def test_bad_bundles(path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is damaged"):
         bundle.load(rewritten(path, tmp_path / "spec.zip", model_json=b"{}"))
     newer = b'{"format": 9, "rvk8s": "7.0"}'
-    with pytest.raises(InputError, match=r"has format 9, this version reads 1; use rvk8s 7\.0"):
+    with pytest.raises(InputError, match=r"format 9, .* 1; .*rvk8s 7\.0"):
         bundle.load(rewritten(path, tmp_path / "newer.zip", model_json=newer))
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as z:
         z.writestr("learner-config.json", "{}")
-    with pytest.raises(InputError, match="is not a model bundle of the fastai backend"):
+    with pytest.raises(InputError, match=r"other\.zip .*not a model bundle"):
         bundle.load(tmp_path / "other.zip")
 
 
 def test_weights_of_another_network(path: Path, spec: ModelSpec, tmp_path: Path) -> None:
     bundle.save(tmp_path / "other.zip", {"0.weight": torch.zeros(3)}, spec)
-    with pytest.raises(InputError, match="weights don't fit the network unet/resnet18"):
+    with pytest.raises(InputError, match=r"weights .*fit .*unet/resnet18"):
         bundle.load_model(tmp_path / "other.zip")

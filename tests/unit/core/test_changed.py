@@ -21,6 +21,7 @@ from rastervision.fastai_backend.chips import (
 from rastervision.fastai_backend.devices import say_where
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
 from rastervision.fastai_backend.windows import SceneWindows, Window, WindowChips
+from said import says
 from torchvision import models as torchvision_models
 
 from rvk8s.errors import InputError, Preempted
@@ -28,7 +29,7 @@ from rvk8s.errors import InputError, Preempted
 Train = Callable[..., Path]
 Settings = Callable[..., TrainSettings]
 MakeChips = Callable[..., ArrayChips]
-REMOVE = r"; remove .*/train to train anew"
+REMOVE = r"; remove .*/train\b"
 
 
 def corrected(chips: ArrayChips) -> ArrayChips:
@@ -56,7 +57,7 @@ def again(request: pytest.FixtureRequest, train: Train, settings: Settings) -> T
 
 def test_labels_that_were_corrected(again: Train, make_chips: MakeChips) -> None:
     chips, valid = make_chips(6), make_chips(2, seed=1)
-    other = r"is of a training with other labels: {} labels \(digest\) \w+ is now \w+" + REMOVE
+    other = r"other labels: {} labels \(digest\) \w+ .*" + REMOVE
     with pytest.raises(InputError, match=other.format("training")):
         again(chips=corrected(chips))
     with pytest.raises(InputError, match=other.format("validation")):
@@ -70,7 +71,7 @@ def test_classes_of_other_names(
     renamed = Classes(("ground", "roof", "road"), ("grey", "red", "blue"))
     two = settings(solver={"num_epochs": 2})
     chips, valid = make_chips(6), make_chips(2, seed=1)
-    message = r"class_names ground, house, road, this one has ground, roof, road" + REMOVE
+    message = r"class_names ground, house, road, .*ground, roof, road" + REMOVE
     with pytest.raises(InputError, match=message):
         learner.train(two, chips, valid, renamed, tmp_path / "train")
 
@@ -79,7 +80,7 @@ def test_other_weights_to_start_from(again: Train, settings: Settings, tmp_path:
     network = torchvision_models.get_model("mobilenet_v3_small", weights=None)
     torch.save(network.state_dict(), tmp_path / "start.pth")
     model = {"pretrained_uri": str(tmp_path / "start.pth")}
-    with pytest.raises(InputError, match=r"model\.pretrained_uri None is now .*/start\.pth"):
+    with pytest.raises(InputError, match=r"model\.pretrained_uri None .*/start\.pth"):
         again(settings=settings(model=model, solver={"num_epochs": 2}))
 
 
@@ -100,7 +101,7 @@ def test_what_an_older_version_wrote_is_gone_on_with(
         path.write_text(json.dumps(metrics))
     with caplog.at_level(logging.WARNING):
         again(chips=corrected(make_chips(6)))
-    assert "does not say whether model.pretrained_uri, training labels (digest)" in caplog.text
+    assert says(caplog.text, "…not say…model.pretrained_uri, training labels (digest)…")
 
 
 @pytest.mark.slow
@@ -126,11 +127,8 @@ def test_more_epochs_of_a_constant_rate(train: Train, settings: Settings, finish
     assert (metrics["epochs"], metrics["options"]["solver.num_epochs"]) == (3, 2)
     assert (more / "model-bundle.zip").read_bytes() == (whole / "model-bundle.zip").read_bytes()
     for other, what in (
-        (epochs(1), r"solver\.num_epochs 2 is now 1"),
-        (
-            epochs(3, "one_cycle"),
-            r"solver\.num_epochs 2 is now 3, solver\.schedule constant is now",
-        ),
+        (epochs(1), r"solver\.num_epochs 2 .*1"),
+        (epochs(3, "one_cycle"), r"solver\.num_epochs 2 .*3, solver\.schedule constant "),
     ):
         with pytest.raises(InputError, match=what):
             train(other)
@@ -193,5 +191,4 @@ def test_few_chips_for_batch_normalization_are_said(
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == (chips is not None)
     if chips is not None:
-        assert f"of only {chips} chips" in warnings[0]
-        assert warnings[0].endswith("set solver.sync_bn to true, or solver.batch_sz to 32 or more")
+        assert says(warnings[0], f"…only {chips} chips…solver.sync_bn…solver.batch_sz to 32…")

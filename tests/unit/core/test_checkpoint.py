@@ -17,6 +17,7 @@ from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.progress import Progress
 from rastervision.fastai_backend.ranks import Ranks
+from said import says
 from torch import nn
 
 from rvk8s.contract import Env
@@ -56,8 +57,7 @@ class TestResuming:
             path.write_bytes(kept[damage])
         with pytest.raises(InputError) as e:
             train(settings(solver={"num_epochs": 2}))
-        assert str(e.value).startswith(f"checkpoint {path} is damaged: ")
-        assert str(e.value).endswith("; remove last.pt to train from the start")
+        assert says(str(e.value), f"checkpoint {path}…damaged: …; …remove last.pt…")
         assert "\n" not in str(e.value)
 
     def test_other_network_classes_bands_or_options(
@@ -69,13 +69,13 @@ class TestResuming:
     ) -> None:
         two: dict[str, Any] = {"num_epochs": 2}
         cases: list[tuple[dict[str, Any], ArrayChips | None, str]] = [
-            ({"model": {"arch": "unet"}}, None, "arch deeplabv3, this one has unet"),
-            ({"model": {"backbone": "resnet18"}}, None, "this one has resnet18"),
-            ({}, make_chips(6, channels=4), "channels 3, this one has 4"),
-            ({}, make_chips(6, dtype="uint16"), "dtype uint8, this one has uint16"),
-            ({"data": {"img_sz": 64}}, None, "data.img_sz None is now 64"),
-            ({"solver": {"lr": 0.5}}, None, "solver.lr 0.001 is now 0.5"),
-            ({}, make_chips(8), "training chips 6 is now 8"),
+            ({"model": {"arch": "unet"}}, None, "arch deeplabv3, .* unet"),
+            ({"model": {"backbone": "resnet18"}}, None, "backbone .* resnet18"),
+            ({}, make_chips(6, channels=4), "channels 3, .* 4"),
+            ({}, make_chips(6, dtype="uint16"), "dtype uint8, .* uint16"),
+            ({"data": {"img_sz": 64}}, None, "data.img_sz None .* 64"),
+            ({"solver": {"lr": 0.5}}, None, "solver.lr 0.001 .* 0.5"),
+            ({}, make_chips(8), "training chips 6 .* 8"),
         ]
         for groups, chips, message in cases:
             options = settings(**{**groups, "solver": {**two, **groups.get("solver", {})}})
@@ -84,12 +84,12 @@ class TestResuming:
 
     def test_another_version(self, tmp_path: Path) -> None:
         torch.save({"format": 99}, tmp_path / "last.pt")
-        with pytest.raises(InputError, match="was written by another version of rvk8s"):
+        with pytest.raises(InputError, match="another version"):
             checkpoint.Checkpoint.load(tmp_path / "last.pt")
 
     def test_a_finished_training_of_other_options(self, train: Train, settings: Settings) -> None:
         folder = train(settings())
-        with pytest.raises(InputError, match=r"other options: solver\.seed 0 is now 1; remove"):
+        with pytest.raises(InputError, match=r"other options: solver\.seed 0 .* 1; remove"):
             train(settings(solver={"seed": 1}))
         (folder / "metrics.json").write_text("{")
         with pytest.raises(InputError, match=r"metrics\.json is damaged: .*; remove it"):
@@ -103,7 +103,7 @@ class TestResuming:
         last["epoch"] = 2
         torch.save(last, path)
         (tmp_path / "train" / "best.pt").unlink()
-        with pytest.raises(InputError, match=r"best\.pt is missing; remove .* to train anew"):
+        with pytest.raises(InputError, match=r"best\.pt is missing; remove "):
             train(settings(solver={"num_epochs": 2}))
 
 
@@ -125,9 +125,8 @@ def test_out_of_memory_names_the_batch_that_fits(
     monkeypatch.setattr(models, "build", hungry)
     with pytest.raises(OutOfMemory) as e:
         train(settings(solver={"batch_sz": 6, "precision": "bf16"}))
-    assert str(e.value) == (
-        "a batch of 6 chips of 32 pixels needs too much memory; "
-        "set solver.batch_sz to 2 (and solver.grad_accum to 3 to train alike)"
+    assert says(
+        str(e.value), "…6 chips of 32…memory; …solver.batch_sz to 2 …solver.grad_accum to 3…"
     )
     assert not torch.is_autocast_enabled("cpu")
 
@@ -147,21 +146,21 @@ class TestWriting:
         path = tmp_path / "last.pt"
         checkpoint.save_tensors(path, {"a": torch.zeros(3)})
         before = path.read_bytes()
-        with pytest.raises(DiskFull, match=r"no space left to write .*last\.pt; free some"):
+        with pytest.raises(DiskFull, match=r"no space left .*last\.pt"):
             checkpoint.save_tensors(path, {"a": torch.zeros(1_000_000)})
         assert path.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
     def test_a_full_disk_leaves_no_half_bundle(self, tmp_path: Path, small_files: None) -> None:
         spec = ModelSpec("unet", "resnet18", 3, ("a",), ("red",), None, (0.0,) * 3, (1.0,) * 3, 64)
-        with pytest.raises(DiskFull, match=r"no space left to write .*model-bundle\.zip"):
+        with pytest.raises(DiskFull, match=r"no space left .*model-bundle\.zip"):
             bundle.save(tmp_path / bundle.NAME, {"a": torch.zeros(1_000_000)}, spec)
         assert not list(tmp_path.iterdir())
 
     def test_a_full_disk_ends_the_training(
         self, train: Train, settings: Settings, tmp_path: Path, small_files: None
     ) -> None:
-        with pytest.raises(DiskFull, match=r"^no space left to write .*best\.pt"):
+        with pytest.raises(DiskFull, match=r"^no space left .*best\.pt"):
             train(settings())
         assert "best.pt" not in {p.name for p in (tmp_path / "train").iterdir()}
 
@@ -177,7 +176,7 @@ class TestRanks:
     @pytest.mark.parametrize(
         ("env", "message"),
         [
-            ({"RANK": "0"}, "RANK=0 set but not LOCAL_RANK, WORLD_SIZE"),
+            ({"RANK": "0"}, "RANK=0 .*not LOCAL_RANK, WORLD_SIZE"),
             ({"RANK": "4", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, "don't fit each other"),
             ({"RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, "don't fit each other"),
             ({"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "not numbers"),

@@ -26,6 +26,7 @@ from rastervision.fastai_backend.options import (
 from rastervision.fastai_backend.predict import Cells, ScenePredictor
 from rastervision.fastai_backend.tasks.classes import ClassScores, confusion_matrix, make_loss
 from rastervision.fastai_backend.windows import Window
+from said import says
 from torch.nn import functional as F
 
 from rvk8s.errors import InputError
@@ -97,10 +98,8 @@ class TestLoss:
     def test_a_chip_has_no_dice(self, settings: Settings, classes: Classes, loss: str) -> None:
         asked = settings(model=NETWORK, solver={"loss": loss})
         (error,) = checks.check(asked, classes, gpus=0)
-        assert str(error) == (
-            "solver.loss: Dice compares areas, and a chip has one class; use cross_entropy or focal"
-        )
-        with pytest.raises(InputError, match="Dice compares areas"):
+        assert says(str(error), "solver.loss: Dice…areas…; …cross_entropy or focal")
+        with pytest.raises(InputError, match=r"Dice .*areas"):
             make_loss(asked.solver, chips(6), classes)
 
     def test_balanced_weights_count_chips(self, settings: Settings, classes: Classes) -> None:
@@ -136,7 +135,7 @@ class TestLoader:
         assert np.mean(source.read(order(0), 0)[1] == 1) == 0.5
 
     def test_labels_of_two_kinds_do_not_fit(self, make_chips: Callable[..., ArrayChips]) -> None:
-        with pytest.raises(InputError, match=r"have label_kind chip, validation chips pixels"):
+        with pytest.raises(InputError, match=r"label_kind chip, validation .*pixels"):
             data.check_sources(chips(3), make_chips(2))
 
 
@@ -242,7 +241,7 @@ class TestTraining:
         self, train: Callable[..., Path], settings: Settings
     ) -> None:
         asked = settings(model=NETWORK, solver={"batch_sz": 1})
-        with pytest.raises(InputError, match=r"batch_sz: .* use batches of 2 or more$"):
+        with pytest.raises(InputError, match=r"batch_sz: .* 2 or more$"):
             train(asked, chips=chips(6), valid=chips(6))
 
 

@@ -102,7 +102,7 @@ class TestLoss:
             ({"class_weights": [1.0, 2.0]}, "2 weights for 3 classes"),
             ({"class_weights": [1.0, -2.0, 0.0]}, "has a negative weight"),
             ({"class_weights": [0.0, 0.0, 0.0]}, "no positive one"),
-            ({"ignore_class_index": 3}, "3 is not a class id; use 0 to 2"),
+            ({"ignore_class_index": 3}, "3 .*class id; .*0 to 2"),
         ],
     )
     def test_bad_options(

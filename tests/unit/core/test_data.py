@@ -74,9 +74,9 @@ class TestOrder:
         assert sampling.subset(chips, DataOptions(train_count=100), seed=0) is chips
 
     def test_no_chips_left(self) -> None:
-        with pytest.raises(InputError, match="no training chip is left; raise train_prop"):
+        with pytest.raises(InputError, match=r"no training chip .*train_prop"):
             sampling.subset(numbered(3), DataOptions(train_prop=0.0), 0)
-        with pytest.raises(InputError, match="there are no training chips; check"):
+        with pytest.raises(InputError, match="no training chips"):
             sampling.subset(numbered(0), DataOptions(), 0)
 
     def test_oversampling_draws_rare_chips_in_the_target_proportion(self) -> None:
@@ -106,10 +106,10 @@ class TestOrder:
     def test_oversampling_of_what_is_not_there(self) -> None:
         chips = numbered(4)
         absent = Oversample(rare_class_ids=[2], rare_target_prop=0.5)
-        with pytest.raises(InputError, match=r"no training chip holds any of the classes \[2\]"):
+        with pytest.raises(InputError, match=r"no training chip .*classes \[2\]"):
             sampling.epoch_order(chips, absent, 3, 0)
         unknown = Oversample(rare_class_ids=[7], rare_target_prop=0.5)
-        with pytest.raises(InputError, match="7: no such class id; use 0 to 2"):
+        with pytest.raises(InputError, match=r"7: no such class.* 0 to 2"):
             sampling.epoch_order(chips, unknown, 3, 0)
 
     def test_windows_that_change_with_the_epoch_are_not_oversampled(
@@ -118,7 +118,7 @@ class TestOrder:
         chips = numbered(4)
         monkeypatch.setattr(chips, "class_pixels", lambda: None)
         rare = Oversample(rare_class_ids=[2], rare_target_prop=0.5)
-        with pytest.raises(InputError, match="that each epoch draws anew can't be oversampled"):
+        with pytest.raises(InputError, match=r"each epoch .*can't be oversampled"):
             sampling.epoch_order(chips, rare, 3, 0)
 
 
@@ -172,11 +172,11 @@ class TestLoader:
         assert x[:, 2][y == 2].mean() > x[:, 2][y == 1].mean() > x[:, 2][y == 0].mean()
 
     def test_sources_that_do_not_fit(self, make_chips: MakeChips) -> None:
-        with pytest.raises(InputError, match="training chips have channels 3, validation chips 4"):
+        with pytest.raises(InputError, match=r"training .*channels 3, validation .*4"):
             check_sources(make_chips(2, 8, 3), make_chips(2, 8, 4))
-        with pytest.raises(InputError, match="have size 8, validation chips 16"):
+        with pytest.raises(InputError, match=r"training .*size 8, validation .*16"):
             check_sources(make_chips(2, 8), make_chips(2, 16))
-        with pytest.raises(InputError, match="there are no validation chips"):
+        with pytest.raises(InputError, match="no validation chips"):
             check_sources(make_chips(2, 8), make_chips(2, 8).__class__(*empty()))
 
 
@@ -241,7 +241,7 @@ class TestStatistics:
 
     def test_only_nodata(self) -> None:
         chips = ArrayChips(np.zeros((2, 4, 4, 1), np.uint8), np.zeros((2, 4, 4), np.uint8), 3)
-        with pytest.raises(InputError, match="every pixel of the training chips is 0"):
+        with pytest.raises(InputError, match=r"every pixel .* 0"):
             band_statistics(chips)
 
     def test_normalize_rejects_other_bands(self) -> None:
@@ -265,5 +265,5 @@ class TestStatistics:
     def test_classes_are_checked(self) -> None:
         with pytest.raises(InputError, match="2 class names but 1 colors"):
             Classes(("a", "b"), ("red",))
-        with pytest.raises(InputError, match="null class 2 is not one of 2 classes"):
+        with pytest.raises(InputError, match=r"null class 2 .*2 classes"):
             Classes(("a", "b"), ("red", "blue"), null_id=2)

@@ -26,6 +26,7 @@ from rastervision.fastai_backend.tasks.detection import (
     DetectionScores,
 )
 from rastervision.fastai_backend.windows import Window, fit
+from said import says
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
@@ -145,7 +146,7 @@ class TestBoxes:
             writer.start_scene("a")
             for image, boxes in zip(images, found, strict=True):
                 writer.add(image, boxes, (0, 0, SIZE, SIZE))
-            with pytest.raises(InputError, match="scene a has the label id 2"):
+            with pytest.raises(InputError, match=r"scene a .*label id 2"):
                 writer.add(images[0], np.array([[0, 0, 9, 9, 2]], np.float32), (0, 0, 1, 1))
             with pytest.raises(ValueError, match="the store's are"):
                 writer.add(images[0], np.zeros((1, 4), np.float32), (0, 0, 1, 1))
@@ -295,13 +296,13 @@ class TestLoss:
         given = settings(model=NETWORK, **{group: option})
         (name,) = option
         (error,) = checks.check(given, CLASSES, gpus=0)
-        assert str(error) == f"{group}.{name}: object detection has no {name}; leave it out"
+        assert says(str(error), f"{group}.{name}: object detection has no {name}…")
 
     def test_views(self, settings: Settings) -> None:
         given = settings(model=NETWORK)
         given.predict.tta = True
         (error,) = checks.check(given, CLASSES, gpus=0)
-        assert str(error) == "predict.tta: object detection has no tta; leave it out"
+        assert says(str(error), "predict.tta: object detection has no tta…")
 
 
 class TestTraining:

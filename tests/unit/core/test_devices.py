@@ -17,6 +17,7 @@ from rastervision.fastai_backend.model_spec import ModelSpec
 from rastervision.fastai_backend.options import PredictSettings, TrainSettings
 from rastervision.fastai_backend.predict import ScenePredictor
 from rastervision.fastai_backend.ranks import Ranks
+from said import says
 
 from rvk8s.contract import Env
 from rvk8s.errors import InputError
@@ -56,13 +57,13 @@ def test_a_gpu_of_no_use(
     monkeypatch.setenv(Env.GPUS, "0")
     assert device_of(dev=tmp_path) == CPU
     monkeypatch.setenv(Env.GPUS, "2")
-    with pytest.raises(InputError, match=r"^2 GPUs .* torch can use none of this node's: \w.*;"):
+    with pytest.raises(InputError, match=r"^2 GPUs .* torch .*none .*: \w.*;"):
         device_of(dev=tmp_path)
     gpus(1)
-    with pytest.raises(InputError, match=r"torch can use 1 of this node's: .* --gpus 0 to compute"):
+    with pytest.raises(InputError, match=r"torch .*1 of this node's: .* --gpus 0\b"):
         device_of(dev=tmp_path)
     monkeypatch.delenv(Env.GPUS)
-    with pytest.raises(InputError, match=r"^2 processes train on this node, which has 1 GPUs"):
+    with pytest.raises(InputError, match=r"^2 processes .*1 GPUs"):
         device_of(Ranks(0, 0, 2), tmp_path)
     assert device_of(dev=tmp_path) == torch.device("cuda")
 
@@ -94,7 +95,7 @@ def test_a_gpu_that_torch_is_not_built_for(
     if runs:
         assert device_of(dev=tmp_path) == torch.device("cuda")
     else:
-        with pytest.raises(InputError, match=r"not built for Tesla P100, .* use GPUs of 7.0 or la"):
+        with pytest.raises(InputError, match=r"not built for Tesla P100, .* 7\.0 "):
             device_of(dev=tmp_path)
 
 
@@ -105,7 +106,7 @@ def test_a_gpu_of_another_maker(
     (tmp_path / "kfd").touch()
     assert device_of(dev=tmp_path) == CPU, "nobody has asked for it"
     monkeypatch.setenv(Env.GPUS, "1")
-    with pytest.raises(InputError, match=r"^1 GPUs .* is AMD's, .* torch is not built for ROCm;"):
+    with pytest.raises(InputError, match=r"^1 GPUs .*AMD's, .*torch .*not built for ROCm;"):
         device_of(dev=tmp_path)
     gpus(1)  # a torch that is built for ROCm
     assert device_of(dev=tmp_path) == torch.device("cuda")
@@ -121,7 +122,7 @@ def test_prediction_does_not_take_the_cpu_instead(
     assert ScenePredictor(model, spec, PredictSettings()).device == CPU
     assert not torch.backends.cudnn.allow_tf32, "fp32 is fp32"
     monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "GPU-1234")  # given without its device files
-    with pytest.raises(InputError, match="1 GPUs were asked for"):
+    with pytest.raises(InputError, match=r"^1 GPUs .*asked"):
         ScenePredictor(model, spec, PredictSettings())
 
 
@@ -155,4 +156,4 @@ def test_nodes_that_differ(
         ]
     else:
         assert len(set(said)) == 1
-        assert said[0].startswith("InputError: some nodes have GPUs and others have none: 0; let")
+        assert says(said[0], "InputError: …nodes…GPUs…none: 0; …")

@@ -20,6 +20,7 @@ from rastervision.fastai_backend.chip_learner import ChipLearner, batch_of_rank
 from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.ranks import Ranks
+from said import says
 from torch import nn
 
 from rvk8s.contract import Env
@@ -120,7 +121,8 @@ class TestOneOutput:
 
         first, *others = ranked(chosen, chips, valid, ranks=ranks, name="stopped", sync=sync)
         assert first == "Preempted: the node goes away"
-        assert set(others) == {"RanksLost: another rank of the training has ended"}
+        (lost,) = set(others)
+        assert says(lost, "RanksLost: another rank…ended")
         assert ranked(chosen, chips, valid, ranks=ranks, name="stopped") == ["ok"] * ranks
         assert ranked.rows("stopped") == ranked.rows("whole")
         whole, stopped = ranked.weights("whole"), ranked.weights("stopped")
@@ -170,12 +172,12 @@ class TestOneOutput:
 
         assert ranked(chosen, make_chips(8), make_chips(1, seed=1), hook=hook) == ["ok", "ok"]
         said = capfd.readouterr().err
-        assert said.count("training on the CPU, 2 ranks with gloo") == 1
+        assert said.count("2 ranks with gloo") == 1
         assert said.count("solver.sync_bn needs GPUs") == 1
         rows = ranked.rows()
         assert said.count("train loss") == len(rows)
         assert said.count("stopping early") == (len(rows) < 9)
-        found = re.findall(r"lr_find chose a learning rate of (\S+)", said)
+        found = re.findall(r"lr_find chose \D*(\S+)", said)
         assert len(set(found)) == 1, "both ranks choose alike"
         outputs = sorted(path.name for path in (ranked.folder / "train").iterdir())
         assert "model-bundle.zip" in outputs
@@ -219,9 +221,9 @@ class TestFailures:
         )
         assert time.monotonic() - began < 30
         if how == "hangs":
-            assert first.startswith("RanksLost: the ranks waited 3 s for each other: one of them")
+            assert says(first, "RanksLost: …waited 3 s…")
         else:
-            assert first == "RanksLost: another rank of the training has ended"
+            assert says(first, "RanksLost: another rank…ended")
         assert {"raises": "broken", "is killed": "-9", "hangs": "RanksLost"}[how] in second
 
     def test_a_batch_that_cannot_be_shared(self) -> None:
@@ -229,9 +231,9 @@ class TestFailures:
         assert batch_of_rank(8, 7, 2) == 3
         with pytest.raises(InputError, match=r"solver.batch_sz: 9 chips .* use 8 or 12"):
             batch_of_rank(9, 100, 4)
-        with pytest.raises(InputError, match=r"by 4 ranks; use 4, or another"):
+        with pytest.raises(InputError, match=r"^solver.batch_sz: .* 4 ranks; use 4\b"):
             batch_of_rank(3, 100, 4)
-        with pytest.raises(InputError, match="1 training chips are too few for 2 ranks"):
+        with pytest.raises(InputError, match=r"1 training chips .* 2 ranks"):
             batch_of_rank(8, 1, 2)
         chosen = TrainSettings(solver={"batch_sz": 9})
         errors = checks.check(chosen, Classes(("a",), ("red",)), 0, ranks=2)
@@ -239,9 +241,9 @@ class TestFailures:
 
     def test_an_engine_that_counts_otherwise(self) -> None:
         env = {**torchrun(0, 2, 1), Env.WORLD_SIZE: "4"}
-        with pytest.raises(InputError, match="the engine says 4, torchrun says 2"):
+        with pytest.raises(InputError, match=r"engine .*4, torchrun .*2"):
             Ranks.from_env(env)
-        with pytest.raises(InputError, match="the engine says 2, torchrun says 1"):
+        with pytest.raises(InputError, match=r"engine .*2, torchrun .*1"):
             Ranks.from_env({Env.WORLD_SIZE: "2"})
 
     def test_the_others_wait_longer_than_rank_0_waits_for_storage(self) -> None:

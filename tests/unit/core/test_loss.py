@@ -16,6 +16,7 @@ from rastervision.fastai_backend.chips import ArrayChips, Classes
 from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import SolverOptions, TrainSettings
 from rastervision.fastai_backend.tasks.classes import ClassScores, make_loss
+from said import says
 from torch.nn import functional as F
 
 from rvk8s.contract import Env
@@ -167,9 +168,9 @@ def test_the_learning_rate_is_found_with_the_weight_decay_of_the_training(
 @pytest.mark.parametrize(
     ("batch", "ranks", "advice"),
     [
-        (9, 1, "set solver.batch_sz to 4"),
-        (7, 2, "set solver.batch_sz to 6"),
-        (12, 1, "set solver.batch_sz to 6 (and solver.grad_accum to 4 to train alike)"),
+        (9, 1, "solver.batch_sz to 4"),
+        (7, 2, "solver.batch_sz to 6"),
+        (12, 1, "solver.batch_sz to 6 …solver.grad_accum to 4…"),
     ],
 )
 def test_advice_to_train_alike_is_given_where_that_is_possible(
@@ -183,4 +184,4 @@ def test_advice_to_train_alike_is_given_where_that_is_possible(
     monkeypatch.setattr(memory._Step, "fits", lambda self, batch: True)
     spec: Any = SimpleNamespace(arch="unet", img_sz=64)
     error = memory.advice(MemoryError(), learn, spec, "fp32", grad_accum=2, ranks=ranks)
-    assert str(error).endswith(f"memory; {advice}")
+    assert says(str(error), f"…memory; …{advice}")

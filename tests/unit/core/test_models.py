@@ -15,6 +15,7 @@ from rastervision.fastai_backend.backbones import classifier_names, without_weig
 from rastervision.fastai_backend.model_spec import ModelSpec, normalize
 from rastervision.fastai_backend.models import backbone_names, build, parameter_groups
 from rastervision.fastai_backend.options import TrainSettings
+from said import says
 from torch import nn
 from torchvision import models as torchvision_models
 
@@ -128,14 +129,14 @@ def test_pretrained_weights_are_those_of_the_file(
 
 @pytest.mark.parametrize("backbone", ["vit_b_32", "swin_t", "inception_v3"])
 def test_backbones_without_a_pyramid(backbone: str) -> None:
-    with pytest.raises(InputError, match="can't be cut into a feature pyramid; use a conv"):
+    with pytest.raises(InputError, match="feature pyramid; "):
         build(spec("unet", backbone))
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(InputError, match=r"model\.backbone: torchvision has no 'resnet19'; use"):
+    with pytest.raises(InputError, match=r"model\.backbone: torchvision .*'resnet19'; "):
         build(spec(backbone="resnet19"))
-    with pytest.raises(InputError, match="arch is 'fpn'; use one of unet, deeplabv3, cla"):
+    with pytest.raises(InputError, match=r"arch .*'fpn'; .*unet, deeplabv3, cla"):
         build(spec(arch="fpn"))
 
 
@@ -169,7 +170,7 @@ def test_pretrained_weights_that_cannot_be_had(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="pretrained weights of mobilenet_v3_small can't be"):
+    with pytest.raises(InputError, match="pretrained weights of mobilenet_v3_small"):
         build(spec(), pretrained=True)
 
 
@@ -198,7 +199,7 @@ class TestStartingWeights:
         with caplog.at_level(logging.INFO):
             model: Any = weights.start(spec(channels=5), path)
         five = model.body[0][0].weight
-        assert "the images have 5 bands: the pretrained first convolution is adapted" in caplog.text
+        assert says(caplog.text, "…5 bands: …convolution is adapted…")
         torch.testing.assert_close(five[:, :3], rgb * 3 / 5)
         torch.testing.assert_close(five[:, 4], rgb.mean(dim=1) * 3 / 5)
         model = weights.start(spec(channels=1), path)
@@ -217,17 +218,17 @@ class TestStartingWeights:
         assert state["head.4.weight"].shape[0] == 7
 
     def test_files_that_do_not_fit(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"gone.pth does not exist"):
+        with pytest.raises(InputError, match=r"gone\.pth .*not exist"):
             weights.start(spec(), tmp_path / "gone.pth")
         torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
-        with pytest.raises(InputError, match="does not hold the weights of deeplabv3 with"):
+        with pytest.raises(InputError, match=r"other\.pth .*not .*weights of deeplabv3 "):
             weights.start(spec(), tmp_path / "other.pth")
         torch.save({"model": 3}, tmp_path / "none.pth")
-        with pytest.raises(InputError, match="holds no weights; give a state dict"):
+        with pytest.raises(InputError, match=r"none\.pth .*no weights; .*state dict"):
             weights.start(spec(), tmp_path / "none.pth")
         resnet = torchvision_models.get_model("resnet18", weights=None).state_dict()
         torch.save({"conv1.weight": resnet["conv1.weight"]}, tmp_path / "part.pth")
-        with pytest.raises(InputError, match="these weights are not those of resnet18"):
+        with pytest.raises(InputError, match=r"weights .*not .*resnet18"):
             weights.start(spec(backbone="resnet18"), tmp_path / "part.pth")
 
     def test_pretrained_uri_reaches_the_training(

@@ -23,6 +23,7 @@ from rastervision.fastai_backend.chips import ArrayChips
 from rastervision.fastai_backend.optimizer import FusedAdam
 from rastervision.fastai_backend.options import TrainSettings
 from rastervision.fastai_backend.precision import Precision, choose, has_native_bf16
+from said import says
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rvk8s.contract import Env
@@ -115,7 +116,7 @@ def test_a_training_writes_all_that_it_promises(
     shown = json.loads(progress.read_text())
     assert (shown["epoch"], shown["epochs"], shown["batches"]) == (4, 4, 4)
     assert shown["macroF1"] == pytest.approx(log[-1]["macro_f1"], abs=1e-4)
-    assert sum("no GPU: training on the CPU" in r.message for r in caplog.records) == 1
+    assert sum("training on the CPU" in r.message for r in caplog.records) == 1
     assert sum(r.message.startswith("epoch ") for r in caplog.records) == 4
 
 
@@ -182,7 +183,7 @@ def test_lr_find_where_no_rate_is_given(
         folder = train(settings(solver={"lr": None}))
     lr = metrics(folder)["lr"]
     assert 1e-7 < lr < 1
-    assert f"lr_find chose a learning rate of {lr:.3g}" in caplog.text
+    assert says(caplog.text, f"…lr_find chose…{lr:.3g}…")
     assert (folder / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     assert not list(folder.glob("*/_tmp.pth"))
     assert not (folder / ".lr_find").exists()
@@ -222,7 +223,7 @@ def test_a_fault_while_a_rate_is_looked_for_is_no_bad_rate(
         with pytest.raises(RuntimeError, match="illegal memory"):
             train(settings(solver={"lr": None}))
     monkeypatch.setattr(schedule, "LR_FIND_BATCHES", 2)  # fastai drops as many losses and more
-    with pytest.raises(InputError, match=r"solver.lr: lr_find found no learning rate: .*; give"):
+    with pytest.raises(InputError, match=r"solver\.lr: lr_find .*no learning rate: .*; "):
         train(settings(solver={"lr": None}))
 
 
@@ -297,7 +298,7 @@ def test_batches_precision_and_few_chips(
         folder = train(settings(solver={"precision": precision, "batch_sz": 50}), precision)
         assert metrics(folder)["precision"] == precision
         weights[precision] = bundle.load(folder / "model-bundle.zip")[0]
-    assert "only 6 training chips: that is the batch size, too" in caplog.text
+    assert "only 6 training chips" in caplog.text
     a, b = weights["fp32"], weights["bf16"]
     assert not all(torch.equal(a[k], b[k]) for k in a)
 
@@ -305,7 +306,7 @@ def test_batches_precision_and_few_chips(
 def test_precision_that_suits_the_device() -> None:
     cpu = torch.device("cpu")
     assert choose("auto", cpu) == ("bf16" if has_native_bf16(cpu) else "fp32")
-    with pytest.raises(InputError, match="fp16 needs a GPU, and there is none; use auto"):
+    with pytest.raises(InputError, match=r"fp16 .*GPU.*; .*auto"):
         choose("fp16", cpu)
 
 
@@ -352,7 +353,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
 ) -> None:
     chips = make_chips(6, dtype="float32")
     chips.images[:] = np.nan
-    with pytest.raises(Rvk8sError, match=r"^the loss is not finite in epoch 1; lower solver\.lr"):
+    with pytest.raises(Rvk8sError, match=r"^the loss .*not finite .*1; .*solver\.lr"):
         train(settings(data={"normalize": "scale"}), chips=chips)
 
 

@@ -234,7 +234,7 @@ def test_a_scene_of_other_bands_is_refused(model: nn.Module, spec: ModelSpec) ->
     scene = Scene()
     scene.channels = 4
     predictor = ScenePredictor(model, spec, PredictSettings())
-    with pytest.raises(InputError, match="scene a has 4 bands, the model takes 3"):
+    with pytest.raises(InputError, match=r"scene a .*4 bands, .*3"):
         predictor.predict(scene, sliding(32, 32), votes(), batch_sz=2)
 
 

@@ -109,7 +109,7 @@ def test_scenes_are_summed_not_averaged() -> None:
         ('{"per_scene": {"a": [{}]}, "overall": []}', "has no confusion matrix"),
         (
             '{"per_scene": {"a": [{"conf_mat": [[1]]}]}, "overall": [{"metrics": {"f1": 1}}]}',
-            "scene a was scored with 1 classes, the pipeline has 3",
+            "scene a .*1 classes, .*3",
         ),
     ],
 )
@@ -126,7 +126,7 @@ def test_nothing_was_evaluated(tmp_path: Path) -> None:
         "type_hint": "semantic_segmentation",
         "dataset": {"class_config": {"names": NAMES, "null_class": "null"}},
     }
-    with pytest.raises(InputError, match="no validation scene was evaluated"):
+    with pytest.raises(InputError, match="no validation scene"):
         scores.write(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -336,5 +336,5 @@ def test_counts_of_boxes_are_read(tmp_path: Path) -> None:
     assert counts["a"].truth.tolist() == [3, 5]
     assert counts["a"].predicted.tolist() == [4, 2]
     path.write_text("[]")
-    with pytest.raises(InputError, match="has no counts of boxes for each scene"):
+    with pytest.raises(InputError, match="no counts of boxes"):
         scores.read_boxes(path, names)

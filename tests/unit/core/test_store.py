@@ -71,7 +71,7 @@ def test_another_number_of_splits_replaces_the_parts_it_overlaps(tmp_path: Path)
     write(tmp_path, Part("train", 0, 2, 2), {"a": 1, "b": 1})
     write(tmp_path, Part("valid", 0, 1, 1), {"v": 1})
     write(tmp_path, Part("train", 0, 1, 2), {"a": 3})
-    with pytest.raises(InputError, match="run the chip stage again"):
+    with pytest.raises(InputError, match="chip stage"):
         StoredChips(tmp_path, "train", ["a", "b"])
     write(tmp_path, Part("train", 1, 2, 2), {"b": 3})
     assert len(StoredChips(tmp_path, "train", ["a", "b"])) == 6
@@ -89,7 +89,7 @@ def test_an_error_leaves_the_old_part_and_nothing_else(tmp_path: Path) -> None:
             writer.start_scene("a")
             writer.add(image, label, (0, 0, SIZE, SIZE))
 
-    with pytest.raises(InputError, match="scene a has the label id 9, but there are only 4"):
+    with pytest.raises(InputError, match=r"scene a .*label id 9, .*4"):
         stray()
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert len(StoredChips(tmp_path, "train", ["a"])) == 5

@@ -121,12 +121,12 @@ def test_random_windows_stay_in_the_area_of_interest() -> None:
         assert w.ymin >= 10 or w.xmin >= 40
         assert w.ymax <= 44
         assert w.xmax <= 54
-    with pytest.raises(InputError, match="no window of scene a was found"):
+    with pytest.raises(InputError, match="no window of scene a "):
         random_windows(inside=lambda _: False, attempts=3).draw(0, 0)
 
 
 def test_windows_larger_than_the_scene_are_an_error() -> None:
-    with pytest.raises(InputError, match="windows of 60x60 pixels don't fit into scene a"):
+    with pytest.raises(InputError, match=r"60x60 .*scene a"):
         random_windows(heights=(60, 61), padding=(0, 0)).draw(0, 0)
 
 
@@ -177,22 +177,22 @@ def test_windows_without_data_are_dropped() -> None:
     source = WindowChips(drawn, 8, 2, keep=keep)
     assert len(source) == 30
     assert all(chip.any() for chip in source.read(np.arange(30), 0)[0])
-    with pytest.raises(InputError, match="there is no window to read"):
+    with pytest.raises(InputError, match="no window"):
         WindowChips(fixed, 16, 2, keep=lambda *_: False)
-    with pytest.raises(InputError, match="windows of scene a in a row were dropped"):
+    with pytest.raises(InputError, match=r"windows of scene a .*dropped"):
         WindowChips(drawn, 8, 2, keep=lambda *_: False).read(np.arange(1), 0)
 
 
 def test_scenes_of_different_bands_are_refused() -> None:
     other = ArrayScene(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), np.uint8), "b")
     plans = [SceneWindows(s.id, lambda s=s: s, [Window(0, 0, 8, 8)]) for s in (scene(), other)]
-    with pytest.raises(InputError, match="scene a has 2 bands of uint8, scene b has 3"):
+    with pytest.raises(InputError, match=r"scene a .*2 bands of uint8, scene b .*3"):
         WindowChips(plans, 8, 2)
 
 
 def test_label_ids_beyond_the_classes_are_refused() -> None:
     plans = [SceneWindows("a", scene, [Window(0, 0, 8, 8)])]
-    with pytest.raises(InputError, match="label id 1, but there are only 1 classes"):
+    with pytest.raises(InputError, match=r"label id 1, .*1 classes"):
         WindowChips(plans, 8, 1).read(np.array([0]), 0)
 
 
