@@ -1,7 +1,8 @@
 """Whose a run's folder is: two drivers do not write to one.
 
 A Lease keeps the drivers of a namespace apart. Those of two namespaces or clusters meet in the
-folder alone, where each says in run.json who it is and, every ten seconds, that it lives.
+folder alone, where each says in run.json who it is and, every ten seconds, that it lives. How long
+ago that was is told by the storage's clock: a laptop's may be wrong, and a model be lost for it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rvk8s import storage
-from rvk8s.contract import DRIVER, RunLayout, State
+from rvk8s.contract import DRIVER, RunLayout, State, split_of
 from rvk8s.errors import InputError
-from rvk8s.times import seconds_since
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +35,20 @@ class Beat:
     """The last that a driver said of itself.
 
     Attributes:
-        at: when, UTC.
+        at: when, UTC, by its own clock: good only for telling one from another.
         who: its pod and namespace.
+        seconds: how long ago it was, by the storage's clock.
     """
 
     at: str
     who: str
+    seconds: float
 
-    @property
-    def seconds(self) -> float:
-        """How long ago it was."""
-        return seconds_since(self.at)
+
+def lives(uri: str) -> bool:
+    """Whether a heartbeat was written lately, by the clock of the storage that keeps it."""
+    seconds = storage.age(uri)
+    return seconds is not None and seconds < LOST_AFTER
 
 
 def other_driver(layout: RunLayout, session: str | None) -> Beat | None:
@@ -60,11 +63,30 @@ def other_driver(layout: RunLayout, session: str | None) -> Beat | None:
     record = _running(layout)
     if record is None or record.get("driver") in (None, session):
         return None
-    beat = storage.read_json(layout.heartbeat(DRIVER))
-    if not beat or beat.get("left") or seconds_since(str(beat["at"])) >= LOST_AFTER:
+    uri = layout.heartbeat(DRIVER)
+    beat, seconds = storage.read_json(uri), storage.age(uri)
+    if not beat or beat.get("left") or seconds is None or seconds >= LOST_AFTER:
         return None
     where = f" in namespace {beat['namespace']}" if beat.get("namespace") else ""
-    return Beat(str(beat["at"]), f"{beat.get('host')}{where}")
+    return Beat(str(beat["at"]), f"{beat.get('host')}{where}", seconds)
+
+
+def local_process(layout: RunLayout) -> str | None:
+    """The machine on which `rvk8s run` works on a run; None where none does, or it was killed.
+
+    Raises:
+        StorageUnavailable, InputError: it cannot be read.
+    """
+    record = _running(layout)
+    if record is None or record.get("driver") is not None:
+        return None
+    for stage in record.get("stages") or ():
+        if stage.get("state") == State.RUNNING:
+            for index in range(stage.get("splits") or 1):
+                uri = layout.heartbeat(stage["name"], split_of(stage.get("splits") or 1, index))
+                if lives(uri):
+                    return str((storage.read_json(uri) or {}).get("host") or "another machine")
+    return None
 
 
 def wait_until_free(look: Callable[[], Beat | None], sleep: Callable[[float], object]) -> None:
@@ -77,7 +99,7 @@ def wait_until_free(look: Callable[[], Beat | None], sleep: Callable[[float], ob
         OtherDriver: it lives.
     """
     first = other = look()
-    end = time.monotonic() + LOST_AFTER  # by our own clock, too: its may be ahead
+    end = time.monotonic() + LOST_AFTER
     while first and other and time.monotonic() < end:
         if other.at != first.at:
             raise OtherDriver(f"another driver, {other.who}, has this run", fix=_FIX)

@@ -12,7 +12,7 @@ from rvk8s.cluster.objects import delete_all, list_kinds, object_name
 from rvk8s.cluster.queues import is_suspended
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, InputError
-from rvk8s.heartbeat import OtherDriver, other_driver
+from rvk8s.heartbeat import OtherDriver, local_process, other_driver
 from rvk8s.runs import cluster_runs
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
@@ -119,8 +119,14 @@ def check_is_ours(run: ToDelete) -> None:
     Raises:
         OtherDriver: somebody does.
     """
-    session = run.there.driver["metadata"]["uid"] if run.there else None
-    if other := other_driver(RunLayout(run.folder), session):
+    session, layout = (
+        run.there.driver["metadata"]["uid"] if run.there else None,
+        RunLayout(run.folder),
+    )
+    if host := local_process(layout):
+        what = f"`rvk8s run` has {run.run_id}, on {host}"
+        raise OtherDriver(what, fix="end it there, or leave --results out")
+    if other := other_driver(layout, session):
         fix = "delete it there, or leave --results out"
         raise OtherDriver(f"another driver, {other.who}, has {run.run_id}", fix=fix)
 

@@ -8,7 +8,7 @@ from typing import Any
 from rvk8s import storage
 from rvk8s.contract import DRIVER, RunLayout, State, split_of
 from rvk8s.errors import InputError
-from rvk8s.heartbeat import LOST_AFTER
+from rvk8s.heartbeat import LOST_AFTER, lives
 from rvk8s.parallel import in_threads
 from rvk8s.progress import Progress
 from rvk8s.runs.record import RunRecord, StageRecord
@@ -188,7 +188,7 @@ def _status(uri: str, record: RunRecord, with_stages: bool) -> RunStatus:
     running = [stage for stage in record.stages if stage.state == State.RUNNING]
     lost = any(_is_lost(layout, stage) for stage in running) or _is_left(record)
     # Its stage may wait for a node, or its ranks for each other.
-    lost = lost and not (record.engine == "kubernetes" and _lives(layout.heartbeat(DRIVER)))
+    lost = lost and not (record.engine == "kubernetes" and lives(layout.heartbeat(DRIVER)))
     state = LOST if lost and record.state == State.RUNNING else str(record.state)
     stages = []
     for stage in record.stages if with_stages else ():
@@ -209,12 +209,7 @@ def _is_lost(layout: RunLayout, stage: StageRecord) -> bool:
     if seconds_since(stage.started) < LOST_AFTER:
         return False
     splits = (split_of(stage.splits, index) for index in range(stage.splits))
-    return not any(_lives(layout.heartbeat(stage.name, split)) for split in splits)
-
-
-def _lives(heartbeat: str) -> bool:
-    beat = storage.read_json(heartbeat)
-    return beat is not None and seconds_since(str(beat["at"])) < LOST_AFTER
+    return not any(lives(layout.heartbeat(stage.name, split)) for split in splits)
 
 
 def _is_left(record: RunRecord) -> bool:

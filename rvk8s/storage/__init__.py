@@ -70,6 +70,17 @@ def exists(uri: str) -> bool:
     return s3_objects.exists(uri) if is_s3(uri) else os.path.exists(uri)
 
 
+def age(uri: str) -> float | None:
+    """Seconds since a file was written, by the clock of the server that keeps it; None without one.
+
+    This machine's clock may be wrong, and the writer's, too.
+    """
+    try:
+        return s3_objects.age(uri) if is_s3(uri) else local_files.age(uri)
+    except FileNotFoundError:
+        return None
+
+
 def list_dirs(uri: str) -> list[str]:
     """Names of the folders directly below a folder, sorted; none where it does not exist."""
     return s3_objects.list_dirs(uri) if is_s3(uri) else local_files.list_dirs(uri)

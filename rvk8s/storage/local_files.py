@@ -6,6 +6,8 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,22 @@ def read(path: str) -> bytes:
 def write(path: str, data: bytes) -> None:
     with errors(path), temporary(path) as name:
         Path(name).write_bytes(data)
+
+
+def age(path: str) -> float:
+    """Seconds since a file was written, by the clock of its file system: a server's on a network.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with errors(path, "read"):
+        written = os.stat(path).st_mtime
+    try:  # a file without a name: nothing is left of it
+        with tempfile.TemporaryFile(dir=os.path.dirname(path)) as probe:
+            now = os.fstat(probe.fileno()).st_mtime
+    except OSError:  # one that may only be read
+        now = time.time()
+    return max(now - written, 0.0)
 
 
 def copy(source: str, target: str) -> None:

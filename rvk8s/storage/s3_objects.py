@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -255,6 +256,18 @@ def head(uri: str) -> Entry:
         answer = s3.head_object(Bucket=bucket, Key=key, **_payer())
     modified = _nanoseconds(answer["LastModified"])
     return Entry(answer["ContentLength"], modified, answer.get("ETag", ""), answer["Metadata"])
+
+
+def age(uri: str) -> float:
+    """Seconds since an object was written, by the server's clock; 0 where that says no time."""
+    bucket, key = _split(uri)
+    with errors(uri) as s3:
+        answer = s3.head_object(Bucket=bucket, Key=key, **_payer())
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if not date:
+        return 0.0
+    passed = parsedate_to_datetime(date) - answer["LastModified"]
+    return max(float(passed.total_seconds()), 0.0)
 
 
 def list_dirs(uri: str) -> list[str]:

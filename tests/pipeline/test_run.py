@@ -252,6 +252,12 @@ def test_status_and_list(reference: Reference) -> None:
         status.run_status(plan.root_uri, "other")
 
 
+def beat(path: str, age: float) -> None:
+    """Leave a heartbeat that was written some seconds ago."""
+    storage.write_json(path, {"at": now()})
+    os.utime(path, (time.time() - age, time.time() - age))
+
+
 def test_lost(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, tmp_path)
     record = RunRecord.of_plan(plan, "test")
@@ -259,8 +265,8 @@ def test_lost(tmp_path: Path) -> None:
     train = record.stage("train")
     train.state, train.started = State.RUNNING, "2026-01-01T00:00:00Z"
     storage.write_json(plan.layout.run_json, record.to_dict())
-    for age, state in (("2026-01-01T00:00:10Z", "Lost"), ("2999-01-01T00:00:00Z", "Running")):
-        storage.write_json(plan.layout.heartbeat("train"), {"at": age})
+    for age, state in ((61.0, "Lost"), (-3600.0, "Running")):
+        beat(plan.layout.heartbeat("train"), age)
         found = status.run_status(str(tmp_path), plan.run_id)
         assert found.state == state
         assert {s.record.name: s.state for s in found.stages}["train"] == state
@@ -285,8 +291,8 @@ def test_a_driver_that_lives_has_not_lost_a_stage_that_waits(tmp_path: Path) -> 
     train = record.stage("train")
     train.state, train.started = State.RUNNING, "2026-01-01T00:00:00Z"
     storage.write_json(plan.layout.run_json, record.to_dict())
-    for age, state in (("2026-01-01T00:00:10Z", "Lost"), (now(), "Running")):
-        storage.write_json(plan.layout.heartbeat("driver"), {"at": age})
+    for age, state in ((61.0, "Lost"), (0.0, "Running")):
+        beat(plan.layout.heartbeat("driver"), age)
         assert status.run_status(str(tmp_path), plan.run_id).state == state
 
 

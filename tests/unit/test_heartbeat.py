@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,14 +14,17 @@ from typing import Any
 
 import pytest
 from launching import drive_plan, make_plan, states_of, stored_record
+from s3server import S3Server
 from said import says
 
 from rvk8s import heartbeat, storage
 from rvk8s.contract import DRIVER, RunLayout, State, now
 from rvk8s.errors import Interrupted
-from rvk8s.heartbeat import OtherDriver
+from rvk8s.heartbeat import OtherDriver, other_driver
 from rvk8s.launcher import Manners
 from rvk8s.plan import Plan
+from rvk8s.runs import control
+from rvk8s.runs.control import ToDelete
 from rvk8s.runs.record import RunRecord
 
 OURS, THEIRS = "job-1", "job-2"
@@ -56,6 +60,12 @@ def beat(layout: RunLayout, ago: float = 0.0, **more: Any) -> None:
     at = (datetime.now(timezone.utc) - timedelta(seconds=ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
     value = {"at": at, "host": "pod-2", "namespace": "prod", **more}
     storage.write_json(layout.heartbeat(DRIVER), value)
+
+
+def grow_old(path: str, seconds: float) -> None:
+    """Let a file have been written so long ago."""
+    written = time.time() - seconds
+    os.utime(path, (written, written))
 
 
 @contextmanager
@@ -111,6 +121,44 @@ def test_whoever_is_cancelled_while_it_waits_changes_nothing(tmp_path: Path) -> 
     assert stored_record(plan) == before
 
 
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("ago", [90.0, 3600.0, -3600.0])
+def test_the_storages_clock_says_who_lives(
+    ago: float, remote: bool, tmp_path: Path, s3: S3Server
+) -> None:
+    """The driver's clock, or this machine's, is wrong by 90 s or an hour."""
+    plan = make_plan(tmp_path)
+    if remote:
+        plan = replace(plan, root_uri=f"{s3.bucket(f'clock{ago + 3600:.0f}')}/runs")
+    running(plan)
+    beat(plan.layout, ago)
+    other = other_driver(plan.layout, OURS)
+    assert other is not None
+    assert other.seconds < 30
+    there = ToDelete(plan.run_id, plan.run_uri, None)
+    with pytest.raises(OtherDriver, match="pod-2 in namespace prod"):
+        control.check_is_ours(there)
+    if remote:
+        return
+    grow_old(plan.layout.heartbeat(DRIVER), 61.0)
+    assert other_driver(plan.layout, OURS) is None
+    control.check_is_ours(there)
+
+
+def test_results_of_a_local_run_that_goes_on_are_kept(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    record = running(plan, None)
+    record.engine = "local"
+    record.stages[0].state = State.RUNNING
+    storage.write_json(plan.layout.run_json, record.to_dict())
+    there, uri = ToDelete(plan.run_id, plan.run_uri, None), plan.layout.heartbeat("configure")
+    storage.write_json(uri, {"at": "2026-01-01T00:00:10Z", "host": "laptop-7"})
+    with pytest.raises(OtherDriver, match="laptop-7"):
+        control.check_is_ours(there)
+    grow_old(uri, 61.0)
+    control.check_is_ours(there)
+
+
 @pytest.mark.parametrize("ago", [0.0, -3600.0])
 def test_a_driver_that_was_killed_is_waited_for(
     ago: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +182,9 @@ def test_what_nobody_else_has_is_begun_at_once(case: str, tmp_path: Path) -> Non
         record.state = State.FAILED
         storage.write_json(plan.layout.run_json, record.to_dict())
     if case != "none":
-        beat(plan.layout, 61.0 if case == "long ago" else 0.0, left=case == "left")
+        beat(plan.layout, left=case == "left")
+    if case == "long ago":
+        grow_old(plan.layout.heartbeat(DRIVER), 61.0)
     driven, _ = drive_plan(plan, manners=begun.manners())
     assert time.monotonic() - began < 2
     assert states_of(driven)["bundle"] == "Succeeded"
