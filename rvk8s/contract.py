@@ -78,6 +78,7 @@ class Annotation(StrEnum):
     SPEC_HASH = "rvk8s.io/spec-hash"  #: on what the driver makes: of the manifest that it made
     ATTEMPT = "rvk8s.io/attempt"  #: on what the driver makes: which start of the stage it is
     SPENT = "rvk8s.io/spent-seconds"  #: likewise: what earlier attempts took of the deadline
+    SUBMISSION = "rvk8s.io/submission"  #: on what submit --run-id makes: which submission made it
     CANCEL = "rvk8s.io/cancel"  #: on the driver's Job: when the user cancelled the run, UTC
 
 

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rvk8s import chart, storage
+from rvk8s import chart, storage, takeover
 from rvk8s.cluster import Cluster, Object, preconditions
 from rvk8s.cluster.conditions import run_has_ended
 from rvk8s.cluster.kinds import NotFound
-from rvk8s.cluster.objects import delete_all, object_name, owner_of, wait_until_gone
+from rvk8s.cluster.objects import object_name, owner_of
 from rvk8s.contract import Label
 from rvk8s.errors import InputError, Rvk8sError
 from rvk8s.going_on import check_same
-from rvk8s.heartbeat import Beat, other_driver
+from rvk8s.heartbeat import Beat, local_process, other_driver
 from rvk8s.parallel import Abandoned, within
 from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
@@ -109,11 +109,11 @@ def send(cluster: Cluster, submission: Submission) -> list[Object]:
         ClusterUnavailable: no answer.
     """
     check_is_run(submission)
-    _check(cluster, submission)
-    manifests = list(submission.rendered.manifests)
+    job = _check(cluster, submission)
+    manifests, run_id = list(submission.rendered.manifests), submission.plan.run_id
     if submission.replaces:
-        _make_room(cluster, submission.plan)
-        made = [cluster.apply(manifest) for manifest in manifests]
+        takeover.clear(cluster, takeover.look(cluster, run_id, job))
+        made = takeover.make(cluster, run_id, manifests)
     else:
         made = []
         with _all_or_none(cluster) as sent:
@@ -156,8 +156,11 @@ def try_out(cluster: Cluster, submission: Submission) -> list[Object]:
     ]
 
 
-def _check(cluster: Cluster, submission: Submission) -> None:
+def _check(cluster: Cluster, submission: Submission) -> Object | None:
     """See that the cluster takes a submission, before anything is changed.
+
+    Returns:
+        The Job of the run that it goes on with, which has ended; None where there is none.
 
     Raises:
         InputErrors, InputError, ClusterUnavailable: as of send().
@@ -165,9 +168,9 @@ def _check(cluster: Cluster, submission: Submission) -> None:
     manifests = submission.rendered.manifests
     if not submission.replaces:
         preconditions.check(cluster, manifests)
-        return
+        return None
     preconditions.check(cluster, [_anew(one) for one in manifests], skip_kinds=["Job"])
-    _check_resumable(cluster, submission.plan)
+    return _check_resumable(cluster, submission.plan)
 
 
 def _anew(manifest: Object) -> Object:
@@ -188,7 +191,9 @@ def _all_or_none(cluster: Cluster) -> Iterator[list[Object]]:
         left = []
         for manifest in reversed(made):
             try:
-                cluster.delete(manifest["kind"], manifest["metadata"]["name"])
+                kind, name = manifest["kind"], manifest["metadata"]["name"]
+                if there := cluster.get(kind, name):
+                    cluster.delete(kind, name, uid=there["metadata"]["uid"])
             except Rvk8sError as second:
                 log.debug("cannot remove %s: %s", object_name(manifest), second)
                 left.append(object_name(manifest))
@@ -216,8 +221,11 @@ def check_is_run(submission: Submission) -> None:
     raise InputError(what, where="values.schedule.cron", fix=fix)
 
 
-def _check_resumable(cluster: Cluster, plan: Plan) -> None:
+def _check_resumable(cluster: Cluster, plan: Plan) -> Object | None:
     """See that there is a run to go on with.
+
+    Returns:
+        Its driver's Job, which has ended; None where that is gone.
 
     Raises:
         InputError: neither the namespace nor storage has it; it is running; it is a run of another
@@ -238,6 +246,7 @@ def _check_resumable(cluster: Cluster, plan: Plan) -> None:
         raise InputError(what, where="--run-id", fix=f"submit {experiment}")
     if before is not None:
         check_same(plan, before)
+    return job
 
 
 def _sent_plan(cluster: Cluster, plan: Plan) -> Plan | None:
@@ -256,13 +265,13 @@ def _stored_plan(cluster: Cluster, plan: Plan) -> Plan | None:
     """
     uri = plan.layout.run_json
 
-    def look() -> tuple[dict[str, Any] | None, bool, Beat | None]:
+    def look() -> tuple[dict[str, Any] | None, bool, Beat | None, str | None]:
         value = storage.read_json(uri)
         there = value is not None or storage.exists(uri)
-        return value, there, other_driver(plan.layout, None)
+        return value, there, other_driver(plan.layout, None), local_process(plan.layout)
 
     try:
-        value, is_there, other = within(_PATIENCE, look)
+        value, is_there, other, host = within(_PATIENCE, look)
     except (Abandoned, Rvk8sError) as error:
         why = str(error) or "it does not answer"
         log.warning("%s cannot be read from here (%s): it is taken to be there", uri, why)
@@ -274,21 +283,11 @@ def _stored_plan(cluster: Cluster, plan: Plan) -> Plan | None:
     stored = (value or {}).get("plan")
     if not isinstance(stored, dict) or "experiment" not in stored:
         raise InputError("is damaged", where=uri, fix="start a new run")
+    if host is not None:
+        what = f"{plan.run_id} is running: `rvk8s run` has it, on {host}"
+        raise InputError(what, where="--run-id", fix="wait for it or end it there")
     if other is not None:
         what = f"{plan.run_id} is running: {other.who} had it {other.seconds:.0f} s ago"
         fix = "wait or cancel it there; where it was killed, try again in a minute"
         raise InputError(what, where="--run-id", fix=fix)
     return Plan.from_dict(stored)
-
-
-def _make_room(cluster: Cluster, plan: Plan) -> None:
-    """Remove what is made anew of a run that has ended, and its stages; wait for their pods.
-
-    Raises:
-        InputError: its objects do not go away.
-    """
-    cluster.delete("Job", plan.run_id)  # a schedule's has no label of the run
-    delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["Job", "PyTorchJob", "Service"])
-    wait_until_gone(cluster, plan.run_id)
-    # What the old Job owned would go a moment later, under the new one.
-    delete_all(cluster, f"{Label.RUN}={plan.run_id}", ["ConfigMap", "NetworkPolicy"])

@@ -24,7 +24,7 @@ from rvk8s.cluster.api_server import ApiServer, Object
 from rvk8s.cluster.kinds import KINDS, NotFound, WatchExpired, path_of
 from rvk8s.cluster.kubeconfig import Connection
 from rvk8s.cluster.responses import lines
-from rvk8s.errors import ClusterUnavailable, Conflict
+from rvk8s.errors import ClusterUnavailable, Conflict, InputError
 
 __all__ = ["Cluster", "Object", "load_library"]
 
@@ -104,11 +104,28 @@ class Cluster(ApiServer):
         path = path_of(self.namespace, manifest["kind"], manifest["metadata"]["name"])
         return self._json("PUT", path, {"fieldManager": FIELD_MANAGER}, manifest)
 
-    def patch(self, kind: str, name: str, changes: Object) -> Object | None:
-        """Merge changes into an object (RFC 7386: null deletes a key); None where there is none."""
+    def patch(
+        self, kind: str, name: str, changes: Object, *, uid: str | None = None
+    ) -> Object | None:
+        """Merge changes into an object (RFC 7386: null deletes a key); None where there is none.
+
+        Args:
+            uid: change only the object that has it.
+
+        Raises:
+            Conflict: another one has its name.
+        """
         path = path_of(self.namespace, kind, name)
+        if uid is not None:
+            changes = {**changes, "metadata": {**changes.get("metadata", {}), "uid": uid}}
         query = {"fieldManager": FIELD_MANAGER}
-        return self._maybe("PATCH", path, query, changes, "application/merge-patch+json")
+        try:
+            return self._maybe("PATCH", path, query, changes, "application/merge-patch+json")
+        except InputError:  # the server has another word (422) for each kind of another uid
+            found = self.get(kind, name) if uid is not None else None
+            if found is None or found["metadata"]["uid"] == uid:
+                raise
+            raise Conflict(f"another {kind} has the name {name} now") from None
 
     def get(self, kind: str, name: str) -> Object | None:
         """An object; None where there is none."""
@@ -124,22 +141,23 @@ class Cluster(ApiServer):
         """
         return self._list(kind, labels, fields, forgiving)[0]
 
-    def delete(self, kind: str, name: str, *, uid: str | None = None) -> bool:
-        """Delete an object; what it owns goes after it.
+    def delete(self, kind: str, name: str, *, uid: str, version: str | None = None) -> bool:
+        """Delete an object that was looked at; what it owns goes after it.
 
         Args:
             uid: delete only the object that has it, not one made anew under its name.
+            version: delete it only while this is its resourceVersion.
 
         Returns:
             Whether there was one.
         """
-        body: Object = {"propagationPolicy": "Background"}
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        body: Object = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        if version is not None:
+            body["preconditions"]["resourceVersion"] = version
         try:
             return self._maybe("DELETE", path_of(self.namespace, kind, name), body=body) is not None
         except Conflict:
-            return False  # another object has the name now
+            return False  # another object has the name now, or it has changed
 
     def watch_once(
         self, kind: str, labels: str = "", version: str | None = None

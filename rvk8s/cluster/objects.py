@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.kinds import NoSuchKind
@@ -36,14 +36,19 @@ def owner_of(job: Object) -> Object:
     }
 
 
-def delete_all(cluster: Cluster, selector: str, kinds: Sequence[str]) -> list[str]:
-    """Delete all objects of some kinds that a selector picks.
+def delete_all(
+    cluster: Cluster, selector: str, kinds: Sequence[str], wanted: Callable[[Object], bool]
+) -> list[str]:
+    """Delete the objects of some kinds that a selector picks.
+
+    Args:
+        wanted: whether an object is one of those that are meant.
 
     Returns:
         The objects as kubectl's -o name writes them.
     """
     deleted = []
-    for item in list(list_kinds(cluster, selector, kinds)):
+    for item in filter(wanted, list(list_kinds(cluster, selector, kinds))):
         meta = item["metadata"]
         if cluster.delete(item["kind"], meta["name"], uid=meta["uid"]):
             deleted.append(object_name(item))
@@ -59,14 +64,28 @@ def list_kinds(cluster: Cluster, selector: str, kinds: Sequence[str]) -> Iterato
             log.debug("%s", error)
 
 
-def wait_until_gone(cluster: Cluster, run_id: str) -> None:
+def started_again(run_id: str) -> InputError:
+    """The error of whoever acts on a run that somebody else has started anew meanwhile."""
+    what = f"{run_id} was started by somebody else a moment ago"
+    return InputError(what, fix="`rvk8s list` shows what it does; nothing of theirs was changed")
+
+
+def wait_until_gone(cluster: Cluster, run_id: str, job: str | None = None) -> None:
     """Wait until nothing of a run, whose objects were deleted, can write into its folder any more.
 
+    Args:
+        job: the uid of its driver's Job that was deleted; None where there was none.
+
     Raises:
-        InputError: something does not go.
+        InputError: something does not go; somebody else has started the run again.
     """
     end = time.monotonic() + _GONE
     while left := list(_that_write(cluster, run_id)):
+        for item in left:
+            metadata = item["metadata"]
+            is_driver = item["kind"] == "Job" and metadata["name"] == run_id
+            if is_driver and metadata["uid"] != job and not metadata.get("deletionTimestamp"):
+                raise started_again(run_id)
         if time.monotonic() > end:
             name = object_name(left[0])
             what = f"{name} of {run_id} was deleted and does not go away"

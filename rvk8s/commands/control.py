@@ -195,7 +195,9 @@ def _delete_all(
                 failures.append((one.run_id, error))
         for one in ending:
             try:
-                wait_until_gone(cluster, one.run_id)  # what still writes would make it anew
+                job = one.there.driver["metadata"]["uid"] if one.there else None
+                wait_until_gone(cluster, one.run_id, job)  # what still writes would make it anew
+                control.check_is_ours(one)  # nobody has begun it elsewhere meanwhile
                 storage.delete_tree(one.folder)
                 left.remove(one)
                 click.echo(f"{one.folder} deleted")

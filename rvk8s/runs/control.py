@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
-from rvk8s.cluster.objects import delete_all, list_kinds, object_name
+from rvk8s.cluster.objects import delete_all, list_kinds, object_name, started_again
 from rvk8s.cluster.queues import is_suspended
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
-from rvk8s.errors import ClusterUnavailable, InputError
+from rvk8s.errors import ClusterUnavailable, Conflict, InputError
 from rvk8s.heartbeat import OtherDriver, local_process, other_driver
 from rvk8s.runs import cluster_runs
 from rvk8s.runs.cluster_runs import ClusterRun
@@ -43,9 +43,13 @@ def check_cancellable(run: ClusterRun) -> None:
 
 
 def tell_to_stop(cluster: Cluster, run: ClusterRun) -> None:
-    """Have a run's driver stop it for good; what its finished stages have made stays."""
-    job = run.driver["metadata"]["name"]
-    cluster.patch("Job", job, {"metadata": {"annotations": {Annotation.CANCEL: now()}}})
+    """Have a run's driver stop it for good; what its finished stages have made stays.
+
+    Raises:
+        InputError: it is another driver by now.
+    """
+    changes: Object = {"metadata": {"annotations": {Annotation.CANCEL: now()}}}
+    _patch_driver(cluster, run, changes)
 
 
 def see_stopped(places: Places, cluster: Cluster, run: ClusterRun) -> None:
@@ -58,6 +62,7 @@ def see_stopped(places: Places, cluster: Cluster, run: ClusterRun) -> None:
 
     Raises:
         ClusterUnavailable: it does not stop.
+        InputError: somebody else has started the run again.
     """
     if run.has_ended:
         _stop_from_here(places, cluster, run)
@@ -68,6 +73,8 @@ def see_stopped(places: Places, cluster: Cluster, run: ClusterRun) -> None:
         # One that a queue holds back, or has put out, only looks as if it had ended.
         if current is None or (current.has_ended and not is_suspended(current.driver)):
             return
+        if _uid(current) != _uid(run):
+            raise started_again(run.run_id)
         if not _driver_runs(current):
             _stop_from_here(places, cluster, current)
             return
@@ -138,20 +145,51 @@ def _is_left(cluster: Cluster, run_id: str) -> bool:
 
 
 def delete(cluster: Cluster, run: ToDelete) -> list[str]:
-    """Delete the objects of a run; pods that run are ended.
+    """Delete the objects of a run that were looked at; pods that run are ended.
 
     Returns:
         The objects as kubectl's -o name writes them.
+
+    Raises:
+        InputError: somebody else has started the run again; nothing of that is deleted.
     """
     deleted, selector = [], f"{Label.RUN}={run.run_id}"
     # A refusal comes before any change. What the Job owns may go before we come to it.
-    there = [object_name(item) for item in list_kinds(cluster, selector, _ALL)]
+    there = list(list_kinds(cluster, selector, _ALL))
+    uid = _uid(run.there) if run.there else None
+    if any(_is_driver(item) and item["metadata"]["uid"] != uid for item in there):
+        raise started_again(run.run_id)
     if run.there is not None:  # the driver first, or it would make stages anew
-        job = run.there.driver["metadata"]
-        if cluster.delete("Job", job["name"], uid=job["uid"]):
-            deleted.append(f"job.batch/{job['name']}")
-    later = delete_all(cluster, selector, _ALL)
-    return list(dict.fromkeys([*deleted, *there, *later]))
+        name = run.there.driver["metadata"]["name"]
+        if cluster.delete("Job", name, uid=str(uid)):
+            deleted.append(f"job.batch/{name}")
+        elif cluster.get("Job", name) is not None:
+            raise started_again(run.run_id)
+    known = {item["metadata"]["uid"] for item in there}
+    deleted += [object_name(item) for item in there]
+    deleted += delete_all(cluster, selector, _ALL, lambda item: _is_of(item, uid, known))
+    return list(dict.fromkeys(deleted))
+
+
+def _is_driver(item: Object) -> bool:
+    return bool(item["metadata"]["labels"].get(Label.COMPONENT) == "driver")
+
+
+def _is_of(item: Object, driver: str | None, known: Collection[str] = ()) -> bool:
+    """Whether an object is known, or of a driver's Job; not of one that was started since."""
+    owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences") or ()}
+    return item["metadata"]["uid"] in known or driver in owners
+
+
+def _uid(run: ClusterRun) -> str:
+    return str(run.driver["metadata"]["uid"])
+
+
+def _patch_driver(cluster: Cluster, run: ClusterRun, changes: Object) -> None:
+    try:
+        cluster.patch("Job", run.driver["metadata"]["name"], changes, uid=_uid(run))
+    except Conflict:
+        raise started_again(run.run_id) from None
 
 
 def _driver_runs(run: ClusterRun) -> bool:
@@ -165,14 +203,15 @@ def _driver_runs(run: ClusterRun) -> bool:
 
 def _stop_from_here(places: Places, cluster: Cluster, run: ClusterRun) -> None:
     selector = f"{Label.RUN}={run.run_id},{Label.COMPONENT}=stage"
-    list(list_kinds(cluster, selector, _STAGES))  # a refusal has to come before any change
+    # A refusal has to come before any change.
+    known = {item["metadata"]["uid"] for item in list_kinds(cluster, selector, _STAGES)}
     job = run.driver["metadata"]
     if not run.has_ended:
-        cluster.patch("Job", job["name"], {"spec": _no_more(run.driver)})
+        _patch_driver(cluster, run, {"spec": _no_more(run.driver)})
     elif is_suspended(run.driver) and _is_scheduled(run.driver):
         # Its queue would not let it fail, and the schedule would wait for it.
         cluster.delete("Job", job["name"], uid=job["uid"])
-    delete_all(cluster, selector, _STAGES)
+    delete_all(cluster, selector, _STAGES, lambda item: _is_of(item, _uid(run), known))
     uri = RunLayout(f"{run.root_uri}/{run.run_id}").run_json
     places.stored(run.root_uri, lambda: _write_cancelled(uri))
 

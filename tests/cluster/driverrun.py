@@ -210,6 +210,11 @@ class Play:
         pods = self.stage_pods(stage)
         return any(pod.get("status", {}).get("phase") == "Running" for pod in pods)
 
+    def delete(self, kind: str, name: str) -> bool:
+        """Delete an object as it is now; whether there was one."""
+        found = self.cluster.get(kind, name)
+        return found is not None and self.cluster.delete(kind, name, uid=found["metadata"]["uid"])
+
     def cancel(self) -> None:
         self.cluster.patch(
             "Job", self.run_id, {"metadata": {"annotations": {"rvk8s.io/cancel": now()}}}

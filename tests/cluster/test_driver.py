@@ -177,7 +177,7 @@ def test_a_lease_that_somebody_deletes_is_made_again(
     with Play(apiserver, namespace, tmp_path, act) as play:
         driver = play.drive()
         play.until(lambda: play.stage_pods("train"))
-        assert play.cluster.delete("Lease", "run-1")
+        assert play.delete("Lease", "run-1")
         play.until(lambda: play.cluster.get("Lease", "run-1"), 40)
         go_on.set()
         assert play.finish(driver) == 0, play.said()
@@ -189,7 +189,7 @@ def test_a_driver_whose_job_was_deleted_makes_nothing(
 ) -> None:
     """`rvk8s delete` came while its pod began."""
     with Play(apiserver, namespace, tmp_path) as play:
-        assert play.cluster.delete("Job", "run-1")
+        assert play.delete("Job", "run-1")
         play.until(lambda: play.cluster.get("Job", "run-1") is None)
         assert play.finish(play.drive()) == 2, play.said()
         assert "there is no Job run-1: the run was deleted" in play.said()

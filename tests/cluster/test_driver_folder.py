@@ -52,7 +52,7 @@ def test_the_second_leaves_until_the_first_is_deleted(
         assert f"another driver, driver-a in namespace {namespace}, has" in client.error(*deleting)
         assert one.record() == before
 
-        assert one.cluster.delete("Job", "run-1")
+        assert one.delete("Job", "run-1")
         one.until(lambda: "run-1" not in one.jobs.objects())
         time.sleep(1.0)  # the driver's own watch, too
         assert stop(first, signal.SIGTERM) == 143

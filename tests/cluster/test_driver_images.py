@@ -42,7 +42,7 @@ def test_a_tag_that_is_pushed_anew_changes_nothing(
         driver = play.drive()
         play.until(lambda: play.running("train"))
         (first,) = play.stage_pods("configure")
-        assert play.cluster.delete("Pod", first["metadata"]["name"]), "it is gone with its node"
+        assert play.delete("Pod", first["metadata"]["name"]), "it is gone with its node"
         assert play.finish(driver) == 0, play.said()
         assert images(play) == {s: TAG if s == "configure" else digest("a") for s in STAGES}
         assert "Found Job run-1-chip, made before" in play.said()

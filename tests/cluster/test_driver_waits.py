@@ -95,7 +95,7 @@ def test_a_pod_that_replaces_another_and_has_no_quota(
         play.until(lambda: apiserver.kubectl("-n", namespace, *used) == "2")
         play.set_status("Pod", pod, disrupted("stage"))
         play.until(lambda: "the namespace's quota is used up" in message(play, "chip"), 60)
-        play.cluster.delete("Pod", "other")
+        play.delete("Pod", "other")
         assert play.finish(driver, 120) == 0, play.said()
 
 

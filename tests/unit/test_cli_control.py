@@ -75,7 +75,7 @@ class Several:
         meta = {"name": run, "labels": labels, "uid": run}
         return ClusterRun(run, {"kind": "Job", "metadata": meta})
 
-    def patch(self, kind: str, name: str, patch: Object) -> None:
+    def patch(self, kind: str, name: str, patch: Object, *, uid: str) -> None:
         if name in self.broken:
             raise ClusterUnavailable("no route to host")
 
@@ -135,7 +135,7 @@ def delete(
 
     monkeypatch.setattr(control, "to_delete", to_delete)
     monkeypatch.setattr(control, "delete", delete_one)
-    monkeypatch.setattr(objects, "wait_until_gone", lambda _, run: fail(run))
+    monkeypatch.setattr(objects, "wait_until_gone", lambda _, run, __: fail(run))
     result = invoke(Several(), monkeypatch, "delete", "a", "b", "c", *words)
     return result, sorted(folder.name for folder in root.iterdir())
 
