@@ -26,6 +26,7 @@ from rvk8s.heartbeat import Beat, OtherDriver, check_is_ours, other_driver, wait
 from rvk8s.launcher import Launcher, Manners, Running
 from rvk8s.parallel import Abandoned, abandonable, in_threads
 from rvk8s.plan import Plan, Stage
+from rvk8s.retries import next_try
 from rvk8s.runs.forget import forget
 from rvk8s.runs.record import RunRecord, StageRecord, code_text
 from rvk8s.times import seconds_since
@@ -34,10 +35,6 @@ _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
-#: Seconds before the first retry, doubled before each further one up to the second number.
-_BACKOFF, _LONGEST_BACKOFF = 5.0, 300.0
-#: Seconds with its nodes after which a stage that loses one has got on: it is no endless circle.
-_LONG = 1800.0
 #: Seconds that a cancelled run waits for storage to hear of it.
 _LAST_WORDS = 60.0
 
@@ -218,28 +215,15 @@ class Driver:
             final = [code for code in codes.values() if code and not is_retryable(code)]
             if not failed or final:
                 return codes
-            record.losses = 0 if running.held >= _LONG else record.losses
-            if running.gave_back and record.given_back < self._manners.give_backs:
-                record.given_back += 1
-                tries = f"{record.given_back} of {self._manners.give_backs}"
-                pause = _BACKOFF
-            elif {codes[split] for split in failed} == {ExitCode.PREEMPTED} and (
-                record.losses < self._manners.disruptions
-            ):
-                record.disruptions += 1
-                record.losses += 1
-                tries = f"{record.losses} of {self._manners.disruptions}"
-                pause = _BACKOFF
-            elif not own and record.attempts <= (stage.retries or 0):
-                tries = f"{record.attempts} of {stage.retries}"
-                pause = min(_BACKOFF * 2 ** (record.attempts - 1), _LONGEST_BACKOFF)
-                record.attempts += 1
-            else:
+            retry = next_try(stage, record, [codes[s] for s in failed], running, self._manners)
+            if retry is None:
                 return codes
-            self._save()
             text = self._manners.why(stage.name, failed[0]) or code_text(codes[failed[0]])
-            log.warning("stage %s: %s; trying again in %.0f s (%s)", stage.name, text, pause, tries)
-            self._sleep(pause)
+            record.message = f"{text}; {retry}"
+            self._save()
+            log.warning("stage %s: %s", stage.name, record.message)
+            self._sleep(retry.pause)
+            record.message = None
             todo = failed
             if own:  # all run again: some were only ended with the one that failed
                 codes, todo = {}, list(range(record.splits))
@@ -322,14 +306,25 @@ class Driver:
     def _fail(self, record: StageRecord, failed: Mapping[int, int], why: str | None = None) -> None:
         # A final code says more than the code of a split that was ended with it.
         split, code = min(failed.items(), key=lambda item: (is_retryable(item[1]), item[0]))
-        uri = self.layout.failed(record.name, split_of(record.splits, split))
-        said = self._patiently(lambda: storage.read_json(uri))
-        if not why and said and said["exitCode"] == code:
-            why = said["message"]
-        why = why or self._manners.why(record.name, split) or code_text(code)
+        why = why or self._told(record, split, code) or self._manners.why(record.name, split)
+        why = why or code_text(code)
         record.state, record.exit_code, record.failed_split = State.FAILED, int(code), split
         record.message = why
         self._end(State.FAILED, code, f"stage {record.name}: {record.message}")
+
+    def _told(self, record: StageRecord, split: int, code: int) -> str | None:
+        """What a split has written of its failure, in this run of the stage.
+
+        Where storage refused that, what it wrote the last time may be there still.
+        """
+        uri = self.layout.failed(record.name, split_of(record.splits, split))
+        try:
+            said = self._patiently(lambda: storage.read_json(uri))
+        except InputError as error:
+            log.warning("%s", error)
+            return None
+        is_old = said and str(said.get("at") or "9") < str(record.started)
+        return str(said["message"]) if said and said["exitCode"] == code and not is_old else None
 
     def _end(self, state: State, code: int, message: str | None) -> None:
         for stage in self.record.stages:

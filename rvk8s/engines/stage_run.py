@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from rvk8s import explain
+from rvk8s import explain, pod_end
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.pod_state import (
     age,
@@ -142,7 +142,7 @@ class StageRun:
 
     def stop(self) -> None:
         """End all pods and wait until they are gone: as long as pods get to end, and no longer."""
-        self._end(tidy=any((said := explain.verdict(p)) and said.code for p in self._pods.values()))
+        self._end(tidy=any((said := pod_end.verdict(p)) and said.code for p in self._pods.values()))
 
     @property
     def held(self) -> float:
@@ -170,13 +170,13 @@ class StageRun:
         status = main.get("status", {})
         completed = indexes(status.get("completedIndexes"))
         codes = {split: 0 for split in self.splits if split in completed}
-        verdicts: dict[int, explain.Verdict] = {}
+        verdicts: dict[int, pod_end.Verdict] = {}
         full: Counter[int] = Counter()
         for pod in sorted(self._pods.values(), key=_created):
-            if said := explain.verdict(pod):
+            if said := pod_end.verdict(pod):
                 split = split_index(pod)
-                full[split] += explain.disk_was_full(pod)
-                if explain.disk_was_full(pod) and full[split] >= _FULL_DISKS:
+                full[split] += pod_end.disk_was_full(pod)
+                if pod_end.disk_was_full(pod) and full[split] >= _FULL_DISKS:
                     said = said.as_full_disk()  # the Job would try it again without an end
                 verdicts[split] = said
         for split, said in verdicts.items():
@@ -192,7 +192,7 @@ class StageRun:
             gone = indexes(status.get("failedIndexes")) or set(self.splits) - set(codes)
             # Splits that were only ended because of another one are not among the failed ones.
             split = min(gone & set(verdicts) or gone)
-            said = verdicts.get(split) or explain.Verdict(ExitCode.FAILED)
+            said = verdicts.get(split) or pod_end.Verdict(ExitCode.FAILED)
             codes[split] = said.code or ExitCode.FAILED
             text = said.message if said.message or said.code > 1 else str(failed.get("message"))
             self._launcher.says(self.stage.name, split, text)
@@ -207,9 +207,9 @@ class StageRun:
         if failed is None and is_suspended(main):
             return {}
         ended = [pod for pod in self._pods.values() if has_ended(pod)]
-        cause = explain.first_cause(list(self._pods.values()) if failed else ended)
+        cause = pod_end.first_cause(list(self._pods.values()) if failed else ended)
         if failed is None and cause is None:
-            well = [pod for pod in ended if (said := explain.verdict(pod)) and said.code == 0]
+            well = [pod for pod in ended if (said := pod_end.verdict(pod)) and said.code == 0]
             return {0: 0} if len(well) >= max(self.stage.nodes, 1) else {}
         if self._failing_since is None:
             self._failing_since = monotonic()

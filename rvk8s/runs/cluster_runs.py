@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rvk8s import explain
+from rvk8s import pod_end
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.conditions import ENDED, run_state, state_of
 from rvk8s.cluster.kinds import Forbidden, NoSuchKind
@@ -104,10 +104,10 @@ class ClusterRun:
         labels = [pod["metadata"]["labels"] for pod in self.pods]
         own = [p for p, of in zip(self.pods, labels, strict=True) if of.get(Label.STAGE) is None]
         newest = sorted(own, key=_created, reverse=True)
-        said = [explain.verdict(p) for p in newest]
+        said = [pod_end.verdict(p) for p in newest]
         code = next((one.code for one in said if one is not None), None)
-        words = next((text for p in newest if (text := explain.last_words(p))), None)
-        cause = explain.first_cause([p for p in self.pods if p not in own])
+        words = next((text for p in newest if (text := pod_end.last_words(p))), None)
+        cause = pod_end.first_cause([p for p in self.pods if p not in own])
         if code is not None:
             message = words or f"the run {code_text(code)}"
         if cause is not None:

@@ -104,6 +104,26 @@ def test_the_stage_says_why(apiserver: ControlPlane, namespace: str, tmp_path: P
         assert play.record()["message"] == "stage configure: epochs is -1; give at least 1"
 
 
+@pytest.mark.parametrize("launcher", ["pytorchjob", "job"])
+@pytest.mark.parametrize("stage", ["chip", "train"])
+def test_a_stage_that_storage_refuses_says_why(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, stage: str, launcher: str
+) -> None:
+    """It cannot write failed.json; that of its last failure lies there still."""
+    text = "s3://bucket/runs/run-1: access denied (InvalidAccessKeyId); give other keys"
+
+    def act(name: str, index: int, attempt: int) -> Fate:
+        container = "pytorch" if name == "train" and launcher == "pytorchjob" else "stage"
+        return ended(container, 2, text=f"{text}\n") if name == stage else 0
+
+    values = {**RANKS, "launcher": launcher}
+    with Play(apiserver, namespace, tmp_path, act, values=values) as play:
+        said = {"exitCode": 2, "message": "epochs is -1", "at": "2026-01-01T00:00:10Z"}
+        storage.write_json(play.layout.failed(stage), said)
+        assert play.finish(play.drive()) == 2, play.said()
+        assert play.record()["message"] == f"stage {stage}: {text}"
+
+
 @pytest.mark.slow
 def test_a_split_is_tried_again_by_its_job(
     apiserver: ControlPlane, namespace: str, tmp_path: Path

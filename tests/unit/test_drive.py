@@ -13,7 +13,7 @@ import pytest
 from launching import COMMANDS, FakeLauncher, drive_plan, make_plan, states_of, stored_record
 from said import says
 
-from rvk8s import drive, storage
+from rvk8s import retries, storage
 from rvk8s.contract import STAGES, ExitCode, State
 from rvk8s.drive import Driver
 from rvk8s.errors import InputError, Interrupted, StorageUnavailable
@@ -22,7 +22,7 @@ from rvk8s.runs.record import RunRecord
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive, "_BACKOFF", 0.001)
+    monkeypatch.setattr(retries, "_BACKOFF", 0.001)
 
 
 def test_all_stages_in_order(tmp_path: Path) -> None:

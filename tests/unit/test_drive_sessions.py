@@ -11,7 +11,7 @@ import pytest
 from launching import FakeLauncher, FakeRunning, drive_plan, make_plan, states_of, stored_record
 from said import says
 
-from rvk8s import drive, storage
+from rvk8s import retries, storage
 from rvk8s.contract import STAGES, State
 from rvk8s.drive import Driver
 from rvk8s.errors import HandedOver, StorageUnavailable
@@ -21,7 +21,7 @@ from rvk8s.runs.record import RunRecord
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive, "_BACKOFF", 0.001)
+    monkeypatch.setattr(retries, "_BACKOFF", 0.001)
 
 
 SESSION = Manners(session="job-1", disruptions=3)

@@ -8,7 +8,8 @@ import pytest
 from said import says
 
 from rvk8s.contract import ExitCode, now
-from rvk8s.explain import event_trouble, first_cause, gpus, overdue, pod_trouble, verdict
+from rvk8s.explain import event_trouble, gpus, overdue, pod_trouble
+from rvk8s.pod_end import first_cause, verdict
 
 
 def event(reason: str, second: int, message: str = "", kind: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from launching import FakeLauncher, make_plan, states_of
 
-from rvk8s import drive, storage
+from rvk8s import retries, storage
 from rvk8s.contract import STAGES, Annotation
 from rvk8s.drive import Driver
 from rvk8s.engines import stage_run
@@ -127,7 +127,7 @@ def test_a_split_that_lost_its_node_for_good_is_started_again_with_the_others(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_is_done: bool
 ) -> None:
     """Its Job gave it up and ended the other one; the next Job has both."""
-    monkeypatch.setattr(drive, "_BACKOFF", 0.001)
+    monkeypatch.setattr(retries, "_BACKOFF", 0.001)
     plan = make_plan(tmp_path, stages={"chip": {"splits": 2}})
     attempts = []
 

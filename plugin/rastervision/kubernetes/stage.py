@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rastervision.kubernetes import launch, marks
 from rastervision.kubernetes.context import Context
+from rastervision.kubernetes.failure_report import write_failed, write_termination_message
 from rastervision.kubernetes.failures import explain, one_line
 from rastervision.kubernetes.heartbeat import Heartbeat
 
@@ -276,28 +277,13 @@ def _fail(
     lost = launch.is_lost(known)
     if launch.is_rank():
         launch.tell_agent(message, code, lost=lost, known=known is not None)
-    elif context:
-        uri = context.layout.failed(context.stage, context.split)
-        try:
-            # Nodes that are ended for another one's failure must not write over what it says.
-            ended = isinstance(known, Preempted) and context.stage == "train"
-            tries = 5 if lost else 1 if ended else 0
-            if not _said_by_another(uri, began, tries):
-                storage.write_json(uri, {"exitCode": code, "message": message, "at": now()})
-        except (Rvk8sError, OSError) as second:
-            log.error("%s is not written: %s", uri, second)
+        return code
+    write_termination_message(message)
+    if context:
+        # Nodes that are ended for another one's failure must not write over what it says.
+        ended = isinstance(known, Preempted) and context.stage == "train"
+        write_failed(context, message, code, began, tries=5 if lost else 1 if ended else 0)
     return code
-
-
-def _said_by_another(uri: str, began: str, tries: int) -> bool:
-    """Whether the node whose rank has failed says why; this one has only missed it."""
-    for number in range(tries):
-        if number:
-            time.sleep(1)
-        said = storage.read_json(uri)
-        if said and said["at"] >= began:
-            return True
-    return False
 
 
 def _known(
