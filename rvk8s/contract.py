@@ -208,5 +208,7 @@ def attempt_line(title: str) -> str:
     return f"--- {now()}: {title}"
 
 
+#: The line of a stored log that stands for those left out there, and what matches it.
+LEFT_OUT, LEFT_OUT_PATTERN = b"... %d lines are left out", rb"\.\.\. (\d+) lines are left out"
 #: Where such a line begins, in the bytes of a log.
 ATTEMPT = re.compile(rb"^(?=--- \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: )", re.MULTILINE)

@@ -206,6 +206,7 @@ class Cluster(ApiServer):
         since: str | None = None,
         seconds: float | None = None,
         tail: int | None = None,
+        longest: int | None = None,
     ) -> Iterator[bytes]:
         """The lines that a container has written, without their ends; none where it is gone.
 
@@ -216,6 +217,7 @@ class Cluster(ApiServer):
             since: RFC 3339; only lines of that second or later.
             seconds: only lines of the last seconds, so many, by the node's clock.
             tail: only the last lines, so many.
+            longest: bytes of a line; longer ones are cut.
         """
         query = {"container": container}
         flags = {"follow": follow, "timestamps": timestamps}
@@ -226,7 +228,7 @@ class Cluster(ApiServer):
         with suppress(NotFound):
             path = path_of(self.namespace, "Pod", pod) + "/log"
             with self._stream(path, query, 300.0 if follow else 60.0) as response:
-                yield from lines(response)
+                yield from lines(response, longest)
 
     def _list(
         self, kind: str, labels: str, fields: str, forgiving: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rvk8s.cluster.log_lines import cut
 from rvk8s.errors import ClusterUnavailable
 
 if TYPE_CHECKING:
@@ -24,23 +25,30 @@ class Stream:
         self._response.close()
 
 
-def lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+def lines(response: urllib3.BaseHTTPResponse, longest: int | None = None) -> Iterator[bytes]:
     """The lines of a response as they come.
+
+    Args:
+        longest: of a longer line only the beginning is held and given.
 
     Raises:
         ClusterUnavailable: the connection broke, or was silent for too long.
     """
     import urllib3
 
-    rest = b""
+    rest, gone = b"", 0
     try:
         for chunk in response.stream(2**16):
             *whole, rest = (rest + chunk).split(b"\n")
-            yield from whole
+            for line in whole:
+                yield line if longest is None else cut(line, longest, gone)
+                gone = 0
+            if longest is not None and len(rest) > longest:
+                rest, gone = rest[:longest], gone + len(rest) - longest
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise ClusterUnavailable(f"the connection ended ({reason(error)})") from error
     if rest:
-        yield rest
+        yield rest if longest is None else cut(rest, longest, gone)
 
 
 def reason(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rvk8s.cluster import Cluster, Object
-from rvk8s.cluster.log_lines import stamped
+from rvk8s.cluster.log_lines import LONGEST, stamped
 from rvk8s.cluster.pod_state import container_of, has_ended, has_started
 from rvk8s.contract import Env, Label, RunLayout, split_of
 from rvk8s.engines import log_file
@@ -142,7 +142,12 @@ class PodLogs:
             resumed = last
             try:
                 for line in self._cluster.log_lines(
-                    name, container_of(pod), follow=True, timestamps=True, since=last or None
+                    name,
+                    container_of(pod),
+                    follow=True,
+                    timestamps=True,
+                    since=last or None,
+                    longest=LONGEST,
                 ):
                     moment, text = stamped(line)
                     if not moment:

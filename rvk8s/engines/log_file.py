@@ -11,9 +11,11 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from rvk8s import storage
-from rvk8s.contract import ATTEMPT, attempt_line
+from rvk8s.cluster.log_lines import cut
+from rvk8s.contract import ATTEMPT, LEFT_OUT, LEFT_OUT_PATTERN, attempt_line
 from rvk8s.errors import Rvk8sError
 
 log = logging.getLogger(__name__)
@@ -22,10 +24,11 @@ log = logging.getLogger(__name__)
 INTERVAL, _PER_MIB = 3.0, 2.0
 #: Seconds before a log that storage has is asked for again.
 _PAUSE = 15.0
-#: Bytes: a log that gets longer loses its first half. The driver holds it in memory at times, and a
-#: node keeps not much more of a container's log (10 MiB).
+#: Bytes: a log that gets longer keeps an eighth of them from its beginning, and half from its end.
+#: The driver holds it in memory at times, and a node keeps not much more of a container's log
+#: (10 MiB).
 LIMIT = 8 << 20
-_LEFT_OUT = re.compile(rb"\.\.\. (\d+) lines are left out$")
+_LEFT_OUT = re.compile(LEFT_OUT_PATTERN)
 
 
 class LogFile:
@@ -39,6 +42,7 @@ class LogFile:
         self._lock = threading.Lock()  # of the local file; never held while storage is waited for
         self._loading, self._storing = threading.Lock(), threading.Lock()
         self._loaded = self._closed = False
+        self._out: BinaryIO | None = None  # opened for each line, a fast stage would be too fast
         self._written = self._stored = 0
         self._due = 0.0
 
@@ -63,6 +67,7 @@ class LogFile:
         with self._lock:
             if self._closed or not self._loaded:
                 return Section(self, [])
+            self._flush()
             known = _section(self.path, title.encode())
             if known is None:
                 self._append(attempt_line(title).encode())
@@ -77,7 +82,7 @@ class LogFile:
         """Take no more: threads that read for minutes may still come with something."""
         self._closed = True
         with self._lock:  # an append that is under way
-            pass
+            self._flush()
 
     def store(self) -> None:
         """Upload what is there; it is tried again later where storage does not answer."""
@@ -85,6 +90,7 @@ class LogFile:
             with self._lock:
                 if self._closed or not self.behind:
                     return
+                self._flush()
                 written, data = self._written, self.path.read_bytes()
             try:
                 storage.write_bytes(self.uri, data)
@@ -111,12 +117,18 @@ class LogFile:
                         self._loaded = True
 
     def _append(self, line: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(line + b"\n")
-            size = file.tell()
+        if self._out is None:
+            self._out = self.path.open("ab")
+        self._out.write(line + b"\n")
         self._written += 1
-        if size > LIMIT:
+        if self._out.tell() > LIMIT:
+            self._flush()
             _shorten(self.path)
+
+    def _flush(self) -> None:
+        if self._out is not None:
+            self._out.close()
+            self._out = None
 
 
 class Section:
@@ -128,12 +140,20 @@ class Section:
 
     def __init__(self, file: LogFile, known: list[bytes]):
         self._file, self._known, self._seen = file, known, 0
+        self._left_out = 0  # lines that were stored once, and were left out then
 
     def add(self, line: bytes) -> None:
+        line = cut(line)
+        if self._left_out:
+            self._left_out -= 1
+            return
         if self._seen < len(self._known):
+            if found := _LEFT_OUT.fullmatch(self._known[self._seen]):
+                self._seen, self._left_out = self._seen + 1, int(found[1])
+                return self.add(line)
             if self._known[self._seen] == line:
                 self._seen += 1
-                return
+                return None
             # The node keeps only a log's end: what is known lies further up.
             self._known = []
         self._file.append(line)
@@ -156,13 +176,34 @@ def _section(path: Path, title: bytes) -> list[bytes] | None:
 
 
 def _shorten(path: Path) -> None:
-    """Keep the end of a log, and say below its attempt's line how much is left out."""
+    """Keep the head and the end of a log, and say between them how many lines are left out.
+
+    Each attempt keeps its own line, and says it for itself: by that its lines are found again.
+    """
     data = path.read_bytes()
-    cut = data.index(b"\n", len(data) - LIMIT // 2) + 1
-    head, *gone = ATTEMPT.split(data[:cut])[-1].splitlines(keepends=True)
-    before = _LEFT_OUT.match(gone[0]) if gone else None
-    count = len(gone) + (int(before[1]) - 1 if before else 0)
-    if ATTEMPT.match(data[cut:]):
-        path.write_bytes(data[cut:])
-    else:
-        path.write_bytes(head + b"... %d lines are left out\n" % count + data[cut:])
+    first = _line_end(data, LIMIT // 8)
+    last = _line_end(data, max(len(data) - LIMIT // 2, first))
+    between, *attempts = ATTEMPT.split(data[first:last])
+    gone = [_left_out(_lines(between))]
+    for attempt in attempts:
+        title, *lines = _lines(attempt)
+        gone.append(title + b"\n" + _left_out(lines))
+    path.write_bytes(data[:first] + b"".join(gone) + data[last:])
+
+
+def _left_out(lines: list[bytes]) -> bytes:
+    """The line that stands for some, among which there may be one that stood for others."""
+    before = [int(found[1]) for line in lines if (found := _LEFT_OUT.fullmatch(line))]
+    count = len(lines) - len(before) + sum(before)
+    return LEFT_OUT % count + b"\n" if count else b""
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """As they were added: one may hold carriage returns."""
+    return data.split(b"\n")[:-1]
+
+
+def _line_end(data: bytes, at: int) -> int:
+    """Where the line ends that a byte stands in: after its line end."""
+    end = data.find(b"\n", max(at - 1, 0))
+    return len(data) if end < 0 else end + 1

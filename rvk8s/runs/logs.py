@@ -13,7 +13,7 @@ from rvk8s import storage
 from rvk8s.cluster import Object
 from rvk8s.cluster.conditions import ENDED
 from rvk8s.cluster.pod_state import has_started
-from rvk8s.contract import ATTEMPT, DRIVER, STAGES, RunLayout, State
+from rvk8s.contract import ATTEMPT, DRIVER, LEFT_OUT_PATTERN, STAGES, RunLayout, State
 from rvk8s.errors import InputError
 from rvk8s.runs import display, pod_logs
 from rvk8s.runs.cluster_runs import ClusterRun
@@ -26,6 +26,7 @@ _INTERVAL, _REMOTE_INTERVAL = 0.5, 5.0
 
 #: Bytes of what was printed last by which its place is found again.
 _END = 4096
+_GAP = re.compile(rb"^" + LEFT_OUT_PATTERN + rb"$", re.MULTILINE)
 
 
 class _Printed(NamedTuple):
@@ -314,13 +315,16 @@ def _print_rest(
 def _done(data: bytes, before: _Printed) -> int:
     """How many bytes of a log are printed.
 
-    A log that gets long loses its first half: it goes on where what was printed last stands now,
-    or from its first line, which is followed by how many are left out.
+    A log that gets long loses what is neither its head nor its end: it goes on where what was
+    printed last stands now, or with the line that says how much is left out.
     """
     if data.endswith(before.end, 0, before.size):
         return before.size
-    at = data.find(before.end)
-    return at + len(before.end) if at >= 0 else 0
+    at = data.rfind(before.end)
+    if at >= 0:
+        return at + len(before.end)
+    gap = _GAP.search(data)
+    return gap.start() if gap and gap.start() <= before.size else 0
 
 
 def _read(log: _Log) -> bytes:

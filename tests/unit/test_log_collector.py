@@ -234,24 +234,6 @@ def test_what_the_node_says_itself_is_no_line(tmp_path: Path) -> None:
     assert lines(text(tmp_path, "chip")) == ["one", "two"]
 
 
-def test_a_log_that_gets_too_long_keeps_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log_file, "LIMIT", 1000)
-    file = log_file.LogFile(str(tmp_path / "log.txt"), tmp_path / "scratch")
-    file.begin("chip 0, pod a a", threading.Event()).add(b"gone with the first half")
-    section = file.begin("chip 0, pod b b", threading.Event())
-    for number in range(200):
-        section.add(b"line %d" % number)
-    file.store()
-    head, note, *kept = (tmp_path / "log.txt").read_text().splitlines()
-    assert head.endswith("chip 0, pod b b")
-    first = 200 - len(kept)
-    assert note == f"... {first} lines are left out"
-    assert kept == [f"line {number}" for number in range(first, 200)]
-    assert 400 < (tmp_path / "log.txt").stat().st_size <= 1000 + len(head + note)
-
-
 def test_storage_away_delays_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pods = Pods()
     pods.add("a", "chip")

@@ -72,7 +72,7 @@ def test_following_a_log_that_is_shortened_misses_no_line(
 
     monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=waited))
     logs.print_logs(str(tmp_path), "run-1", follow=True)
-    again = [head, f"... {gone} lines are left out\n"] if gone > 4000 else []
+    again = [f"... {gone} lines are left out\n"] if gone > 4000 else []
     rest = lines[max(gone, 4000) :]
     expected = "".join(["==> train <==\n", head, *lines[:4000], *again, *rest])
     assert capsys.readouterr().out == expected
