@@ -20,21 +20,45 @@ import socket
 import sys
 import tempfile
 import traceback
+from importlib import import_module
 from typing import Any
 
 from forked_ranks import fork_ranks
 
 #: Seconds without a connection after which it ends.
 _IDLE = 10.0
+#: What stages import, so that their forks need not.
+_IMPORTED = (
+    "boto3.s3.transfer",
+    "fastai.vision.learner",
+    "fastai.vision.models.unet",
+    "rastervision.core.data",
+    "rastervision.core.rv_pipeline",
+    "rastervision.fastai_backend.backend.chip_classification",
+    "rastervision.fastai_backend.backend.evaluation",
+    "rastervision.fastai_backend.backend.object_detection",
+    "rastervision.fastai_backend.backend.semantic_segmentation",
+    "rastervision.fastai_backend.config",
+    "rastervision.fastai_backend.learner",
+    "rastervision.fastai_backend.models",
+    "rastervision.kubernetes.configure",
+    "rastervision.kubernetes.outputs",
+)
 
 
 def main(path: str) -> None:
+    import_what_stages_import()
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(path)
         listener.listen()
         selector.register(listener, selectors.EVENT_READ)
         serve(listener, selector)
     os.unlink(path)
+
+
+def import_what_stages_import() -> None:
+    for name in _IMPORTED:
+        import_module(name)
 
 
 def serve(listener: socket.socket, selector: selectors.BaseSelector) -> None:
