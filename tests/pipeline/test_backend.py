@@ -292,7 +292,9 @@ def test_training_from_windows_needs_no_chips(tmp_path: Path) -> None:
     assert (Path(cfg.bundle_uri) / "model-bundle.zip").exists()
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(5, "uint16"), (1, "float32")])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(5, "uint16"), pytest.param(1, "float32", marks=pytest.mark.slow)]
+)
 def test_bands_and_pixel_types(tmp_path: Path, bands: int, dtype: str) -> None:
     cfg = pipeline(tmp_path, sliding(64, 64), bands=bands, dtype=dtype, train=("a",))
     assert run(cfg, tmp_path).shape == (HEIGHT, WIDTH)

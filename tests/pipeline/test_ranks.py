@@ -30,6 +30,8 @@ from rvk8s.engines.processes import ProcessLauncher, gpus_of
 from rvk8s.errors import InputError, RanksLost
 from rvk8s.plan import Plan, Stage
 
+pytestmark = pytest.mark.slow
+
 TWO = {Env.RANKS_PER_NODE: "2", Env.THREADS: "2"}
 #: Eight batches in two epochs: this one is in the middle of the second.
 BROKEN = {
@@ -113,7 +115,6 @@ def trained(chipped: Chipped) -> dict[str, str]:
     return chipped.outputs
 
 
-@pytest.mark.slow
 def test_killed_and_started_again(chipped: Chipped, trained: dict[str, str]) -> None:
     """A rank killed, the agent told to end, the agent killed: the results are the same."""
     chipped.forget()
@@ -159,7 +160,6 @@ def test_a_broken_rank_ends_all(chipped: Chipped, how: str, code: int, message: 
     assert not chipped.ranks()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["well", "broken"])
 def test_two_nodes_meet(chipped: Chipped, trained: dict[str, str], how: str) -> None:
     """Two agents with a rank each, as two pods are told by the training operator."""
@@ -199,7 +199,6 @@ def test_two_nodes_meet(chipped: Chipped, trained: dict[str, str], how: str) -> 
         assert chipped.failed["message"].startswith("rank 1: ValueError: ")
 
 
-@pytest.mark.slow
 def test_rvk8s_run_ranks(chipped: Chipped, trained: dict[str, str]) -> None:
     """The whole pipeline as a user starts it, where the chips are there: client, stages, agent and
     ranks are programs."""

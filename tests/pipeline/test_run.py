@@ -148,6 +148,7 @@ def test_a_killed_engine_leaves_no_children(
     _wait_for(lambda: not _alive(child), seconds=12)
 
 
+@pytest.mark.slow
 def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
     answer = subprocess.run(
         _command(tmp_path / "root", tmp_path / "no-data"), capture_output=True, text=True

@@ -19,6 +19,8 @@ from rvk8s import storage
 from rvk8s.contract import State
 from rvk8s.plan import Plan
 
+pytestmark = pytest.mark.slow
+
 #: Row and column at which a scene is cut into four files; neither is at the edge of a chip.
 ROW, COL = 90, 101
 MODULE = f"""

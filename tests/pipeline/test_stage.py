@@ -116,6 +116,8 @@ def test_garbage_is_collected_in_the_work_but_not_in_what_was_imported(
     assert "ValueError: True, True" in failed["message"]
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_other_inputs_clear_what_was_there(
     run: Plan, server: StageServer, tmp_path: Path, tiny_data: Path
 ) -> None:

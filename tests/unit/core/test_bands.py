@@ -45,6 +45,7 @@ def rgb(tmp_path: Path) -> tuple[Path, nn.Module]:
     return tmp_path / "rgb.zip", model
 
 
+@pytest.mark.slow
 def test_a_bundle_of_three_bands_starts_four(
     rgb: tuple[Path, nn.Module], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_bundle_of_three_bands_starts_four(
         assert torch.equal(four.state_dict()[name], old[name])
 
 
+@pytest.mark.slow
 def test_a_bundle_of_four_bands_starts_three_and_thirteen(tmp_path: Path) -> None:
     model = models.build(spec(4))
     bundle.save(tmp_path / "four.zip", model.state_dict(), spec(4))
@@ -70,6 +72,7 @@ def test_a_bundle_of_four_bands_starts_three_and_thirteen(tmp_path: Path) -> Non
     torch.testing.assert_close(many[:, 12], first(model).mean(dim=1) * 4 / 13)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_another_backbone_is_refused(rgb: tuple[Path, nn.Module]) -> None:
     with pytest.raises(InputError, match=r"not .*weights of unet .*resnet34"):
         weights.start(spec(4, backbone="resnet34"), rgb[0])

@@ -66,7 +66,10 @@ class TestEqualLossCurves:
         [
             {},
             {"ignore_class_index": 0, "class_weights": [1.0, 2.0, 3.0], "grad_accum": 2},
-            {"freeze_epochs": 1, "num_epochs": 1, "grad_clip": 0.5, "schedule": "flat_cos"},
+            pytest.param(
+                {"freeze_epochs": 1, "num_epochs": 1, "grad_clip": 0.5, "schedule": "flat_cos"},
+                marks=pytest.mark.slow,
+            ),
         ],
         ids=["plain", "weights, ignored class, accumulation", "frozen, clipped"],
     )
@@ -155,6 +158,7 @@ class TestOneOutput:
 
         assert ranked(several(settings), make_chips(8), make_chips(2), hook=hook) == ["ok", "ok"]
 
+    @pytest.mark.slow
     def test_rank_0_alone_speaks_and_writes(
         self,
         ranked: Ranked,
@@ -200,7 +204,9 @@ class TestFailures:
 
         return hook
 
-    @pytest.mark.parametrize("how", ["raises", "is killed", "hangs"])
+    @pytest.mark.parametrize(
+        "how", ["raises", "is killed", pytest.param("hangs", marks=pytest.mark.slow)]
+    )
     def test_the_others_end(
         self, ranked: Ranked, settings: Settings, make_chips: MakeChips, how: str
     ) -> None:

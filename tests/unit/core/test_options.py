@@ -59,6 +59,8 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seen
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_a_training_writes_all_that_it_promises(
     train: Train,
     settings: Settings,

@@ -82,6 +82,7 @@ def test_what_ran_out_is_let_go_and_a_whole_step_is_tried(
     assert not [one for one in hungry.alive if one() is not None]
 
 
+@pytest.mark.slow
 def test_the_optimizer_needs_memory_too(
     train: Train, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_optimizer_needs_memory_too(
         train(settings(solver={"batch_sz": 6}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["forward", "backward"])
 def test_one_of_several_ranks(
     ranked: Ranked,

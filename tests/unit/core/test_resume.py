@@ -89,6 +89,7 @@ def test_stopped_trainings_end_in_equal_weights_and_logs(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_bf16_training_ends_in_equal_weights_and_logs(
     train: Train, settings: Callable[..., TrainSettings]
 ) -> None:
