@@ -151,7 +151,6 @@ def test_a_run_that_is_there(name: str, table: Bench, done: Prepared) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_an_empty_class_is_a_warning(table: Bench, tmp_path: Path) -> None:
     data = table.scenes("empty-class")
     spoil.one_class(data)

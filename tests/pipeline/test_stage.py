@@ -117,7 +117,6 @@ def test_garbage_is_collected_in_the_work_but_not_in_what_was_imported(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_other_inputs_clear_what_was_there(
     run: Plan, server: StageServer, tmp_path: Path, tiny_data: Path
 ) -> None:

@@ -60,7 +60,6 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_training_writes_all_that_it_promises(
     train: Train,
     settings: Settings,
