@@ -158,7 +158,7 @@ def _by_program(chart: str, values: Mapping[str, Any], name: str, namespace: str
         done = subprocess.run(
             [program, "template", name, chart, *_NO_CLUSTER, "-n", namespace, "-f", str(file)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
             timeout=_SECONDS,
         )
@@ -255,7 +255,7 @@ def _schema_error(pointer: str, what: str) -> InputError:
 def _schema_at(parts: Sequence[str]) -> tuple[dict[str, Any], str]:
     """The chart's schema of a value, and what the schema says that it is: where it says nothing of
     the value itself, what it says of the nearest one around it."""
-    schema = json.loads((chart_dir() / "values.schema.json").read_text())
+    schema = json.loads((chart_dir() / "values.schema.json").read_text(encoding="utf-8"))
 
     def resolved(node: Any) -> dict[str, Any]:
         while isinstance(node, dict) and "$ref" in node:

@@ -12,11 +12,11 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import click
 
-from rvk8s import __version__
+from rvk8s import __version__, streams
 from rvk8s.contract import ExitCode
 from rvk8s.errors import Rvk8sError
 
@@ -97,21 +97,22 @@ def main(args: list[str] | None = None) -> NoReturn:
     """The program: every error is one line on stderr, and its exit code."""
     # As Ctrl-C: temporary files go, and the Kubernetes client has the user's key in one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    streams.prepare()
     try:
         sys.exit(int(_run(args)))
     finally:
-        try:
-            if sys.stderr:
-                sys.stderr.flush()
-        except OSError:
-            _drop(sys.stderr)  # or Python would exit with 120
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                streams.drop(stream)  # or Python would exit with 120
 
 
 def _run(args: list[str] | None) -> int:
     """Call the command; its exit code."""
     try:
         code = rvk8s.main(args=args, prog_name="rvk8s", standalone_mode=False)
-        if sys.stdout:
+        with suppress(BrokenPipeError):  # the reader is gone, but the command has done its work
             sys.stdout.flush()  # here, where its faults are ours to name
         return int(code or 0)
     except click.UsageError as error:
@@ -130,14 +131,16 @@ def _run(args: list[str] | None) -> int:
         _print_error("interrupted")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        _drop(sys.stdout)  # the reader is gone: `rvk8s list | head`
+        # The reader is gone before a command that only shows something was at its end:
+        # `rvk8s logs RUN | head`.
+        streams.drop(sys.stdout)
         return ExitCode.FAILED
     except Exception as error:
         if os.environ.get("RVK8S_DEBUG"):
             raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _print_error(f"no space left to write {error.filename or 'the output'}; free some")
-            _drop(sys.stdout)
+            streams.drop(sys.stdout)
             return ExitCode.DISK_FULL
         if isinstance(error, OSError) and not _working_folder_is_there():
             _print_error("the working folder was deleted or cannot be read; change to another one")
@@ -153,12 +156,6 @@ def _working_folder_is_there() -> bool:
     except OSError:
         return False
     return True
-
-
-def _drop(stream: TextIO | None) -> None:
-    """Throw away what a stream could not write: Python would complain again at its end."""
-    if stream:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _print_error(line: str) -> None:

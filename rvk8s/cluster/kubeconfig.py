@@ -199,7 +199,7 @@ def _mapping(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(Path(path).read_text()) or {}
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:

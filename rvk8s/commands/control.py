@@ -14,6 +14,7 @@ from rvk8s.commands.options import Duration, runs_argument
 from rvk8s.commands.run import raise_failures
 from rvk8s.commands.where import cluster_place, file_option, find_places, root_uri_option
 from rvk8s.contract import ExitCode
+from rvk8s.streams import tell
 
 if TYPE_CHECKING:
     from rvk8s.cluster import Cluster
@@ -42,12 +43,12 @@ def confirm(question: str) -> None:
     try:
         answer = click.confirm(question, err=True)
     except click.Abort:
-        click.echo(err=True)  # the question's line has no end yet
+        tell("", err=True)  # the question's line has no end yet
         if not sys.stdin.isatty():
             raise silent from None
         raise Interrupted("nothing was done: interrupted") from None
     if not answer:
-        click.echo("nothing was done", err=True)
+        tell("nothing was done", err=True)
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 
@@ -82,7 +83,7 @@ def wait_command(runs: tuple[str, ...], target: str, timeout: float | None, **wh
     for run_id in [one.run_id for one in found]:
         try:
             follow.until(places, run_id, reached, timeout, began)
-            click.echo(f"{run_id} condition met")
+            tell(f"{run_id} condition met")
         except Rvk8sError as error:
             failures.append((run_id, error))
     raise_failures(failures, named=len(found) > 1)
@@ -128,7 +129,7 @@ def cancel_command(runs: tuple[str, ...], yes: bool, **where: Any) -> None:
     for one in told:
         try:
             control.see_stopped(places, cluster, one)
-            click.echo(f"{one.run_id} cancelled")
+            tell(f"{one.run_id} cancelled")
         except Rvk8sError as error:
             failures.append((one.run_id, error))
     raise_failures(failures)
@@ -189,7 +190,7 @@ def _delete_all(
         for one in runs:
             try:
                 for name in control.delete(cluster, one):
-                    click.echo(f"{name} deleted")
+                    tell(f"{name} deleted")
                 ending += [one] if results else []
             except Rvk8sError as error:
                 failures.append((one.run_id, error))
@@ -200,7 +201,7 @@ def _delete_all(
                 control.check_is_ours(one)  # nobody has begun it elsewhere meanwhile
                 storage.delete_tree(one.folder)
                 left.remove(one)
-                click.echo(f"{one.folder} deleted")
+                tell(f"{one.folder} deleted")
             except Rvk8sError as error:
                 failures.append((one.run_id, error))
     finally:  # Ctrl-C, too: without its objects nothing says where a run has written
@@ -208,7 +209,7 @@ def _delete_all(
             root = one.folder.removesuffix(f"/{one.run_id}")
             where = ["--root-uri", root, "-n", cluster.namespace]
             again = shlex.join(["rvk8s", "delete", one.run_id, "--results", *where])
-            click.echo(f"{one.folder} is left; to delete it: `{again}`", err=True)
+            tell(f"{one.folder} is left; to delete it: `{again}`", err=True)
     return failures
 
 

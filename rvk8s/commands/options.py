@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 
 from rvk8s.commands.where import all_of, cluster_place, file_option, root_uri_option
 from rvk8s.contract import STAGES
+from rvk8s.streams import is_utf8, write_document
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan
@@ -296,7 +298,7 @@ def print_output(output: str, value: Any, names: Iterable[str], several: bool = 
     elif output == "yaml":
         from rvk8s.values import to_yaml
 
-        click.echo(("---\n" if several else "") + to_yaml(value), nl=False)
+        write_document(("---\n" if several else "") + to_yaml(value))
     else:
         for name in names:
             click.echo(name)
@@ -304,4 +306,5 @@ def print_output(output: str, value: Any, names: Iterable[str], several: bool = 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    # Escaped where stdout is not UTF-8, a document says the same in every encoding.
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not is_utf8(sys.stdout)))

@@ -16,6 +16,7 @@ from rvk8s.commands.options import (
     plan_options,
     print_output,
 )
+from rvk8s.streams import write_document
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan
@@ -69,4 +70,4 @@ def _print_values(options: dict[str, Any]) -> None:
     from rvk8s.values import to_yaml
 
     submissions = make_submissions(**options)
-    click.echo(to_yaml([dict(s.values) for s in submissions], several=True), nl=False)
+    write_document(to_yaml([dict(s.values) for s in submissions], several=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,14 +40,19 @@ def run_command(output: str | None, dry_run: bool, **options: Any) -> None:
         return
     plans = make_plans(**options)
     summaries, failures = _run_all(plans, options["run_id"] is not None, output)
+    with suppress(OSError):  # the program's end names it; the exit code is that of the runs
+        _print_summaries(summaries, output, several=options["match"] is not None)
+    raise_failures(failures)
+
+
+def _print_summaries(summaries: Sequence[RunSummary], output: str | None, several: bool) -> None:
     if output:
         documents = [summary.to_dict() for summary in summaries]
         names = [summary.record.plan.run_id for summary in summaries]
-        if options["match"] is not None:
+        if several:
             print_output(output, documents, names)
         elif documents:
             print_output(output, documents[0], names)
-    raise_failures(failures)
 
 
 def _run_all(

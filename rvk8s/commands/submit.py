@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from rvk8s.commands.options import (
 from rvk8s.commands.run import raise_failures
 from rvk8s.commands.where import status_command_line
 from rvk8s.errors import Interrupted, Rvk8sError
+from rvk8s.streams import write_document
 
 if TYPE_CHECKING:
     from rvk8s.cluster import Cluster, Object
@@ -34,7 +36,7 @@ def render_command(**options: Any) -> None:
     It is what `helm template` makes of `rvk8s plan EXPERIMENT -o values`; kubectl apply takes it.
     """
     for submission in make_submissions(**options):
-        click.echo(submission.rendered.text, nl=False)
+        write_document(submission.rendered.text)
 
 
 class _Submit(PlanCommand):
@@ -93,7 +95,8 @@ def submit_command(
     act = submit.try_out if dry_run else submit.send
     for submission in submissions:
         sent = act(cluster, submission)
-        _print_objects(submission, sent, output, " (server dry run)" if dry_run else "")
+        with suppress(OSError):  # the others are sent even so; the program's end names it
+            _print_objects(submission, sent, output, " (server dry run)" if dry_run else "")
         if output is None and not dry_run and not follow:
             display.say(f"see it with: {_follow_command(submission, place)}")
     if (wait or follow) and not dry_run:
@@ -136,11 +139,11 @@ def _print_objects(
     elif output == "json":
         print_json({"apiVersion": "v1", "kind": "List", "items": objects})
     elif output == "yaml" and objects == list(submission.rendered.manifests):
-        click.echo(submission.rendered.text, nl=False)
+        write_document(submission.rendered.text)
     elif output == "yaml":
         from rvk8s.values import to_yaml
 
-        click.echo(to_yaml(objects, several=True), nl=False)
+        write_document(to_yaml(objects, several=True))
     else:
         for name in submission.names:
             click.echo(f"{name} {'configured' if submission.replaces else 'created'}{note}")

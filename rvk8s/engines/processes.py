@@ -71,6 +71,9 @@ class ProcessLauncher:
             Env.WATCH_PARENT: "1",
             Env.LOG_FILE: str(self.log_file(stage.name, split, splits)),
             "PYTHONHASHSEED": "0",
+            # Logs are read as UTF-8, and a character must not end a stage: the terminal's encoding
+            # is not theirs.
+            "PYTHONIOENCODING": "utf-8:backslashreplace",
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(self.scratch),
         }

@@ -66,7 +66,7 @@ def _of_profile(config: str, credentials: str, profile: str | None) -> _Profile:
 
 def _names_endpoint(file: str) -> bool:
     try:
-        return "endpoint_url" in Path(file).expanduser().read_text()
+        return "endpoint_url" in Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
 
