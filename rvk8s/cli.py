@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ import click
 
 from rvk8s import __version__, streams
 from rvk8s.contract import ExitCode
-from rvk8s.errors import Rvk8sError
+from rvk8s.errors import InputError, Rvk8sError
 
 #: Command -> (module below rvk8s.commands, its line in `rvk8s --help`), in the order of the help.
 COMMANDS = {
@@ -35,6 +36,20 @@ COMMANDS = {
     "wait": ("control", "Wait until a run has come to a point."),
     "cancel": ("control", "Stop a run on a cluster."),
     "delete": ("control", "Remove a run's objects from the cluster."),
+}
+
+
+#: The operating system's refusals of a path that a user has given.
+_OF_PATHS = {
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENXIO,
+    errno.ENODEV,
 }
 
 
@@ -111,6 +126,7 @@ def main(args: list[str] | None = None) -> NoReturn:
 def _run(args: list[str] | None) -> int:
     """Call the command; its exit code."""
     try:
+        _check_words(sys.argv[1:] if args is None else args)
         code = rvk8s.main(args=args, prog_name="rvk8s", standalone_mode=False)
         with suppress(BrokenPipeError):  # the reader is gone, but the command has done its work
             sys.stdout.flush()  # here, where its faults are ours to name
@@ -145,9 +161,24 @@ def _run(args: list[str] | None) -> int:
         if isinstance(error, OSError) and not _working_folder_is_there():
             _print_error("the working folder was deleted or cannot be read; change to another one")
             return ExitCode.BAD_INPUT
+        if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename:
+            path = f"{error.filename}"
+            path = path if len(path) < 200 else f"{path[:100]}..."
+            _print_error(f"{path}: {error.strerror}; give another path, or look at this one")
+            return ExitCode.BAD_INPUT
         what = " ".join(f"{type(error).__name__}: {error}".split())
         _print_error(f"{what}; this is a fault of rvk8s: RVK8S_DEBUG=1 shows where it is")
         return ExitCode.FAILED
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse words of the command line that no file of a run can hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            fix = "rename the file, or use a terminal with UTF-8"
+            raise InputError("is not UTF-8", where=word[:100], fix=fix) from None
 
 
 def _working_folder_is_there() -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rvk8s.contract import RUN_ID, STAGES, RunLayout, now
 from rvk8s.errors import InputError, InputErrors
+from rvk8s.names import check_root
 from rvk8s.run_options import ALL_STAGES, RunOptions
 from rvk8s.values import arguments, cluster_values, deep_merged
 
@@ -257,7 +258,8 @@ def absolute_root(root_uri: str, folder: str, where: str) -> str:
     """A root URI with its relative path made absolute from folder, no slash at its end.
 
     Raises:
-        InputError: it is empty; another scheme than s3://, or no bucket.
+        InputError: it is empty, too long, or another scheme than s3://; no bucket, or parts that
+            nothing can be called.
     """
     if not root_uri.strip():
         # An unset variable of the shell; runs would lie in the working folder itself.
@@ -272,8 +274,11 @@ def absolute_root(root_uri: str, folder: str, where: str) -> str:
             raise InputError(f"{scheme}:// is not supported", where=where, fix=fix)
         if not rest.strip("/"):
             raise InputError(f"{root_uri} names no bucket", where=where, fix="give s3://bucket")
-        return root_uri.rstrip("/")
-    return os.path.normpath(os.path.join(folder, os.path.expanduser(root_uri)))
+        root = root_uri.rstrip("/")
+    else:
+        root = os.path.normpath(os.path.join(folder, os.path.expanduser(root_uri)))
+    check_root(root, where)
+    return root
 
 
 def _merged_args(

@@ -17,6 +17,7 @@ from rvk8s.errors import DiskFull, InputError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_NO_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 
 
 @contextmanager
@@ -39,6 +40,9 @@ def errors(path: str | Path, verb: str = "write") -> Iterator[None]:
             raise InputError(f"{error.strerror}", where=str(path), fix=fix) from error
         if error.errno in _NO_FOLDER:
             fix = "a file stands where a folder should be, or the other way round"
+            raise InputError(f"{error.strerror}", where=str(path), fix=fix) from error
+        if error.errno in _NO_PATH:
+            fix = "give another path"
             raise InputError(f"{error.strerror}", where=str(path), fix=fix) from error
         raise
 

@@ -131,6 +131,17 @@ CASES = {
         ("predict_options: 64…cropped by 8…gaps…stride of 64",),
         module=_changed("config.predict_options.crop_sz = 8"),
     ),
+    "a scene's id that leads out of the run's folder": Case(
+        ("id of validation scene ../../../zz: …separator…",),
+        module=_changed("config.dataset.validation_scenes[0].id = '../../../zz'"),
+    ),
+    "a scene group and a class that lead out of the run's folder": Case(
+        ("scene_groups ../g: …separator…", "class_config.names a/../../x: …separator…"),
+        module=_changed(
+            "config.dataset.scene_groups['../g'] = {'train_a'}; "
+            "config.dataset.class_config.names[0] = 'a/../../x'"
+        ),
+    ),
     "a label of another place": Case(
         ("train scene train_a: …label…another place",),
         lambda folder: scenes.write(

@@ -41,6 +41,7 @@ from rastervision.kubernetes.cells import (
 )
 from rastervision.kubernetes.failures import explain, one_line
 from rastervision.kubernetes.input_files import check_files, check_polygons
+from rastervision.kubernetes.name_checks import check_names
 from rastervision.kubernetes.nodata import misread, replaced
 from rastervision.kubernetes.objects import boxes_by_class, check_object_windows
 from rastervision.kubernetes.option_checks import (
@@ -86,7 +87,7 @@ def check(
     if not isinstance(config, RVPipelineConfig):
         return [], []
     dataset = config.dataset
-    options = check_backend(config, gpus, ranks)
+    options = [*check_names(dataset), *check_backend(config, gpus, ranks)]
     if commands is None:
         commands = config.backend.filter_commands(["analyze", "chip", "train", "predict", "eval"])
     options += check_commands(config, commands)
