@@ -20,6 +20,7 @@ from rvk8s.errors import (
     InputError,
     Interrupted,
     Rvk8sError,
+    StorageRefused,
     StorageUnavailable,
 )
 from rvk8s.heartbeat import Beat, OtherDriver, check_is_ours, other_driver, wait_until_free
@@ -69,6 +70,7 @@ class Driver:
         self.record.driver = self._manners.session
         self._observe, self._cancelled, self._tick = observe, cancelled, tick
         self._configured: Mapping[str, Any] = {}
+        self._begun = False  # storage has taken the record of the run
         self._is_others = False  # another driver may have the run's folder
         #: By stage, the seconds that it took when an earlier start of this run did it.
         self._took: dict[str, float | None] = {}
@@ -113,10 +115,20 @@ class Driver:
                 self._end(State.FAILED, error.exit_code, str(error))
             raise
         except Rvk8sError as error:
+            if isinstance(error, StorageRefused) and self._begun and self._manners.session:
+                # A pod keeps the keys that it began with; the next one has those of today.
+                raise StorageUnavailable(f"{error}; the next driver goes on") from error
             self._end(State.FAILED, error.exit_code, str(error))
             self._flush()
             raise
         return self.record
+
+    def note(self, text: str | None) -> None:
+        """Say in run.json what the running stage waits for; None once it goes on."""
+        for record in self.record.stages:
+            if record.state == State.RUNNING and record.message != text:
+                record.message = text
+                self._save()
 
     def _begin(self) -> bool:
         """Store the record of a run that begins or goes on; False where it is over already."""
@@ -139,6 +151,7 @@ class Driver:
         if self._manners.session is not None:
             self._check()  # cancelled while no driver was there: nothing is started
         self._flush()  # the stages read the plan
+        self._begun = True
         return True
 
     def _other(self) -> Beat | None:

@@ -2,7 +2,8 @@
 
     Rvk8sError                exit 1
     |-- InputError            exit 2    the user's file, argument or data: says where, what, the fix
-    |   `-- InputErrors       exit 2    several of them, reported together
+    |   |-- InputErrors       exit 2    several of them, reported together
+    |   `-- StorageRefused    exit 2    storage does not take the credentials
     |-- OutOfMemory           exit 12   host or GPU memory
     |-- DiskFull              exit 28   disk, quota or bucket
     |-- WaitedTooLong         exit 124  nobody did what was waited for
@@ -55,6 +56,10 @@ class InputErrors(InputError):
         self.errors = tuple(errors)
         Rvk8sError.__init__(self, "\n".join(str(e) for e in errors))
         self.what, self.where, self.fix = str(self), None, None
+
+
+class StorageRefused(InputError):
+    """Storage does not take the credentials, or not for this."""
 
 
 class OutOfMemory(Rvk8sError):

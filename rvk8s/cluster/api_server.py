@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from rvk8s.cluster.json_text import json_text
-from rvk8s.cluster.kinds import Forbidden, Unauthorized, refusal
+from rvk8s.cluster.kinds import Forbidden, Unauthorized, kind_in, refusal
 from rvk8s.cluster.kubeconfig import Connection
 from rvk8s.cluster.responses import Stream, reason
-from rvk8s.errors import ClusterUnavailable, InputError
+from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
 
 if TYPE_CHECKING:
     import urllib3
@@ -33,6 +33,8 @@ Object = dict[str, Any]
 
 #: Seconds to connect, and to wait for the answer of a request that is not a stream.
 _CONNECT, _READ = 5.0, 20.0
+#: Seconds after which a fault that may pass by itself is said where the user looks.
+NOTED_AFTER = 10.0
 #: Seconds between two attempts from which on a fault that passes by itself is said, once.
 _SAID_FROM = 3.0
 
@@ -45,7 +47,10 @@ class ApiServer:
         patience: seconds for which a request is tried again after passing faults.
         cancelled: asked between two tries; once true, the last fault is raised.
         forgives: seconds for which a server that has answered before may refuse the user (401,
-            403): one that has just started knows neither all roles nor all tokens yet.
+            403): one that has just started knows neither all roles nor all tokens yet. What it has
+            allowed this user before is asked for as long as one that does not answer.
+        waits: told, between two tries, of a fault that has lasted for ten seconds, and None once it
+            is over.
         guard: asked before each try of a change, for how many seconds it may be under way; raises
             what forbids it.
         log_in: makes the connection anew, where its credentials pass: for a server that knew them
@@ -60,10 +65,13 @@ class ApiServer:
         forgives: float = 0.0,
         guard: Callable[[], float] = lambda: inf,
         log_in: Callable[[], Connection] | None = None,
+        waits: Callable[[str | None], object] = lambda text: None,
     ):
         self._connection, self._log_in = connection, log_in
         self.patience, self.cancelled, self.forgives = patience, cancelled, forgives
-        self.guard = guard
+        self.guard, self.waits = guard, waits
+        #: What the server has allowed: methods and kinds.
+        self._allowed: set[tuple[str, str]] = set()
         self._sent: Counter[str] = Counter()
         self._answered, self._logging_in = False, threading.Lock()
 
@@ -94,15 +102,20 @@ class ApiServer:
         forgiving: bool = True,
     ) -> Object:
         """Send a request until it is answered; gives the answer's JSON."""
-        end, pause, said = time.monotonic() + self.patience, 0.5, False
+        began, pause, said = time.monotonic(), 0.5, False
+        end, noted = began + self.patience, False
         refused: float | None = None  # since when
         while True:
             try:
                 safe = inf if method == "GET" else self.guard()
                 seconds = min(_READ, max(safe - _CONNECT, 1.0))
                 answer = self._send(method, path, query, body, content_type, seconds)
+                if noted:
+                    self.waits(None)
+                self._allowed.add((method, kind_in(path)))
                 return self._parsed(answer.data)
-            except (ClusterUnavailable, Forbidden, Unauthorized) as error:
+            except (ClusterUnavailable, Forbidden, Unauthorized) as found:
+                error = self._may_pass(found, method, path) if forgiving else found
                 wait, now = pause * random.uniform(0.5, 1.5), time.monotonic()
                 if isinstance(error, ClusterUnavailable):
                     wait, left = max(error.retry_after or 0.0, wait), end - now
@@ -111,12 +124,23 @@ class ApiServer:
                     passes = forgiving and self._answered
                     left = refused + self.forgives - now if passes else 0.0
                 if self.cancelled() or wait > left:
-                    raise
+                    raise error from found
+                if now + wait - began > NOTED_AFTER:
+                    self.waits(str(error))
+                    noted = True
                 if pause > _SAID_FROM and not said:
                     log.info("%s %s: %s; trying again for %.0f s", method, path, error, left)
                     said = True
                 time.sleep(wait)
                 pause = min(pause * 2, 15.0)
+
+    def _may_pass(self, error: Rvk8sError, method: str, path: str) -> Rvk8sError:
+        """A refusal of what was allowed before is a fault that passes: somebody changed a role."""
+        if isinstance(error, ClusterUnavailable) or not self.forgives:
+            return error
+        if (method, kind_in(path)) not in self._allowed:
+            return error
+        return ClusterUnavailable(f"the API server refuses what it has allowed before: {error}")
 
     def _parsed(self, data: bytes) -> Object:
         try:

@@ -94,6 +94,12 @@ def path_of(namespace: str, kind: str, name: str | None = None) -> str:
     return path if name is None else f"{path}/{quote(name, safe='')}"
 
 
+def kind_in(path: str) -> str:
+    """Which kind's objects a path is of, as URLs name it."""
+    plurals = {kind.plural for kind in KINDS.values()}
+    return next((part for part in reversed(path.split("/")) if part in plurals), path)
+
+
 def refusal(response: Response, request: str, server: str) -> Rvk8sError:
     """The error that an answer other than 2xx stands for.
 

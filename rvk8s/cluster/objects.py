@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from rvk8s.cluster import Cluster, Object
-from rvk8s.cluster.kinds import NoSuchKind
+from rvk8s.cluster.kinds import Forbidden, NoSuchKind
 from rvk8s.contract import Label
 from rvk8s.errors import InputError
 
@@ -62,6 +62,15 @@ def list_kinds(cluster: Cluster, selector: str, kinds: Sequence[str]) -> Iterato
             yield from cluster.list_all(kind, selector)
         except NoSuchKind as error:  # a cluster without the training operator has no PyTorchJobs
             log.debug("%s", error)
+
+
+def events_of(cluster: Cluster, uid: str) -> list[Object]:
+    """What the cluster says of an object; nothing where a role keeps us from reading it."""
+    try:
+        return cluster.list_all("Event", fields=f"involvedObject.uid={uid}", forgiving=False)
+    except Forbidden as error:
+        log.debug("no events: %s", error)
+        return []
 
 
 def started_again(run_id: str) -> InputError:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 
 from rvk8s.cluster import Cluster, Object
-from rvk8s.cluster.kinds import WatchExpired
+from rvk8s.cluster.api_server import NOTED_AFTER
+from rvk8s.cluster.kinds import Forbidden, Unauthorized, WatchExpired
 from rvk8s.errors import ClusterUnavailable, Rvk8sError
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,9 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 20.0
 #: A watch that ended after fewer seconds is asked for again only after such a pause.
 _AT_ONCE = 1.0
-#: Seconds for which a server that once listed the objects may refuse to: one that has just started
-#: does not know all roles and kinds yet.
-_REFUSED = 120.0
+#: Seconds for which a server that once listed the objects may not know their kind: one that has
+#: just started does not know all kinds yet.
+_UNKNOWN = 120.0
 
 
 class Watcher:
@@ -52,6 +53,7 @@ class Watcher:
         self._listed, self._stopped = threading.Event(), threading.Event()
         self._fault: Rvk8sError | None = None
         self._version: str | None = None
+        self._failing: tuple[float, str] | None = None  # since when, and why
         name = f"watch-{kind}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -76,6 +78,14 @@ class Watcher:
             raise self._fault
         with self._lock:
             return dict(self._objects)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing new is heard of these objects, where that has lasted for ten seconds."""
+        failing = self._failing
+        if failing is None or time.monotonic() - failing[0] < NOTED_AFTER:
+            return None
+        return failing[1]
 
     def put(self, item: Object) -> None:
         """An object that was just created: the watch may need a moment to say so."""
@@ -103,20 +113,34 @@ class Watcher:
                     if self._stopped.is_set():
                         return
                     self._take(event, item)
+                    self._failing = None
                     pause, answered = _FIRST_PAUSE, time.monotonic()
-                answered = time.monotonic()
+                answered, self._failing = time.monotonic(), None
                 if answered - began > _AT_ONCE:
                     continue  # watches end by themselves after a minute
             except WatchExpired:
                 self._version = None
-            except ClusterUnavailable as error:
-                log.debug("watch of %s: %s", self.kind, error)
             except Rvk8sError as error:
-                if not self._listed.is_set() or time.monotonic() - answered > _REFUSED:
+                if self._is_final(error, time.monotonic() - answered):
                     return self._end(error)
                 log.debug("watch of %s: %s", self.kind, error)
+                since = self._failing[0] if self._failing else time.monotonic()
+                self._failing = (since, str(error))
             self._stopped.wait(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, _LAST_PAUSE)
+
+    def _is_final(self, error: Rvk8sError, seconds: float) -> bool:
+        """Whether it is of no use to ask again.
+
+        A server that has listed the objects and refuses them now is asked on: it has just started
+        and does not know all roles yet, or somebody took the role away and gives it back.
+        """
+        if isinstance(error, ClusterUnavailable):
+            return False
+        listed = self._listed.is_set()
+        if listed and isinstance(error, Forbidden | Unauthorized):
+            return False
+        return not listed or seconds > _UNKNOWN
 
     def _take(self, event: str, item: Object) -> None:
         if event == "LISTED":

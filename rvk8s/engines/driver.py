@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.kinds import Forbidden, Unauthorized
 from rvk8s.cluster.objects import owner_of
 from rvk8s.contract import (
-    CONTRACT_VERSION,
     DRIVER,
     STAGES,
     Annotation,
-    Env,
     ExitCode,
     State,
     is_retryable,
@@ -32,20 +30,19 @@ from rvk8s.contract import (
 )
 from rvk8s.drive import Driver
 from rvk8s.engines.driver_log import DriverLog
-from rvk8s.engines.kubernetes import KubernetesLauncher
+from rvk8s.engines.driver_settings import Settings
+from rvk8s.engines.kubernetes import KubernetesLauncher, waiting_for_server
 from rvk8s.engines.lease import Lease
 from rvk8s.engines.leaving import Leaving
 from rvk8s.engines.saver import BackgroundSaver
 from rvk8s.engines.scheduled import copied, labelled, read_files
 from rvk8s.engines.stage_objects import StageObjects, annotation
-from rvk8s.engines.stage_run import Patience
 from rvk8s.errors import ClusterUnavailable, HandedOver, InputError, Interrupted, Rvk8sError
 from rvk8s.heartbeat import OtherDriver
 from rvk8s.launcher import Manners
 from rvk8s.parallel import Abandoned, within
 from rvk8s.plan import Plan
 from rvk8s.runs.record import RunRecord
-from rvk8s.storage import write_json
 
 log = logging.getLogger("rvk8s.driver")
 
@@ -57,64 +54,12 @@ _HEARTBEAT, _TICK = 10.0, 1.0
 _LAST_LOGS, _LAST_LINES = 30.0, 5.0
 #: Seconds that the last heartbeat of a driver that leaves its run gets to arrive in storage.
 _LAST_BEAT = 2.0
+#: Seconds between two requests of a driver that is refused from its beginning.
+_ASK_AGAIN = 5.0
 #: Seconds for which an API server that knew this driver may refuse it.
 _REFUSED = 120.0
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _FOR_EVER = 10.0 * 365 * 86400
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the environment says.
-
-    Attributes:
-        run_id: the run, and the name of the driver's Job and Lease.
-        pod: who drives; unique among the drivers of a run.
-        stages: the folder of the run's ConfigMap.
-        copy: of a schedule: the ConfigMap that its run copies them to; empty for one by submit.
-        namespace: None: the kubeconfig's.
-        storage: seconds for which storage may be away.
-        cluster: likewise the API server.
-    """
-
-    run_id: str
-    pod: str
-    stages: Path
-    copy: str
-    namespace: str | None
-    patience: Patience
-    storage: float
-    cluster: float
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Settings:
-        """Read and check the environment.
-
-        Raises:
-            InputError: something is missing or not a number.
-        """
-        spoken = environ.get(Env.CONTRACT, str(CONTRACT_VERSION))
-        if spoken != str(CONTRACT_VERSION):
-            what = f"the chart speaks contract {spoken}, this image {CONTRACT_VERSION}"
-            raise InputError(what, where=Env.CONTRACT, fix="use a driver image of its version")
-        for name in (Env.RUN_ID, Env.STAGES_DIR):
-            if not environ.get(name):
-                raise InputError("is not set", where=name, fix="the chart helm/rvk8s sets it")
-        default = Patience()
-        return cls(
-            run_id=environ[Env.RUN_ID],
-            pod=environ.get(Env.POD) or f"{socket.gethostname()}-{os.getpid()}",
-            stages=Path(environ[Env.STAGES_DIR]),
-            copy=environ.get(Env.STAGES_COPY, ""),
-            namespace=environ.get(Env.NAMESPACE) or None,
-            patience=Patience(
-                start=_seconds(environ, Env.START_PATIENCE, default.start),
-                pending=_seconds(environ, Env.PENDING_DEADLINE, default.pending),
-                partial=_seconds(environ, Env.PARTIAL_PATIENCE, default.partial),
-            ),
-            storage=_seconds(environ, Env.STORAGE_PATIENCE, 3600.0),
-            cluster=_seconds(environ, Env.CLUSTER_PATIENCE, 900.0),
-        )
 
 
 class _Session:
@@ -142,6 +87,8 @@ class _Session:
         self._objects = StageObjects(files, settings.run_id)
         self._plan = self._objects.plan(str(job["metadata"]["creationTimestamp"]))
         self._owner = owner_of(job)
+        self._driver: Driver | None = None
+        cluster.waits = self._note_server
         self._lease = Lease(
             cluster,
             settings.run_id,
@@ -161,6 +108,8 @@ class _Session:
             check=self._check,
             wait=self._news.wait,
             changed=self._news.tell,
+            noted=self._note,
+            away=lambda: self._lease.trouble,
         )
 
     def run(self) -> RunRecord:
@@ -192,7 +141,8 @@ class _Session:
                         heartbeat.leave()
                 raise
             finally:
-                self._launcher.logs.settle(0.0 if self._leave() else _LAST_LOGS)
+                with suppress(Rvk8sError):  # how the run ended says more
+                    self._launcher.logs.settle(0.0 if self._leave() else _LAST_LOGS)
                 if self._lease.lost():
                     self._lines.abandon()
 
@@ -213,7 +163,7 @@ class _Session:
             found=self._launcher.found,
             why=self._launcher.why,
         )
-        driver = Driver(
+        driver = self._driver = Driver(
             self._plan,
             self._launcher,
             engine="kubernetes",
@@ -229,6 +179,14 @@ class _Session:
         if record.state == State.CANCELLED:  # an earlier driver did not come to its end
             self._launcher.stop_all()
         return record
+
+    def _note(self, text: str | None) -> None:
+        """Have the running stage's note say what is waited for; only the loop's own thread may."""
+        if self._driver is not None and threading.current_thread() is threading.main_thread():
+            self._driver.note(text)
+
+    def _note_server(self, text: str | None) -> None:
+        self._note(waiting_for_server(text) if text else None)
 
     def _is_cancelled(self) -> bool:
         job = self._launcher.jobs.get(self._settings.run_id)
@@ -280,7 +238,7 @@ class _Heartbeat:
             return
         last = {**self._beat(), "left": True}
         with suppress(Abandoned, Rvk8sError, OSError):
-            within(_LAST_BEAT, lambda: write_json(self._uri, last))
+            within(_LAST_BEAT, lambda: storage.write_json(self._uri, last))
 
     def _beat(self) -> dict[str, object]:
         return {"at": now(), "pid": os.getpid(), **self._who}
@@ -302,7 +260,7 @@ def run(environ: Mapping[str, str], leaving: Leaving, lines: DriverLog) -> int:
     cluster.cancelled = lambda: leaving.asked() is not None
     cluster.forgives = _REFUSED
     began = time.monotonic()
-    job = cluster.get("Job", settings.run_id)
+    job = _job(cluster, settings)
     if job is None:  # nothing would own what this driver makes, and it would stay for ever
         what = f"there is no Job {settings.run_id}: the run was deleted"
         raise InputError(what, where=f"namespace {cluster.namespace}", fix="submit it again")
@@ -319,6 +277,38 @@ def run(environ: Mapping[str, str], leaving: Leaving, lines: DriverLog) -> int:
         )
     log.info("Run %s: %s %s", settings.run_id, record.state, record.message or "")
     return _final(int(record.exit_code or 0))
+
+
+def _job(cluster: Cluster, settings: Settings) -> Object | None:
+    """The driver's Job; None where there is none.
+
+    A server that refuses the first driver of a run is not set up for it. One that has known an
+    earlier one is waited for: its stages run on.
+    """
+    try:
+        return cluster.get("Job", settings.run_id)
+    except (Forbidden, Unauthorized) as error:
+        if not _has_begun(settings):
+            raise
+        log.warning("%s; an earlier driver was not refused: waiting", error)
+        raise_after = time.monotonic() + settings.cluster
+        while True:
+            time.sleep(_ASK_AGAIN)
+            try:
+                return cluster.get("Job", settings.run_id)
+            except (Forbidden, Unauthorized) as again:
+                if time.monotonic() > raise_after or cluster.cancelled():
+                    raise ClusterUnavailable(str(again)) from again
+
+
+def _has_begun(settings: Settings) -> bool:
+    """Whether an earlier driver has begun the run, as far as storage says it."""
+    try:
+        plan = StageObjects(read_files(settings.stages), settings.run_id).plan("")
+        record = storage.read_json(plan.layout.run_json) or {}
+    except (Rvk8sError, OSError):
+        return False
+    return record.get("state") == State.RUNNING and record.get("engine") == "kubernetes"
 
 
 def main() -> None:
@@ -362,16 +352,6 @@ def _labels(job: Object) -> dict[str, str]:
     """Those of the driver's Job, of what the driver itself makes."""
     labels = job["metadata"].get("labels") or {}
     return {**labels, "app.kubernetes.io/managed-by": "rvk8s"}
-
-
-def _seconds(environ: Mapping[str, str], name: Env, default: float) -> float:
-    text = environ.get(name)
-    if not text:
-        return default
-    with suppress(ValueError):
-        if float(text) >= 0:
-            return float(text)
-    raise InputError(f"{text!r} is not a number of seconds", where=name, fix="give one, or none")
 
 
 if __name__ == "__main__":

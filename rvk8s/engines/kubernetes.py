@@ -9,12 +9,14 @@ from time import monotonic
 
 from rvk8s import explain
 from rvk8s.cluster import Cluster, Object, quota
+from rvk8s.cluster.api_server import NOTED_AFTER
 from rvk8s.cluster.kinds import NoSuchKind
 from rvk8s.cluster.pod_state import has_ended, pods_of
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, Label
 from rvk8s.engines.image_digests import digests, pinned
 from rvk8s.engines.log_collector import PodLogs
+from rvk8s.engines.patience import Patience
 from rvk8s.engines.stage_objects import (
     MAIN_KINDS,
     StageObjects,
@@ -23,7 +25,7 @@ from rvk8s.engines.stage_objects import (
     spec_hash,
     stamped,
 )
-from rvk8s.engines.stage_run import Patience, StageRun, let_end, spent_on
+from rvk8s.engines.stage_run import StageRun, let_end, spent_on
 from rvk8s.errors import Conflict, InputError, WaitedTooLong
 from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import StageRecord
@@ -48,6 +50,8 @@ class KubernetesLauncher:
         check: raises what ends the run, or this driver; asked while something is waited for.
         wait: sleeps so many seconds, less where something happened.
         changed: called from other threads when something happened.
+        noted: told what is waited for before a stage has begun; None once it is over.
+        away: why the API server does not answer; None where it does.
     """
 
     def __init__(
@@ -61,10 +65,12 @@ class KubernetesLauncher:
         check: Callable[[], None],
         wait: Callable[[float], object],
         changed: Callable[[], None],
+        noted: Callable[[str | None], object] = lambda text: None,
+        away: Callable[[], str | None] = lambda: None,
     ):
         self.cluster, self.plan, self.objects, self.owner = cluster, plan, objects, owner
         self.patience, self.check, self.wait = patience, check, wait
-        self._changed = changed
+        self._changed, self._noted, self._away = changed, noted, away
         self._selector = f"{Label.RUN}={plan.run_id}"
         self.pods = self._watcher("Pod")
         self._watchers = {"Job": self._watcher("Job")}
@@ -112,10 +118,17 @@ class KubernetesLauncher:
         self.logs.look()
         if self._run is None or self._run.stage.name != record.name:
             return False
-        message, images = self._run.message, tuple(self._run.images)
+        # Where nothing is heard of the pods, what was heard last may be over.
+        message, images = self._waits_for() or self._run.message, tuple(self._run.images)
         changed = (record.message, record.images) != (message, images or record.images)
         record.message, record.images = message, images or record.images
         return changed
+
+    def _waits_for(self) -> str | None:
+        """Why nothing is heard of the run's objects, where that has lasted for ten seconds."""
+        troubles = (self._away(), *(one.trouble for one in (self.pods, *self._watchers.values())))
+        why = next((text for text in troubles if text), None)
+        return waiting_for_server(why) if why else None
 
     def found(self, stage: str) -> bool:
         """Whether an earlier driver made what the stage last ran as."""
@@ -182,6 +195,7 @@ class KubernetesLauncher:
                 if not quota.is_exceeded(str(error)) or monotonic() > end:
                     raise
                 log.warning("%s; trying again", error)
+                self._noted(f"{error}; trying again")
                 self.wait(_QUOTA_PAUSE)
                 continue
             if found is None:
@@ -295,9 +309,11 @@ class KubernetesLauncher:
                 raise InputError(text, where=where, fix=fix)
             if late is not None and passed > self.patience.pending:
                 raise WaitedTooLong(late.text)
-            if late is not None and late.text != said:
-                said = late.text
+            text = late.text if late else f"waits until {what} and its pods have ended"
+            if text != said and (late or passed > NOTED_AFTER):
+                said = text
                 log.warning("%s: %s", what, said)
+                self._noted(said)
             self.check()
             self.wait(_LOOK if late is None else _LONG_LOOK)
 
@@ -307,3 +323,11 @@ class KubernetesLauncher:
         else:
             found = self.cluster.get(kind, name)
         return found is not None and found["metadata"]["uid"] == uid
+
+
+def waiting_for_server(why: str) -> str:
+    """The note of a stage while the API server does not answer the driver, or refuses it."""
+    fix = ""
+    if "not allowed" in why or "credentials" in why:
+        fix = "; is the driver's RoleBinding there (helm/rvk8s-platform)?"
+    return f"the driver waits for the API server, stages run on: {why.partition('; ')[0]}{fix}"

@@ -53,6 +53,10 @@ class Lease:
         changed: Callable[[], None] = lambda: None,
     ):
         self._cluster = cluster.unguarded()  # confirm() is the guard
+        self._cluster.waits = self._note
+        self._waits = cluster.waits
+        #: Why it is not renewed, where that has lasted for ten seconds.
+        self.trouble: str | None = None
         self.name, self.holder, self._owner = name, holder, owner
         self._give_up, self._changed = give_up, changed
         self._labels = {**labels, str(Label.RUN): name}
@@ -102,6 +106,10 @@ class Lease:
             raise ClusterUnavailable(f"renewing the lease of {self.name} took too long")
         return left
 
+    def _note(self, text: str | None) -> None:
+        self.trouble = text
+        self._waits(text)
+
     def _acquire(self) -> None:
         seen, since = "", time.monotonic()
         while True:
@@ -129,7 +137,7 @@ class Lease:
         while not self._stop.wait(pause):
             try:
                 self._renew()
-                pause = RENEW
+                pause, self.trouble = RENEW, None
             except HandedOver:
                 return
             except Rvk8sError as error:

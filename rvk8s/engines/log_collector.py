@@ -135,12 +135,12 @@ class PodLogs:
         section = file.begin(title, self._stopped)
         last, pause = "", _PAUSE
         while not self._stopped.is_set():
-            now = self._pods().get(name)
-            if now is None or now["metadata"]["uid"] != uid:
-                return  # its log is gone; one that has its name now is followed by itself
-            over = has_ended(now)  # asked before reading: then nothing comes after it
-            resumed = last
+            over, resumed = False, last
             try:
+                now = self._pods().get(name)
+                if now is None or now["metadata"]["uid"] != uid:
+                    return  # its log is gone; one that has its name now is followed by itself
+                over = has_ended(now)  # asked before reading: then nothing comes after it
                 for line in self._cluster.log_lines(
                     name,
                     container_of(pod),

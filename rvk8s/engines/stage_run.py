@@ -6,12 +6,12 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
 from rvk8s import explain, pod_end
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.objects import events_of
 from rvk8s.cluster.pod_state import (
     age,
     has_ended,
@@ -24,8 +24,10 @@ from rvk8s.cluster.queues import is_suspended, workloads
 from rvk8s.cluster.watch import Watcher
 from rvk8s.contract import Annotation, ExitCode, Label, is_retryable
 from rvk8s.engines.log_collector import PodLogs, split_index
+from rvk8s.engines.patience import Patience
 from rvk8s.engines.stage_objects import annotation, condition, indexes, is_finished
 from rvk8s.plan import Stage
+from rvk8s.runs.record import code_text
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +48,6 @@ _QUEUE_EVERY = 5.0
 _ENDS = ("Complete", "Succeeded", "Failed", "FailureTarget")
 #: So often a split finds its node's disk full before it is taken to fill it itself.
 _FULL_DISKS = 3
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long what may come right by itself is waited for, in seconds.
-
-    Attributes:
-        start: pods that cannot start: an image that is not there, a missing Secret, a quota that
-            never allows as much; six times as long where it may be a fault that passes, such as a
-            registry that does not answer; not while other splits of the stage run.
-        pending: a place on a node, in a queue or in a quota, and a node that does not answer.
-        partial: a place for the rest of a training's pods, while some hold nodes already.
-        stop: pods that were told to end.
-    """
-
-    start: float = 300.0
-    pending: float = 86400.0
-    partial: float = 600.0
-    stop: float = 120.0
 
 
 class StageHost(Protocol):
@@ -284,7 +267,8 @@ class StageRun:
         if monotonic() - self._due < _EVENTS_AFTER:
             return None
         if self._lacks_pods(present, codes):
-            return self._event_trouble(self.uid) or self._without_maker()
+            none = self._event_trouble(self.uid) or self._without_maker()
+            return none or self._tried_again(codes)
         for pod in present:
             if not has_started(pod) and not has_ended(pod):
                 return self._event_trouble(pod["metadata"]["uid"])
@@ -303,6 +287,16 @@ class StageRun:
             return None
         return explain.without_maker(self._kind)
 
+    def _tried_again(self, codes: Mapping[int, int]) -> explain.Trouble | None:
+        """A split that failed and that its Job starts again, after a pause that grows each time."""
+        last = {split_index(pod): pod for pod in sorted(self._pods.values(), key=_created)}
+        for split, pod in last.items():
+            said = pod_end.verdict(pod)
+            if said and said.code and split not in codes and self.stage.name != "train":
+                why = said.message or code_text(said.code)
+                return explain.Trouble(f"split {split}: {why}; its Job starts it again", waits=True)
+        return None
+
     def _queue_trouble(self, main: Object) -> explain.Trouble | None:
         looked, trouble = self._queued
         if monotonic() - looked > _QUEUE_EVERY:
@@ -313,7 +307,7 @@ class StageRun:
     def _event_trouble(self, uid: str) -> explain.Trouble | None:
         looked, of, trouble = self._events
         if of != uid or monotonic() - looked > _EVENTS_EVERY:
-            events = self._launcher.cluster.list_all("Event", fields=f"involvedObject.uid={uid}")
+            events = events_of(self._launcher.cluster, uid)
             pods = self._launcher.pods.objects().values()
             drivers = [pod for pod in pods if Label.STAGE not in pod["metadata"]["labels"]]
             trouble = explain.event_trouble(events, drivers)

@@ -15,6 +15,7 @@ from rvk8s import explain
 from rvk8s.cluster import Cluster, Object, load_library
 from rvk8s.cluster.conditions import ENDED, state_of
 from rvk8s.cluster.kinds import Forbidden
+from rvk8s.cluster.objects import events_of
 from rvk8s.cluster.queues import workloads
 from rvk8s.contract import Label, State
 from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
@@ -242,15 +243,8 @@ def _why_pending(
     for pod in pods:
         seen = seen or explain.pod_trouble(pod)
     for unit in (*pods, item) if seen is None else ():
-        seen = seen or explain.event_trouble(_events(cluster, unit), drivers)
+        seen = seen or explain.event_trouble(events_of(cluster, unit["metadata"]["uid"]), drivers)
     return seen
-
-
-def _events(cluster: Cluster, item: Object) -> list[Object]:
-    try:
-        return cluster.list_all("Event", fields=f"involvedObject.uid={item['metadata']['uid']}")
-    except Forbidden:
-        return []
 
 
 def record_of(found: RunStatus) -> RunRecord:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rvk8s.errors import DiskFull, InputError, Rvk8sError, StorageUnavailable
+from rvk8s.errors import (
+    DiskFull,
+    InputError,
+    Rvk8sError,
+    StorageRefused,
+    StorageUnavailable,
+)
 from rvk8s.parallel import THREADS, in_threads
 from rvk8s.storage import local_files, s3_retries, s3_settings, s3_transfer
 from rvk8s.storage.s3_transfer import Place
@@ -159,7 +165,7 @@ def _of_answer(error: Any, uri: str) -> Rvk8sError | FileNotFoundError:
         fix = f"give these credentials access to {bucket}, or {_LOGIN}"
         if code == "RequestTimeTooSkewed":
             fix = "set the clock of this machine"
-        return InputError(f"access denied ({code})", where=uri, fix=fix)
+        return StorageRefused(f"access denied ({code})", where=uri, fix=fix)
     if code in _MISSING or status == 404:
         return FileNotFoundError(f"{uri} does not exist")
     if code in s3_retries.ARRIVED_DAMAGED:

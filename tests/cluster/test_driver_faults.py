@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -234,8 +235,52 @@ def test_a_webhook_that_is_not_ready(
             play.until(lambda: "failed calling webhook" in play.said())
             assert driver.poll() is None, play.said()
             assert ("train", "made") not in play.times
-            print(play.said())
+            play.until(lambda: "failed calling webhook" in str(play.stage("train")["message"]))
         finally:
             apiserver.kubectl("delete", "validatingwebhookconfiguration", name)
         assert play.finish(driver, 120) == 0, play.said()
         assert {len(uids) for uids in play.made.values()} == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_role_that_is_taken_away_fails_no_training(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path, status: int
+) -> None:
+    """The training ends meanwhile; a driver that is started then waits, too."""
+    over = threading.Event()
+
+    def act(stage: str, index: int, attempt: int) -> int:
+        return 0 if stage != "train" or over.wait(120) else 1
+
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path, act) as play,
+    ):
+        driver = play.drive(KUBECONFIG=str(proxy.kubeconfig))
+        play.until(lambda: play.stage_pods("train"))
+        proxy.rule = lambda method, path: status
+        play.until(lambda: "RoleBinding" in str(play.stage("train")["message"]), 60)
+        over.set()
+        play.until(lambda: ("train", "ended") in play.times)
+        stop(driver)
+        driver = play.drive(KUBECONFIG=str(proxy.kubeconfig))
+        time.sleep(8)
+        assert driver.poll() is None, play.said()
+        proxy.rule = lambda method, path: None
+        assert play.finish(driver, 120) == 0, play.said()
+        assert play.stage("train")["attempts"] == 1
+        assert {len(uids) for uids in play.made.values()} == {1}
+        assert "Traceback" not in play.said()
+
+
+def test_a_role_that_was_never_there_is_said_at_once(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    with (
+        api_proxy(apiserver.kubeconfig, tmp_path, namespace) as proxy,
+        Play(apiserver, namespace, tmp_path) as play,
+    ):
+        proxy.rule = lambda method, path: 403
+        assert play.finish(play.drive(KUBECONFIG=str(proxy.kubeconfig)), 20) == 2, play.said()
+        assert "ask the administrator for the roles" in play.said()

@@ -78,6 +78,19 @@ def test_a_split_that_cannot_start_does_not_end_the_others(
         assert "cannot be pulled" in play.record()["message"]
 
 
+def test_a_quota_of_jobs_is_waited_for_and_said(
+    apiserver: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """Those that have ended count, too: the driver's, that of configure."""
+    apiserver.kubectl("-n", namespace, "create", "quota", "q", "--hard=count/jobs.batch=2")
+    with Play(apiserver, namespace, tmp_path) as play:
+        driver = play.drive()
+        play.until(lambda: "exceeded quota: q" in message(play, "analyze"), 40)
+        apiserver.kubectl("-n", namespace, "delete", "quota", "q")
+        assert play.finish(driver, 60) == 0, play.said()
+        assert play.stage("analyze")["message"] is None
+
+
 def test_a_pod_that_replaces_another_and_has_no_quota(
     apiserver: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

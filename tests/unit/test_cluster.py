@@ -141,7 +141,7 @@ def test_a_refusal_that_stays_ends_in_time(server: Server, monkeypatch: pytest.M
     monkeypatch.setattr(cluster, "_send", sent)
     began = time.monotonic()
     with pytest.raises(Forbidden):
-        cluster.get("Job", "a")
+        cluster.get("Pod", "a")
     assert 3 < time.monotonic() - began < 10
     assert len(server.requests) >= 3
 

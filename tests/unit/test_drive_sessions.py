@@ -14,7 +14,7 @@ from said import says
 from rvk8s import retries, storage
 from rvk8s.contract import STAGES, State
 from rvk8s.drive import Driver
-from rvk8s.errors import HandedOver, StorageUnavailable
+from rvk8s.errors import HandedOver, StorageRefused, StorageUnavailable
 from rvk8s.launcher import Manners
 from rvk8s.runs.record import RunRecord
 
@@ -67,6 +67,37 @@ def test_a_run_json_of_something_else(tmp_path: Path) -> None:
         assert says(str(error), "…run.json: …this version…(it has no plan)…")
         assert launcher.started == []
         assert (stored_record(plan).state, stored_record(plan).exit_code) == (State.FAILED, 2)
+
+
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_rotated_keys_are_for_the_next_driver(
+    from_the_start: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod keeps the keys that it began with: a training that succeeded is not failed for them."""
+    plan, refused = make_plan(tmp_path), StorageRefused("access denied (InvalidAccessKeyId)")
+    read, away = storage.read_json, [from_the_start]
+
+    def read_json(uri: str) -> dict[str, Any] | None:
+        if away[0]:
+            raise refused
+        return read(uri)
+
+    def act(name: str, split: int, attempt: int) -> int:
+        away[0] = name == "train"
+        return 0
+
+    monkeypatch.setattr(storage, "read_json", read_json)
+    if from_the_start:
+        error, _ = drive_plan(plan, act, manners=SESSION)
+        assert isinstance(error, StorageRefused)
+        return
+    with pytest.raises(StorageUnavailable, match="access denied"):
+        drive_plan(plan, act, manners=SESSION)
+    away[0] = False
+    assert stored_record(plan).state == State.RUNNING
+    record, launcher = drive_plan(plan, manners=SESSION)
+    assert states_of(record)["bundle"] == "Succeeded"
+    assert ("chip", 0) not in launcher.started
 
 
 def test_lost_nodes_are_not_counted_as_retries(tmp_path: Path) -> None:

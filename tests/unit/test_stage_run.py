@@ -14,7 +14,8 @@ from rvk8s import retries, storage
 from rvk8s.contract import STAGES, Annotation
 from rvk8s.drive import Driver
 from rvk8s.engines import stage_run
-from rvk8s.engines.stage_run import Patience, StageRun
+from rvk8s.engines.patience import Patience
+from rvk8s.engines.stage_run import StageRun
 from rvk8s.launcher import Manners
 from rvk8s.plan import Stage
 
@@ -281,6 +282,21 @@ def test_nobody_makes_the_pods(host: Host, name: str, kind: str, maker: str) -> 
     host.seconds += 200
     run.poll()
     assert run.message is None, "somebody made one"
+
+
+@pytest.mark.parametrize("other", [RUNS, {"phase": "Succeeded"}])
+def test_a_split_that_its_job_starts_again_is_said(host: Host, other: Object) -> None:
+    """The Job waits 10 s, then 20, up to six minutes."""
+    run = host.start(Stage("chip", splits=2, retries=3))
+    over = {"name": "stage", "state": {"terminated": {"exitCode": 138, "reason": "Error"}}}
+    host.pod("chip", 0, other, 10)
+    host.pod("chip", 1, {"phase": "Failed", "containerStatuses": [over]}, 10)
+    host.seconds += 15
+    assert 1 not in run.poll()
+    assert "split 1: met a passing fault" in str(run.message)
+    host.pod("chip", 1, RUNS, 10)
+    run.poll()
+    assert run.message is None
 
 
 def test_nobody_is_missed_who_has_a_reason_to_make_no_pods(host: Host) -> None:
