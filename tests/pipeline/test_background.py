@@ -13,9 +13,10 @@ import rasterio
 import scenes
 from rastervision.core.data import ClassConfig
 from rastervision.core.data.label import SemanticSegmentationLabels
-from rastervision.fastai_backend import pictures
 from rastervision.fastai_backend.backend import evaluation
 from rastervision.fastai_backend.backend.scene_views import read_views
+from rastervision.fastai_backend.picture_layout import PANEL
+from rastervision.fastai_backend.pictures import Legend
 from rastervision.pipeline.config import save_pipeline_config
 
 pytestmark = [
@@ -55,9 +56,11 @@ def test_background_is_scored_within_areas(tmp_path: Path) -> None:
         assert house["recall"] == 1
         assert (field["recall"], field["f1"]) == (0, 0)
         assert field["support"] == pytest.approx((truth == 0).sum(), rel=0.02)
-    views = {view.scene_id: view for view in read_views(saved, {"val_a", "val_b"}, pictures.PANEL)}
-    legend = pictures.Legend.of(saved["dataset"]["class_config"], ())
+    views = {view.scene_id: view for view in read_views(saved, {"val_a", "val_b"}, PANEL)}
+    legend = Legend.of(saved["dataset"]["class_config"], ())
     assert not legend.hides(views["val_a"].truth).any()
     shown = ~legend.hides(views["val_b"].truth)
     assert shown.sum() == found["scenes"]["val_b"]["overall"]["pixels"]
+    with rasterio.open(tmp_path / "image_val_b.tif") as file:
+        assert views["val_b"].metres == pytest.approx(file.res[0], rel=2e-3), "UTM's own scale"
     assert (tmp_path / "run/eval/pictures/val_b.png").is_file()

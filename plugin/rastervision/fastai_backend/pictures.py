@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from rastervision.fastai_backend.boxes import IOU, hits
+from rastervision.fastai_backend.picture_layout import Color, compose, layout, show
 
 log = logging.getLogger(__name__)
 
-Color = tuple[int, int, int]
-
-#: Pixels of a panel's longer side; two panels stand side by side.
-PANEL = 760
-GAP = 16
-BACKGROUND: Color = (250, 250, 248)
-INK: Color = (34, 36, 40)
-FAINT: Color = (110, 114, 120)
 NO_LABEL: Color = (24, 24, 26)
 #: Objects that were not found, and boxes around nothing.
 MISSED: Color = (255, 208, 40)
 WRONG: Color = (255, 70, 60)
+#: Grounds of the errors, from the image's dark to its light: grey where no class is, else that
+#: which is farthest from the classes.
+GROUNDS: tuple[tuple[Color, Color], ...] = (
+    ((40, 40, 40), (147, 147, 147)),
+    ((16, 24, 52), (52, 78, 150)),
+    ((52, 26, 16), (140, 84, 56)),
+    ((16, 44, 28), (60, 120, 84)),
+    ((176, 176, 176), (236, 236, 236)),
+)
+#: A colour that is as far from a ground as this can be told from it.
+DISTINCT = 48.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ class SceneView:
         image: (height, width, channels), the source's data type, mean of what was thinned.
         truth: (height, width) class ids; -1 outside areas of interest.
         prediction: (height, width) class ids.
+        metres: the width of one of its pixels on the ground; None where that is not known.
     """
 
     scene_id: str
     image: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray
+    metres: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class BoxView:
     """A thinned scene with objects in it.
 
     Attributes:
-        scene_id, image: as of a SceneView.
+        scene_id, image, metres: as of a SceneView.
         truth: (T, 5) boxes in the image's pixels, as boxes.py holds them.
         found: (M, 5) boxes that were predicted, by falling score.
     """
@@ -93,6 +99,7 @@ class BoxView:
     image: np.ndarray
     truth: np.ndarray
     found: np.ndarray
+    metres: float | None = None
 
 
 def write(
@@ -114,11 +121,11 @@ def write(
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for view in views:
-        image, of_scene = to_rgb(view.image), scores[view.scene_id]
+        of_scene = scores[view.scene_id]
         if isinstance(view, BoxView):
-            picture = draw_boxes(view.scene_id, image, view.truth, view.found, legend, of_scene)
+            picture = draw_boxes(view, legend, of_scene)
         else:
-            picture = draw(view.scene_id, image, view.truth, view.prediction, legend, of_scene)
+            picture = draw(view, legend, of_scene)
         target = out_dir / f"{view.scene_id.replace('/', '_')}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.part")
@@ -153,52 +160,39 @@ def _stretch(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.nan_to_num((image - low) / span * 255).clip(0, 255).astype(np.uint8)
 
 
-def draw(
-    title: str,
-    image: np.ndarray,
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    legend: Legend,
-    scores: dict[str, Any],
-) -> Image.Image:
+def draw(view: SceneView, legend: Legend, scores: dict[str, Any]) -> Image.Image:
     """The picture of one scene.
 
     Args:
-        title: the scene's name.
-        image: (height, width, 3) uint8.
-        truth, prediction: (height, width) class ids; -1 where there is none.
         scores: what scores.summarise returns for this scene.
 
     Returns:
         An RGB image at most 2 * PANEL + 3 * GAP pixels wide.
     """
+    image, truth, prediction = to_rgb(view.image), view.truth, view.prediction
     grey = image.mean(-1, keepdims=True)
-    unlabelled = legend.hides(truth)
+    unlabelled, unsaid = legend.hides(truth), legend.hides(prediction)
     panels = [
         ("image", image),
         ("truth", _class_map(truth, grey, legend, unlabelled)),
-        ("prediction", _class_map(prediction, grey, legend, legend.hides(prediction))),
+        ("prediction", _class_map(prediction, grey, legend, unsaid)),
         (_errors_caption(scores), _errors(truth, prediction, grey, legend, unlabelled)),
     ]
-    size, columns = _layout(*truth.shape)
-    entries = _legend_entries(legend, scores, bool(unlabelled.any()))
-    return _compose(title, panels, size, columns, entries, scores)
+    size, columns = layout(*truth.shape)
+    hidden = np.union1d(truth[unlabelled], prediction[unsaid])
+    entries = _legend_entries(legend, scores, hidden.tolist())
+    heads = view.scene_id, _headline(scores)
+    return compose(heads, panels, size, columns, entries, _metres(view, size))
 
 
-def draw_boxes(
-    title: str,
-    image: np.ndarray,
-    truth: np.ndarray,
-    found: np.ndarray,
-    legend: Legend,
-    scores: dict[str, Any],
-) -> Image.Image:
-    """The picture of one scene with objects; as draw(), for boxes as of a BoxView."""
+def draw_boxes(view: BoxView, legend: Legend, scores: dict[str, Any]) -> Image.Image:
+    """The picture of one scene with objects; as draw()."""
+    image, truth, found = to_rgb(view.image), view.truth, view.found
     taken = hits(found, truth, IOU)
     missed = np.setdiff1d(np.arange(len(truth)), taken)
     wrong = found[taken < 0]
-    grey = np.repeat(40 + image.mean(-1, keepdims=True) * 0.42, 3, axis=2).astype(np.uint8)
-    size, columns = _layout(*image.shape[:2])
+    grey = _on_ground(image.mean(-1, keepdims=True), GROUNDS[0]).astype(np.uint8)
+    size, columns = layout(*image.shape[:2])
     of_class = [legend.colors[int(i)] for i in (*truth[:, 4], *found[:, 4])]
     marks = [(truth[missed], MISSED), (wrong, WRONG)]
     colored = [(box, color) for boxes, color in marks for box in boxes]
@@ -211,15 +205,14 @@ def draw_boxes(
             _outlined(grey, size, colored),
         ),
     ]
-    return _compose(title, panels, size, columns, _legend_entries(legend, scores, False), scores)
+    heads = view.scene_id, _headline(scores)
+    entries = _legend_entries(legend, scores, [])
+    return compose(heads, panels, size, columns, entries, _metres(view, size))
 
 
-def _layout(height: int, width: int) -> tuple[tuple[int, int], int]:
-    """Width and height of the panels of a scene, and how many stand side by side."""
-    scale = PANEL / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # Two by two; a long strip of land is stacked, a tall one stands side by side.
-    return size, 1 if width > 2.2 * height else 4 if height > 2.2 * width else 2
+def _metres(view: SceneView | BoxView, size: tuple[int, int]) -> float | None:
+    """Metres on the ground of a panel's pixel."""
+    return None if view.metres is None else view.metres * view.image.shape[1] / size[0]
 
 
 def _outlined(
@@ -251,12 +244,35 @@ def _errors(
     legend: Legend,
     unlabelled: np.ndarray,
 ) -> np.ndarray:
-    """(height, width, 3) uint8: right pixels grey, wrong ones in what they were taken for."""
-    out = np.repeat(40 + grey * 0.42, 3, axis=2)
+    """(height, width, 3) uint8: right pixels dim, wrong ones in what they were taken for."""
+    out = _on_ground(grey, _ground(legend))
     wrong = (truth != prediction) & ~unlabelled
-    out[wrong] = np.array(legend.colors, np.float32)[prediction[wrong]]
+    colors = np.array(legend.colors, np.float32)
+    colors[list(legend.unscored)] = NO_LABEL
+    out[wrong] = colors[prediction[wrong]]
     out[unlabelled] = NO_LABEL
     return out.astype(np.uint8)
+
+
+def _on_ground(grey: np.ndarray, ground: tuple[Color, Color]) -> np.ndarray:
+    """(height, width, 3): an image's light and dark in the colours of a ground."""
+    dark, light = np.array(ground, np.float32)
+    return np.rint(dark + (light - dark) * grey / 255)
+
+
+def _ground(legend: Legend) -> tuple[Color, Color]:
+    """The first ground from which all classes can be told, or the best of all."""
+    scored = [color for i, color in enumerate(legend.colors) if i not in legend.unscored]
+    distances = [min((_distance(color, one) for color in scored), default=0) for one in GROUNDS]
+    clear = (i for i, distance in enumerate(distances) if distance >= DISTINCT)
+    return GROUNDS[next(clear, int(np.argmax(distances)))]
+
+
+def _distance(color: Color, ground: tuple[Color, Color]) -> float:
+    """Of a colour from the nearest one of a ground, in RGB."""
+    (dark, light), point = np.array(ground, float), np.array(color, float)
+    along = np.clip((point - dark) @ (light - dark) / ((light - dark) @ (light - dark)), 0, 1)
+    return float(np.linalg.norm(point - dark - along * (light - dark)))
 
 
 def _errors_caption(scores: dict[str, Any]) -> str:
@@ -267,60 +283,25 @@ def _errors_caption(scores: dict[str, Any]) -> str:
     return f"errors: {wrong:.1%} of {unit}, in the colour of what they were taken for"
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _show(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _compose(
-    title: str,
-    panels: list[tuple[str, np.ndarray]],
-    size: tuple[int, int],
-    columns: int,
-    entries: list[tuple[Color, str]],
-    scores: dict[str, Any],
-) -> Image.Image:
-    """Panels with their captions, a title above and the legend below."""
-    shrink = min(1.0, (2 * PANEL + GAP) / (columns * size[0] + (columns - 1) * GAP))
-    size = (round(size[0] * shrink), round(size[1] * shrink))
-    rows = -(-len(panels) // columns)
-    width = max(columns * size[0] + (columns + 1) * GAP, 720)
-    per_line = max(1, (width - 2 * GAP) // 250)
-    lines = -(-len(entries) // per_line)
-    top, caption, line = 56, 26, 30
-    height = top + rows * (size[1] + caption + GAP) + lines * line + GAP
-    out = Image.new("RGB", (width, height), BACKGROUND)
-    pen = ImageDraw.Draw(out)
-    pen.text((GAP, 14), title, INK, _font(26))
-    pen.text((width - GAP, 22), _headline(scores), FAINT, _font(17), anchor="ra")
-    for number, (text, pixels) in enumerate(panels):
-        row, column = divmod(number, columns)
-        x, y = GAP + column * (size[0] + GAP), top + row * (size[1] + caption + GAP)
-        smooth = Image.Resampling.BICUBIC if number == 0 else Image.Resampling.NEAREST
-        out.paste(Image.fromarray(pixels).resize(size, smooth), (x, y + caption))
-        pen.text((x, y + 3), text, INK, _font(16))
-    base = height - lines * line - GAP // 2
-    for number, (color, text) in enumerate(entries):
-        row, column = divmod(number, per_line)
-        x, y = GAP + column * 250, base + row * line
-        pen.rectangle((x, y + 3, x + 20, y + 20), color, outline=FAINT)
-        pen.text((x + 28, y + 2), text, INK, _font(16))
-    return out
-
-
 def _headline(scores: dict[str, Any]) -> str:
     named = {"accuracy": "accuracy", "precision": "precision", "recall": "recall"}
     named |= {"meanIoU": "mean IoU", "macroF1": "macro F1"}
     overall = scores["overall"]
-    return "   ".join(f"{name} {_show(overall[k])}" for k, name in named.items() if k in overall)
+    return "   ".join(f"{name} {show(overall[k])}" for k, name in named.items() if k in overall)
 
 
-def _legend_entries(legend: Legend, scores: dict[str, Any], gaps: bool) -> list[tuple[Color, str]]:
+def _legend_entries(
+    legend: Legend, scores: dict[str, Any], hidden: Sequence[int]
+) -> list[tuple[Color, str]]:
+    """Colour and text of each class that is scored, and of what is not.
+
+    Args:
+        hidden: ids of what is seen in the picture and not scored; -1: without a label.
+    """
     entries = [
-        (legend.colors[part["id"]], f"{part['name']}  F1 {_show(part['f1'])}")
+        (legend.colors[part["id"]], f"{part['name']}  F1 {show(part['f1'])}")
         for part in scores["classes"]
     ]
-    return [*entries, (NO_LABEL, "not scored")] if gaps else entries
+    names = ", ".join(legend.names[i] for i in hidden if i >= 0)
+    unscored = (NO_LABEL, f"not scored: {names}" if names else "not scored")
+    return [*entries, unscored] if len(hidden) else entries

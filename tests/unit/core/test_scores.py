@@ -1,4 +1,4 @@
-"""Scores from confusion matrices, the table of them, and the pictures' pixels."""
+"""Scores from confusion matrices and the table of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rastervision.fastai_backend import pictures, scores
+from rastervision.fastai_backend import scores
 from rich.console import Console
 
 from rvk8s.errors import InputError
@@ -164,54 +164,6 @@ def test_the_table_shows_raster_visions_figure_where_it_differs() -> None:
     ) in " ".join(text.split())
 
 
-LEGEND = pictures.Legend(NAMES, [(200, 0, 0), (0, 200, 0), (0, 0, 0)], {2})
-
-
-def test_colours_of_a_class_config() -> None:
-    config = {"names": NAMES, "colors": ["#ff0000", [0.0, 1.0, 0.0], [1, 2, 3]], "null_class": None}
-    assert pictures.Legend.of(config, ()) == pictures.Legend(
-        NAMES, [(255, 0, 0), (0, 255, 0), (1, 2, 3)], ()
-    )
-
-
-@pytest.mark.parametrize(
-    ("shape", "columns"), [((60, 80), 2), ((400, 100), 4), ((30, 200), 1), ((900, 900), 2)]
-)
-def test_pictures_have_a_decent_size(shape: tuple[int, int], columns: int) -> None:
-    truth = np.zeros(shape, np.uint8)
-    image = np.full((*shape, 3), 128, np.uint8)
-    picture = pictures.draw("x", image, truth, truth, LEGEND, summarised(MATRIX, NAMES, {2}))
-    assert 720 <= picture.width <= 1600
-    panel = (picture.width - (columns + 1) * pictures.GAP) / columns
-    assert panel <= pictures.PANEL
-
-
-def test_errors_are_in_the_colour_of_what_was_said() -> None:
-    truth = np.array([[0, 0, 1, 2]])
-    said = np.array([[0, 1, 0, 1]])
-    grey = np.full((1, 4, 1), 100.0)
-    out = pictures._errors(truth, said, grey, LEGEND, truth == 2)
-    assert out[0, 0].tolist() == [82, 82, 82]
-    assert out[0, 1].tolist() == [0, 200, 0]
-    assert out[0, 2].tolist() == [200, 0, 0]
-    assert tuple(out[0, 3]) == pictures.NO_LABEL
-
-
-def test_what_an_eye_can_look_at() -> None:
-    rng = np.random.default_rng(0)
-    rgb = rng.integers(0, 255, (8, 8, 3), np.uint8)
-    np.testing.assert_array_equal(pictures.to_rgb(rgb), rgb)
-    deep = rng.integers(300, 900, (8, 8, 5)).astype(np.uint16)
-    shown = pictures.to_rgb(deep)
-    assert shown.dtype == np.uint8
-    assert shown.min() == 0
-    assert shown.max() == 255
-    assert pictures.to_rgb(np.full((4, 4, 2), 0.5, np.float32)).shape == (4, 4, 3)
-    assert not pictures.to_rgb(np.zeros((4, 4, 3), np.float32)).any()
-    gaps = np.where(rng.random((8, 8, 3)) < 0.1, np.nan, rng.random((8, 8, 3)))
-    assert pictures.to_rgb(gaps).dtype == np.uint8
-
-
 #: Raster Vision's own convention for two classes: the null class is the background.
 TWO = {"names": ["building", "background"], "null_class": "background"}
 OWN = {"names": NAMES, "null_class": "null"}
@@ -275,22 +227,6 @@ def test_an_ignored_class_is_left_out(tmp_path: Path) -> None:
     assert [part["name"] for part in found["classes"]] == ["car"]
     assert found["overall"]["pixels"] == 9
     assert found["overall"]["accuracy"] == pytest.approx(6 / 9, abs=1e-6)
-
-
-def test_pictures_hide_what_is_not_scored() -> None:
-    ids = np.array([[-1, 0, 1, 2]], np.int16)
-    legend = pictures.Legend(NAMES, LEGEND.colors, unscored={0, 2})
-    assert legend.hides(ids).tolist() == [[True, True, False, True]]
-    assert pictures.Legend(["a", "b"], LEGEND.colors[:2], ()).hides(ids).tolist() == [
-        [True, False, False, False]
-    ]
-    image = np.full((1, 4, 3), 100, np.uint8)
-    found = summarised(MATRIX, NAMES, {0, 2})
-    picture = pictures.draw("x", image, ids, np.ones_like(ids), legend, found)
-    assert (LEGEND.colors[0], f"{NAMES[0]}  F1 –") not in pictures._legend_entries(
-        legend, found, True
-    )
-    assert picture.width >= 720
 
 
 def test_boxes() -> None:

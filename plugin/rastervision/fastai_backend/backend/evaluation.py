@@ -7,6 +7,7 @@ from typing import Any
 
 from rastervision.fastai_backend import pictures, scores
 from rastervision.fastai_backend.backend.scene_views import outside_areas, read_views
+from rastervision.fastai_backend.picture_layout import PANEL
 
 
 def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
@@ -30,6 +31,6 @@ def write(pipeline_config: dict[str, Any], out_dir: Path) -> dict[str, Any]:
     found = scores.write(pipeline_config, out_dir, outside)
     of_scene = scores.by_scene(found)
     legend = pictures.Legend.of(pipeline_config["dataset"]["class_config"], unscored)
-    views = read_views(pipeline_config, set(of_scene), pictures.PANEL)
+    views = read_views(pipeline_config, set(of_scene), PANEL)
     pictures.write(views, legend, of_scene, out_dir / "pictures")
     return found

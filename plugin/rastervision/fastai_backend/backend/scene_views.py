@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from pyproj import Geod
 from rasterio import Affine
 from rasterio.features import rasterize
 from rastervision.core.box import Box
 from rastervision.core.data import (
     ChipClassificationLabelSource,
+    IdentityCRSTransformer,
     ObjectDetectionLabels,
     ObjectDetectionLabelSource,
     Scene,
@@ -80,11 +82,13 @@ def _scenes(
 def _read_view(scene: Scene, side: int) -> SceneView | BoxView:
     height, width = scene.extent.size
     step = max(1, max(height, width) // side)
+    pixel = metres_of_pixel(scene)
+    metres = pixel * step if pixel else None
     if isinstance(scene.label_source, ChipClassificationLabelSource):
         truth, prediction = _cells(scene, step)
-        return SceneView(scene.id, _thin_image(scene, step), truth, prediction)
+        return SceneView(scene.id, _thin_image(scene, step), truth, prediction, metres)
     if isinstance(scene.label_source, ObjectDetectionLabelSource):
-        return BoxView(scene.id, _thin_image(scene, step), *_boxes(scene, step))
+        return BoxView(scene.id, _thin_image(scene, step), *_boxes(scene, step), metres)
     truth = _thin_labels(scene, scene.label_source.get_label_arr, step)
     if scene.aoi_polygons_bbox_coords:
         inside = rasterize(
@@ -96,7 +100,23 @@ def _read_view(scene: Scene, side: int) -> SceneView | BoxView:
         image=_thin_image(scene, step),
         truth=truth,
         prediction=_thin_labels(scene, scene.label_store.label_source.get_label_arr, step),
+        metres=metres,
     )
+
+
+def metres_of_pixel(scene: Scene) -> float | None:
+    """The width on the ground of a pixel in the scene's middle; None where nobody knows the place.
+
+    Raster Vision's transformers give longitude and latitude.
+    """
+    transformer = scene.raster_source.crs_transformer
+    if isinstance(transformer, IdentityCRSTransformer):
+        return None
+    height, width = scene.extent.size
+    ends = (width // 2, height // 2), (width // 2 + 1, height // 2)
+    (west, south), (east, north) = (transformer.pixel_to_map(end) for end in ends)
+    metres = Geod(ellps="WGS84").inv(west, south, east, north)[2]
+    return metres if np.isfinite(metres) and metres > 0 else None
 
 
 def _cells(scene: Scene, step: int) -> tuple[np.ndarray, np.ndarray]:
