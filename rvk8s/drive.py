@@ -29,7 +29,7 @@ from rvk8s.parallel import Abandoned, abandonable, in_threads
 from rvk8s.plan import Plan, Stage
 from rvk8s.retries import next_try
 from rvk8s.runs.forget import forget
-from rvk8s.runs.record import RunRecord, StageRecord, code_text
+from rvk8s.runs.record import RunRecord, StageRecord, code_text, read_record
 from rvk8s.times import seconds_since
 
 _T = TypeVar("_T")
@@ -134,8 +134,7 @@ class Driver:
         """Store the record of a run that begins or goes on; False where it is over already."""
         wait_until_free(self._other, self._sleep)
         self._manners.begun()
-        value = self._patiently(lambda: storage.read_json(self.layout.run_json))
-        previous = RunRecord.from_dict(value, self.layout.run_json) if value else None
+        previous = self._patiently(lambda: read_record(self.layout.run_json))
         if previous and self._is_ours(previous):
             self.record = previous
             if self.record.is_over:
@@ -337,7 +336,8 @@ class Driver:
             log.warning("%s", error)
             return None
         is_old = said and str(said.get("at") or "9") < str(record.started)
-        return str(said["message"]) if said and said["exitCode"] == code and not is_old else None
+        its = said if said and said.get("exitCode") == code and not is_old else {}
+        return str(its["message"]) if its.get("message") else None
 
     def _end(self, state: State, code: int, message: str | None) -> None:
         for stage in self.record.stages:

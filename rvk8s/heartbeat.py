@@ -16,6 +16,7 @@ from typing import Any
 from rvk8s import storage
 from rvk8s.contract import DRIVER, RunLayout, State, split_of
 from rvk8s.errors import InputError
+from rvk8s.record_form import check_form
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def other_driver(layout: RunLayout, session: str | None) -> Beat | None:
     if not beat or beat.get("left") or seconds is None or seconds >= LOST_AFTER:
         return None
     where = f" in namespace {beat['namespace']}" if beat.get("namespace") else ""
-    return Beat(str(beat["at"]), f"{beat.get('host')}{where}", seconds)
+    return Beat(str(beat.get("at")), f"{beat.get('host')}{where}", seconds)
 
 
 def local_process(layout: RunLayout) -> str | None:
@@ -80,10 +81,11 @@ def local_process(layout: RunLayout) -> str | None:
     record = _running(layout)
     if record is None or record.get("driver") is not None:
         return None
-    for stage in record.get("stages") or ():
-        if stage.get("state") == State.RUNNING:
-            for index in range(stage.get("splits") or 1):
-                uri = layout.heartbeat(stage["name"], split_of(stage.get("splits") or 1, index))
+    check_form(record, layout.run_json)
+    for stage in record["stages"]:
+        if stage["state"] == State.RUNNING:
+            for index in range(stage["splits"]):
+                uri = layout.heartbeat(stage["name"], split_of(stage["splits"], index))
                 if lives(uri):
                     return str((storage.read_json(uri) or {}).get("host") or "another machine")
     return None

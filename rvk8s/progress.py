@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ class Progress:
 
         Files of an attempt before this one are passed over.
         """
+        files = [_known(file) for file in files]
         files = [
             file if file and str(file.get("updated") or started) >= str(started or "") else None
             for file in files
@@ -80,11 +82,30 @@ class Progress:
         return "  ".join(parts)
 
 
+#: Values that are numbers; the others are texts.
+_NUMBERS = {
+    *("epoch", "epochs", "batch", "batches", "loss", "macroF1", "imagesPerSecond"),
+    *("pixelsDone", "pixelsTotal", "scenes", "scenesDone"),
+}
+
+
+def _known(file: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A progress file without values of another kind: nothing but what is shown depends on it."""
+
+    def is_right(key: str, value: Any) -> bool:
+        if key not in _NUMBERS:
+            return value is None or isinstance(value, str | int | float)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return value is None or (is_number and (key == "loss" or math.isfinite(value)))
+
+    return file and {key: value for key, value in file.items() if is_right(key, value)}
+
+
 def _share(file: Mapping[str, Any]) -> float | None:
     """Of one split: scenes that are done, and the part of the present one."""
     total = file.get("pixelsTotal")
-    present = min(file.get("pixelsDone", 0) / total, 1.0) if total else None
+    present = min((file.get("pixelsDone") or 0) / total, 1.0) if total else None
     scenes = file.get("scenes")
     if not scenes:
         return present
-    return min((file.get("scenesDone", 0) + (present or 0.0)) / scenes, 1.0)
+    return min(((file.get("scenesDone") or 0) + (present or 0.0)) / scenes, 1.0)

@@ -22,6 +22,7 @@ from rvk8s.parallel import Abandoned, within
 from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
 from rvk8s.project.sources import sources
+from rvk8s.record_form import check_contract, check_form
 from rvk8s.run_options import RunOptions
 
 log = logging.getLogger(__name__)
@@ -280,9 +281,11 @@ def _stored_plan(cluster: Cluster, plan: Plan) -> Plan | None:
         what = f"no run {plan.run_id} in namespace {cluster.namespace} or {plan.root_uri}"
         fix = "`rvk8s list` shows the runs; without --run-id a new one begins"
         raise InputError(what, where="--run-id", fix=fix)
-    stored = (value or {}).get("plan")
-    if not isinstance(stored, dict) or "experiment" not in stored:
-        raise InputError("is damaged", where=uri, fix="start a new run")
+    if value is None:
+        fix = "bring it back from a copy, or start a new run"
+        raise InputError("is damaged: it is not JSON of a run", where=uri, fix=fix)
+    check_contract(value, uri)
+    check_form(value, uri)
     if host is not None:
         what = f"{plan.run_id} is running: `rvk8s run` has it, on {host}"
         raise InputError(what, where="--run-id", fix="wait for it or end it there")
@@ -290,4 +293,4 @@ def _stored_plan(cluster: Cluster, plan: Plan) -> Plan | None:
         what = f"{plan.run_id} is running: {other.who} had it {other.seconds:.0f} s ago"
         fix = "wait or cancel it there; where it was killed, try again in a minute"
         raise InputError(what, where="--run-id", fix=fix)
-    return Plan.from_dict(stored)
+    return Plan.from_dict(value["plan"])

@@ -23,7 +23,7 @@ from rvk8s.errors import InputError, InputErrors, Interrupted, Rvk8sError
 from rvk8s.going_on import check_same
 from rvk8s.plan import Plan
 from rvk8s.runs import display
-from rvk8s.runs.record import RunRecord
+from rvk8s.runs.record import RunRecord, read_record
 from rvk8s.runs.summary import RunSummary
 
 
@@ -99,13 +99,11 @@ def _check_installed() -> None:
 
 
 def _check_exists(plan: Plan) -> None:
-    value = storage.read_json(plan.layout.run_json)
-    if value is None and storage.exists(plan.layout.run_json):
-        raise InputError("is damaged", where=plan.layout.run_json, fix="start a new run")
-    if value is None:
+    record = read_record(plan.layout.run_json)
+    if record is None:
         fix = "`rvk8s list` shows the runs"
         raise InputError(f"no run {plan.run_id} in {plan.root_uri}", where="--run-id", fix=fix)
-    before = RunRecord.from_dict(value, plan.layout.run_json).plan
+    before = record.plan
     if before.experiment != plan.experiment:
         fix = f"go on with `{before.go_on}`"
         what = f"{plan.run_id} is a run of {before.experiment}, not of {plan.experiment}"

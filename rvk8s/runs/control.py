@@ -16,7 +16,7 @@ from rvk8s.heartbeat import OtherDriver, local_process, other_driver
 from rvk8s.runs import cluster_runs
 from rvk8s.runs.cluster_runs import ClusterRun
 from rvk8s.runs.places import Places
-from rvk8s.runs.record import RunRecord
+from rvk8s.runs.record import read_record
 from rvk8s.runs.status import find_run
 
 #: Seconds that a driver may take to stop its stages: their pods get 60 to end.
@@ -234,11 +234,8 @@ def _is_scheduled(driver: Object) -> bool:
 
 def _write_cancelled(uri: str) -> None:
     """run.json says that the run is cancelled, where it says that it goes on."""
-    value = storage.read_json(uri)
-    if value is None:
-        return
-    record = RunRecord.from_dict(value)
-    if record.state not in (State.PENDING, State.RUNNING):
+    record = read_record(uri)
+    if record is None or record.state not in (State.PENDING, State.RUNNING):
         return
     for stage in record.stages:
         if stage.state == State.RUNNING:

@@ -34,6 +34,8 @@ _T = TypeVar("_T")
 _PATIENCE = 8.0
 #: Seconds that a cluster which nobody named may take for its first answer, and for later ones.
 _FIRST, _LATER = 1.0, 20.0
+#: Runs that cannot be read of which each has a line.
+_MOST_NAMED = 10
 
 
 @dataclass
@@ -125,10 +127,12 @@ class Places:
             for uri, why in self.faults.items()
         ]
         if self.unreadable:
-            name, why = min(self.unreadable.items())
-            others = len(self.unreadable) - 1
-            more = f", nor can {others} more" if others else ""
-            notes.append(f"{self.root_uri}/{name} is not shown: it cannot be read ({why}){more}")
+            shown = sorted(self.unreadable.items())[:_MOST_NAMED]
+            for name, why in shown:
+                notes.append(f"{self.root_uri}/{name} is not shown: run.json: {why}")
+            others = len(self.unreadable) - len(shown)
+            if others:
+                notes.append(f"{others} more of {self.root_uri} are not shown for such reasons")
         if self.unasked:
             what = f"the kubeconfig's cluster was not asked ({self.unasked})"
             notes.append(f"{what}: this is what the storage says")

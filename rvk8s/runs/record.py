@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rvk8s import __version__
+from rvk8s import __version__, storage
 from rvk8s.contract import API_VERSION, CONTRACT_VERSION, ExitCode, State
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan
+from rvk8s.record_form import check_contract, check_form
 
 #: What an exit code means, for stages that could not say it themselves.
 CODE_TEXTS = {
@@ -166,24 +167,35 @@ class RunRecord:
             where: how errors name the file.
 
         Raises:
-            InputError: a key is missing or has an unknown value: another version wrote it.
+            InputError: a key is missing or has an unknown value: another version wrote it, a newer
+                one perhaps.
         """
-        try:
-            return cls(
-                plan=Plan.from_dict(value["plan"]),
-                engine=value["engine"],
-                state=State(value["state"]),
-                started=value["started"],
-                ended=value["ended"],
-                exit_code=value["exitCode"],
-                message=value["message"],
-                version=value["rvk8s"],
-                stages=[StageRecord.from_dict(stage) for stage in value["stages"]],
-                driver=value.get("driver"),
-            )
-        except InputError as error:  # of the plan
-            raise InputError(error.what, where=where, fix=error.fix) from None
-        except (KeyError, ValueError, TypeError) as error:
-            said = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-            what = f"is not what this version of rvk8s writes ({said})"
-            raise InputError(what, where=where, fix="start a new run") from None
+        check_contract(value, where)
+        check_form(value, where)
+        return cls(
+            plan=Plan.from_dict(value["plan"]),
+            engine=value["engine"],
+            state=State(value["state"]),
+            started=value["started"],
+            ended=value["ended"],
+            exit_code=value["exitCode"],
+            message=value["message"],
+            version=value["rvk8s"],
+            stages=[StageRecord.from_dict(stage) for stage in value["stages"]],
+            driver=value.get("driver"),
+        )
+
+
+def read_record(uri: str) -> RunRecord | None:
+    """The record in a run.json; None where there is no such file.
+
+    Raises:
+        InputError: it is damaged, or of another version.
+    """
+    value = storage.read_json(uri)
+    if value is not None:
+        return RunRecord.from_dict(value, uri)
+    if not storage.exists(uri):
+        return None
+    fix = "bring it back from a copy, or start a new run"
+    raise InputError("is damaged: it is not JSON of a run", where=uri, fix=fix)

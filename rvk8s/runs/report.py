@@ -20,6 +20,29 @@ _UNITS = (("pixel", "pixels"), ("cell", "cells"), ("box", "boxes"))
 RASTER_VISION = "Raster Vision's “average F1”"
 
 
+def is_whole(scores: dict[str, Any]) -> bool:
+    """Whether print_scores() can print what a scores.json holds."""
+    overall, classes = scores.get("overall"), scores.get("classes")
+    if not isinstance(overall, dict) or not isinstance(classes, list):
+        return False
+    unit = next((names for names in _UNITS if names[1] in overall), None)
+    if unit is None or not isinstance(scores.get("scenes"), list | dict):
+        return False
+    counts = [overall[unit[1]]]
+    shares = [overall.get(f"{unit[0]}WeightedF1", ""), overall.get("rasterVisionAverageF1")]
+    shares += [overall.get(key) for key, _ in _OVERALL]
+    for entry in classes:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            return False
+        counts.append(entry.get("support"))
+        shares += [entry.get(key, "") for key in _PARTS]
+    if not all(isinstance(count, int) for count in counts):
+        return False
+    if not all(share is None or isinstance(share, int | float) for share in shares):
+        return False
+    return "test" not in scores or (isinstance(scores["test"], dict) and is_whole(scores["test"]))
+
+
 def print_scores(scores: dict[str, Any], console: Console) -> None:
     """Print the table of a run's scores: a line for each class, then the overall ones.
 

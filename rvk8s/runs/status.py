@@ -11,7 +11,7 @@ from rvk8s.errors import InputError
 from rvk8s.heartbeat import LOST_AFTER, lives
 from rvk8s.parallel import in_threads
 from rvk8s.progress import Progress
-from rvk8s.runs.record import RunRecord, StageRecord
+from rvk8s.runs.record import RunRecord, StageRecord, read_record
 from rvk8s.times import seconds_since
 
 #: Shown instead of Running for a stage whose process is gone without saying so.
@@ -95,19 +95,19 @@ def list_runs(root_uri: str, unreadable: dict[str, str] | None = None) -> list[R
     """The runs below a root URI, the newest first.
 
     Args:
-        unreadable: gets the runs that are left out, with the reason: we may not read them, or
-            another version of rvk8s wrote them in another form.
+        unreadable: gets the runs that are left out, with the reason: we may not read them, their
+            run.json is damaged, or another version of rvk8s wrote it.
     """
 
     def look(name: str) -> RunStatus | None:
         uri = f"{root_uri}/{name}"
         try:
-            value = storage.read_json(RunLayout(uri).run_json)
-            if value is not None:
-                return _status(uri, RunRecord.from_dict(value), with_stages=False)
+            record = read_record(RunLayout(uri).run_json)
+            if record is not None:
+                return _status(uri, record, with_stages=False)
         except InputError as error:
             if unreadable is not None:
-                unreadable[name] = error.what
+                unreadable[name] = error.what + (f"; {error.fix}" if error.fix else "")
         return None
 
     names = [name for name in storage.list_dirs(root_uri) if not name.startswith(".")]
@@ -138,9 +138,8 @@ def read_status(uri: str) -> RunStatus | None:
     Raises:
         InputError: its record is damaged, or that of another version.
     """
-    name = RunLayout(uri).run_json
-    value = storage.read_json(name)
-    return None if value is None else _status(uri, RunRecord.from_dict(value, name), True)
+    record = read_record(RunLayout(uri).run_json)
+    return None if record is None else _status(uri, record, with_stages=True)
 
 
 def stored_state(uri: str) -> str | None:
@@ -176,9 +175,8 @@ def find_run(root_uri: str, run: str) -> str:
 
 
 def _record(uri: str) -> RunRecord | None:
-    value = storage.read_json(RunLayout(uri).run_json)
     try:
-        return None if value is None else RunRecord.from_dict(value)
+        return read_record(RunLayout(uri).run_json)
     except InputError:
         return None
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from rvk8s import storage
 from rvk8s.contract import State
 from rvk8s.runs.record import RunRecord
+from rvk8s.runs.report import is_whole
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,12 @@ class RunSummary:
             return cls(record, None, ())
         names = storage.list_files(layout.pictures)
         pictures = tuple(f"{layout.pictures}/{name}" for name in names)
-        return cls(record, storage.read_json(layout.scores), pictures)
+        scores = storage.read_json(layout.scores)
+        if (scores is None and storage.exists(layout.scores)) or (scores and not is_whole(scores)):
+            fix = f"do it again: {record.plan.go_on} --rerun eval"
+            log.warning("%s is damaged, so that no scores are shown; %s", layout.scores, fix)
+            scores = None
+        return cls(record, scores, pictures)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types: run.json with runId, runUri, scores and pictures."""

@@ -48,7 +48,7 @@ def read_json(uri: str) -> dict[str, Any] | None:
     """
     try:
         value = json.loads(read_bytes(uri))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

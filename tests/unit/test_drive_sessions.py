@@ -64,7 +64,7 @@ def test_a_run_json_of_something_else(tmp_path: Path) -> None:
     for session in ("job-1", "job-2"):
         storage.write_json(plan.layout.run_json, {"driver": "job-1", "stages": []})
         error, launcher = drive_plan(plan, manners=replace(SESSION, session=session))
-        assert says(str(error), "…run.json: …this version…(it has no plan)…")
+        assert says(str(error), "…run.json: …this version…(it has no rvk8s)…")
         assert launcher.started == []
         assert (stored_record(plan).state, stored_record(plan).exit_code) == (State.FAILED, 2)
 

@@ -11,6 +11,7 @@ from rvk8s import storage
 from rvk8s.contract import CONTRACT_VERSION, STAGES, Env, RunLayout, split_of
 from rvk8s.errors import InputError
 from rvk8s.plan import Plan
+from rvk8s.runs.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Context:
         if run is None:
             fix = "an engine writes it before the first stage; is the run URI right?"
             raise InputError("there is no such run", where=self.layout.run_json, fix=fix)
-        return Plan.from_dict(run["plan"])
+        return RunRecord.from_dict(run, self.layout.run_json).plan
 
     def holds(self, uri: str) -> bool:
         """Whether a URI lies in the run's folder, so that it is ours to delete."""
