@@ -182,6 +182,9 @@ def _become(
         os.dup2(number, standard)
     for number in {out, err}:
         os.close(number)
+    # Those of the parent remember whether what they had could be sought in.
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
