@@ -188,6 +188,16 @@ class RunLayout:
         return self.at("eval", "pictures")
 
 
+def writer_of(uri: str) -> str | None:
+    """The stage that writes a file of a run, by where it lies; None where that is not known."""
+    *folders, name = uri.split("/")
+    if name == "pipeline-config.json":
+        return CONFIGURE
+    if ".rvk8s" in folders[:-1]:
+        folders = [folders[-1].split("-")[0]]
+    return next((folder for folder in reversed(folders) if folder in STAGES), None)
+
+
 def split_of(splits: int, index: int) -> int | None:
     """The split as RunLayout takes it: None for a stage that is not split."""
     return index if splits > 1 else None

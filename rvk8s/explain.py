@@ -41,6 +41,8 @@ _SERVER_FAULT = re.compile(
     re.IGNORECASE,
 )
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+#: The run's own ConfigMaps: its manifests and the project's files.
+_OWN_FILES = re.compile(r'configmap "([^"]+)-(?:stages|source)" not found')
 #: Events after which an earlier warning is of the past.
 _WENT_ON = {"SuccessfulCreate", "SuccessfulCreatePod", "Pulling", "Pulled", "Created", "Started"}
 #: Seconds after a pod should be gone from which its node is taken not to answer.
@@ -171,6 +173,8 @@ def event_trouble(events: Iterable[Object], beside: Iterable[Object] = ()) -> Tr
             return Trouble(f"a pod cannot start: {text}; {fix}", waits=True)
         if reason in ("FailedMount", "FailedAttachVolume"):
             fix = "make what is missing, or look at `kubectl describe pod`"
+            if own := _OWN_FILES.search(text):
+                fix = f"`rvk8s submit ... --run-id {own[1]}` makes the run's files anew"
             may_pass = "timed out" in text or "deadline exceeded" in text
             return Trouble(f"a pod cannot start: {text}; {fix}", waits=False, may_pass=may_pass)
         if reason.startswith("FailedCreate"):

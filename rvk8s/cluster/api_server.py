@@ -18,6 +18,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
+from rvk8s.certificates import fix_of
 from rvk8s.cluster.json_text import json_text
 from rvk8s.cluster.kinds import Forbidden, Unauthorized, kind_in, refusal
 from rvk8s.cluster.kubeconfig import Connection
@@ -204,7 +205,7 @@ class ApiServer:
         except urllib3.exceptions.HTTPError as error:
             # A server that is being stopped breaks handshakes, too.
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                fix = "look at the kubeconfig"
+                fix = fix_of(str(error), "look at the kubeconfig")
                 raise InputError(str(error), where=self.server, fix=fix) from error
             raise ClusterUnavailable(f"{self.server} does not answer ({reason(error)})") from error
         except OSError as error:

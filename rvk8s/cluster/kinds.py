@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,6 +50,8 @@ KINDS: Mapping[str, Kind] = {
     "ServiceAccount": Kind("v1", "serviceaccounts"),
     "Workload": Kind("kueue.x-k8s.io/v1beta2", "workloads", brought_by=_KUEUE),
 }
+#: What the server says where nothing can be made any more.
+_TERMINATED = re.compile(r"in namespace (\S+) because it is being terminated")
 #: What else helps where a kind is not there.
 _INSTEAD = {"pytorchjobs": ", or give --launcher job", "localqueues": ", or set no values.queue"}
 
@@ -133,6 +136,9 @@ def refusal(response: Response, request: str, server: str) -> Rvk8sError:
     if status == 403 and 'forbidden: User "' in text:
         fix = "ask the administrator for the roles of helm/rvk8s-platform, or give -n NAMESPACE"
         return Forbidden(f"not allowed: {text}", where=server, fix=fix)
+    if found := _TERMINATED.search(text):
+        fix = "wait until it is gone and make it anew, or give another one with -n"
+        return InputError(f"the namespace {found[1]} is being deleted", fix=fix)
     return InputError(f"{request}: {text or status}", where=server)
 
 

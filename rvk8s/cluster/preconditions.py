@@ -63,6 +63,16 @@ def _check(cluster: Cluster, manifests: Sequence[Object], skipped: set[str]) -> 
             raise InputErrors(list({str(error): error for error in errors}.values()))
 
 
+def check_namespace(cluster: Cluster) -> None:
+    """See that the namespace is there, where the user may look at it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if cluster.namespace and _seen(partial(cluster.get, "Namespace", cluster.namespace)) is None:
+        raise _no_namespace(cluster.namespace)
+
+
 def _no_namespace(namespace: str) -> InputError:
     fix = f"create it, or give another one with -n: `{_PLATFORM} {namespace} --create-namespace`"
     return InputError(f"there is no namespace {namespace}", fix=fix)

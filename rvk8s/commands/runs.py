@@ -60,6 +60,9 @@ def list_command(
     if not runs:
         parts = [places.root_uri or ""]
         if places.cluster:
+            from rvk8s.cluster.preconditions import check_namespace
+
+            check_namespace(places.cluster)
             name = places.cluster.namespace
             parts.append(f"namespace {name}" if name else "any namespace")
         click.echo(f"no runs in {' or '.join(filter(None, parts))}", err=True)

@@ -135,11 +135,15 @@ class _Session:
             except OtherDriver:
                 self._lines.abandon()
                 raise
-            except HandedOver:
+            except HandedOver as error:
+                deleted = False
                 with suppress(ClusterUnavailable, InputError):  # who cannot know says nothing
-                    if self._is_deleted() and not self._lease.lost():
-                        heartbeat.leave()
-                raise
+                    deleted = self._is_deleted() and not self._lease.lost()
+                if not deleted:
+                    raise
+                heartbeat.leave()
+                what = "the run's Job was deleted: its stages end, no other driver comes"
+                raise HandedOver(what) from error
             finally:
                 with suppress(Rvk8sError):  # how the run ended says more
                     self._launcher.logs.settle(0.0 if self._leave() else _LAST_LOGS)

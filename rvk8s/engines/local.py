@@ -23,6 +23,7 @@ from rvk8s.errors import InputError, InputErrors, Interrupted, Rvk8sError
 from rvk8s.going_on import check_same
 from rvk8s.plan import Plan
 from rvk8s.runs import display
+from rvk8s.runs.go_on import command
 from rvk8s.runs.record import RunRecord, read_record
 from rvk8s.runs.summary import RunSummary
 
@@ -156,4 +157,4 @@ def _say_how_to_go_on(record: RunRecord) -> None:
     plan = record.plan
     failed = next(stage for stage in record.stages if stage.state == State.FAILED)
     split = split_of(failed.splits, failed.failed_split or 0)
-    display.say(f"log:   {plan.layout.log(failed.name, split)}\ngo on: {plan.go_on}")
+    display.say(f"log:   {plan.layout.log(failed.name, split)}\ngo on: {command(record)}")

@@ -11,6 +11,7 @@ from rvk8s import pod_end
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.conditions import ENDED, run_state, state_of
 from rvk8s.cluster.kinds import Forbidden, NoSuchKind
+from rvk8s.cluster.pod_state import pods_of
 from rvk8s.contract import STAGES, Annotation, Label, State
 from rvk8s.parallel import in_threads
 from rvk8s.plan import Plan, Stage, created_in
@@ -72,7 +73,13 @@ class ClusterRun:
     def left_behind(self) -> list[str]:
         """Stages that go on although the driver has ended: it was killed too often."""
         going = [stage for stage in self.stages if state_of(stage)[0] not in ENDED]
+        going = [stage for stage in going if not self._is_done(stage)]
         return [stage["metadata"]["labels"][Label.STAGE] for stage in going if self.has_ended]
+
+    def _is_done(self, stage: Object) -> bool:
+        """Whether all pods of a stage have done their work; who says so of it may be away."""
+        phases = [(pod.get("status") or {}).get("phase") for pod in pods_of(stage, self.pods)]
+        return phases.count("Succeeded") >= _pods_in(stage)
 
     def record(self) -> RunRecord:
         """What run.json would say, as far as the objects tell: the storage may be out of reach."""
@@ -115,6 +122,15 @@ class ClusterRun:
             stage = pod["metadata"]["labels"][Label.STAGE]
             message = f"stage {stage}: {verdict.message or code_text(verdict.code)}"
         return code, message
+
+
+def _pods_in(stage: Object) -> int:
+    """How many pods of a stage have to do their work."""
+    spec = stage.get("spec") or {}
+    replicas = spec.get("pytorchReplicaSpecs") or {}
+    if replicas:
+        return sum(int(one.get("replicas", 1)) for one in replicas.values())
+    return int(spec.get("completions") or 1)
 
 
 def list_runs(cluster: Cluster, labels: str = "") -> list[ClusterRun]:

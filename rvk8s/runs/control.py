@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rvk8s import storage
 from rvk8s.cluster import Cluster, Object
 from rvk8s.cluster.objects import delete_all, list_kinds, object_name, started_again
+from rvk8s.cluster.preconditions import check_namespace
 from rvk8s.cluster.queues import is_suspended
 from rvk8s.contract import Annotation, ExitCode, Label, RunLayout, State, now
 from rvk8s.errors import ClusterUnavailable, Conflict, InputError
@@ -27,7 +28,12 @@ _ALL = ("Job", "PyTorchJob", "Service", "ConfigMap", "NetworkPolicy", "Lease")
 
 
 def no_run(cluster: Cluster, run: str) -> InputError:
-    """The error that a namespace has no such run."""
+    """The error that a namespace has no such run.
+
+    Raises:
+        InputError: there is no such namespace.
+    """
+    check_namespace(cluster)
     fix = "`rvk8s list` shows the runs; -n looks in another namespace"
     return InputError(f"no run {run} in namespace {cluster.namespace}", fix=fix)
 

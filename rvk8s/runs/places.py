@@ -16,6 +16,7 @@ from rvk8s.cluster import Cluster, Object, load_library
 from rvk8s.cluster.conditions import ENDED, state_of
 from rvk8s.cluster.kinds import Forbidden
 from rvk8s.cluster.objects import events_of
+from rvk8s.cluster.preconditions import check_namespace
 from rvk8s.cluster.queues import workloads
 from rvk8s.contract import Label, State
 from rvk8s.errors import ClusterUnavailable, InputError, Rvk8sError
@@ -151,6 +152,7 @@ class Places:
         assert self.cluster is not None
         where = f"namespace {self.cluster.namespace}"
         if self.root_uri is None:
+            check_namespace(self.cluster)
             fix = (
                 "`rvk8s list` shows the runs; -n looks in another namespace, --root-uri in storage"
             )

@@ -186,7 +186,8 @@ def _status(uri: str, record: RunRecord, with_stages: bool) -> RunStatus:
     running = [stage for stage in record.stages if stage.state == State.RUNNING]
     lost = any(_is_lost(layout, stage) for stage in running) or _is_left(record)
     # Its stage may wait for a node, or its ranks for each other.
-    lost = lost and not (record.engine == "kubernetes" and lives(layout.heartbeat(DRIVER)))
+    if record.engine == "kubernetes" and record.state == State.RUNNING:
+        lost = _has_left(layout) or (lost and not lives(layout.heartbeat(DRIVER)))
     state = LOST if lost and record.state == State.RUNNING else str(record.state)
     stages = []
     for stage in record.stages if with_stages else ():
@@ -208,6 +209,11 @@ def _is_lost(layout: RunLayout, stage: StageRecord) -> bool:
         return False
     splits = (split_of(stage.splits, index) for index in range(stage.splits))
     return not any(lives(layout.heartbeat(stage.name, split)) for split in splits)
+
+
+def _has_left(layout: RunLayout) -> bool:
+    """Whether the last driver says that it left for good: somebody deleted its Job."""
+    return bool((storage.read_json(layout.heartbeat(DRIVER)) or {}).get("left"))
 
 
 def _is_left(record: RunRecord) -> bool:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rvk8s.contract import State
+from rvk8s.runs.go_on import command
 from rvk8s.runs.record import RunRecord
 from rvk8s.runs.status import LOST, RunStatus, StageStatus
 from rvk8s.times import duration, seconds_since
@@ -69,13 +70,13 @@ def status_table(run: RunStatus) -> RenderableType:
         head.add_row("Note", Text(note))
     parts: list[RenderableType] = [head, Text(), stages]
     if run.state in (State.FAILED, State.CANCELLED, LOST) and record.plan.go_on:
-        parts += [Text(), Text(f"Go on with: {record.plan.go_on}")]
+        parts += [Text(), Text(f"Go on with: {command(record)}")]
     return Group(*parts)
 
 
 def _detail(stage: StageStatus) -> str:
     if stage.state == LOST:
-        return "no heartbeat for more than a minute: its process is gone"
+        return "its process is gone"
     return stage.record.message or stage.progress.text()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rvk8s.certificates import fix_of
 from rvk8s.errors import (
     DiskFull,
     InputError,
@@ -136,7 +137,7 @@ def translate(error: BaseException, uri: str) -> Rvk8sError | FileNotFoundError 
         server = urlsplit(str(error.kwargs.get("endpoint_url", "")))
         name = f"{server.scheme}://{server.netloc}" if server.netloc else "S3"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            fix = "set AWS_CA_BUNDLE to the certificates of its authority"
+            fix = fix_of(str(error), "set AWS_CA_BUNDLE to the certificates of its authority")
             return StorageUnavailable(f"{uri}: the certificate of {name} is not trusted; {fix}")
         fix = "is AWS_ENDPOINT_URL right, and the network up? try again"
         return StorageUnavailable(f"{uri}: {name} did not answer; {fix}")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rvk8s.contract import writer_of
 from rvk8s.errors import StorageUnavailable
 from rvk8s.parallel import THREADS, in_threads
 from rvk8s.storage.s3_retries import CutOff, Damaged, again, is_away, read_body
@@ -208,7 +209,10 @@ def part_size(size: int) -> int:
 
 def _check(place: Place, metadata: Mapping[str, str], digest: str) -> None:
     if metadata.get(_SHA256, digest) != digest:
-        fix = "copy it again; if a stage wrote it, do that again: --rerun STAGE"
+        stage = writer_of(place.uri)
+        fix = f"do that stage again: --rerun {stage}" if stage else "copy it again"
+        if place.uri.endswith("/run.json"):
+            fix = "start a new run"
         what = "is damaged: its SHA-256 is not the one it was uploaded with"
         raise Damaged(what, where=place.uri, fix=fix)
 

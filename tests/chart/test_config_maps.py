@@ -57,3 +57,8 @@ def test_many_files_of_a_run_are_refused_where_the_manifests_alone_are_too_large
     files: dict[str, Any] = {f"{'x' * 240}/part{number}.py": "" for number in range(490)}
     with pytest.raises(helm_python.HelmRenderError, match=r"manifests .*larger than .*ConfigMap"):
         rendering.text(run(experiment={"source": files}), "r")
+
+
+def test_large_arguments_are_named_not_the_files() -> None:
+    with pytest.raises(InputErrors, match=r"experiment\.args: .*arguments"):
+        chart.render(run(experiment={"args": {"names": "x" * 800_000}}), "r", "n")

@@ -250,5 +250,5 @@ def test_what_nobody_may_do_is_no_matter_of_roles(
     apiserver.kubectl("delete", "namespace", namespace, "--wait=false")
     error = client.error("submit", "one")
     apiserver.kubectl(*patch, '{"metadata": {"finalizers": null}}')
-    (line, *_) = [line for line in error.splitlines() if "it is being terminated" in line]
-    assert "ask the administrator" not in line
+    (line, *_) = [line for line in error.splitlines() if "is being deleted" in line]
+    assert f"the namespace {namespace} is being deleted; wait" in line

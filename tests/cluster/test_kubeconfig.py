@@ -74,8 +74,9 @@ def test_several_files_are_merged(
     assert f"no runs in namespace {namespace}" in client("list", "--context", "mine")[2]
     file = client.folder / "rvk8s.yaml"
     file.write_text(file.read_text() + "namespace: from-file\n")
-    assert "no runs in namespace from-file" in client("list", "--context", "mine")[2]
-    assert "no runs in namespace given" in client("list", "-n", "given")[2]
+    assert "there is no namespace from-file" in client.error("list", "--context", "mine")
+    for words in (["list"], ["status", "x"], ["cancel", "x"], ["delete", "x"]):
+        assert "there is no namespace given; " in client.error(*words, "-n", "given")
 
 
 def test_the_proxy_is_the_kubeconfig_s_else_the_environment_s(

@@ -21,7 +21,7 @@ import pytest
 from said import says
 
 from rvk8s import storage
-from rvk8s.errors import DiskFull, InputError, StorageUnavailable
+from rvk8s.errors import DiskFull, InputError, StorageRefused, StorageUnavailable
 from rvk8s.storage import s3_objects, s3_retries, s3_transfer
 
 _LISTED = "<Contents><Key>{}</Key><Size>{}</Size><LastModified>{}</LastModified></Contents>"
@@ -213,8 +213,8 @@ def test_a_server_that_is_busy_with_the_object(
         (403, "QuotaExceeded", DiskFull, "quota left"),  # Ceph
         (400, "XMinioAdminBucketQuotaExceeded", DiskFull, "quota left"),
         (507, "XMinioStorageFull", DiskFull, "quota left"),
-        (403, "AccessDenied", InputError, "access to s3://bucket"),
-        (403, "RequestTimeTooSkewed", InputError, "set the clock"),
+        (403, "AccessDenied", StorageRefused, "access to s3://bucket"),
+        (403, "RequestTimeTooSkewed", StorageRefused, "set the clock"),
         (404, "NoSuchBucket", InputError, "no bucket s3://bucket"),
         (404, "404", FileNotFoundError, "does not exist"),
         (429, "429", StorageUnavailable, "storage answered 429"),

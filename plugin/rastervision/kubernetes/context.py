@@ -82,6 +82,8 @@ class Context:
         """
         run = storage.read_json(self.layout.run_json)
         if run is None:
+            if storage.exists(self.layout.run_json):
+                raise InputError("is damaged", where=self.layout.run_json, fix="start a new run")
             fix = "an engine writes it before the first stage; is the run URI right?"
             raise InputError("there is no such run", where=self.layout.run_json, fix=fix)
         return RunRecord.from_dict(run, self.layout.run_json).plan

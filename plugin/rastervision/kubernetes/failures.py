@@ -15,7 +15,7 @@ from typing import Any
 from rastervision.fastai_backend.out_of_memory import is_out_of_memory, of_gpu
 
 from rvk8s import storage
-from rvk8s.contract import Env, RunLayout
+from rvk8s.contract import Env, RunLayout, writer_of
 from rvk8s.errors import DiskFull, GpuFault, InputError, OutOfMemory, Rvk8sError, StorageUnavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -128,8 +128,10 @@ def _unreadable(error: BaseException) -> Rvk8sError | None:
         fix = "look at the path and at who may read and write it"
         return InputError(" ".join(str(error).split()), fix=fix)
     if isinstance(error, FileNotFoundError) and error.filename:
-        fix = "if a stage of this run writes it, do that again: --rerun STAGE"
-        return InputError(f"{os.fsdecode(error.filename)} does not exist", fix=fix)
+        name = os.fsdecode(error.filename)
+        stage = writer_of(name)
+        fix = f"do that stage again: --rerun {stage}" if stage else "look at the path"
+        return InputError(f"{name} does not exist", fix=fix)
     rasterio = sys.modules.get("rasterio.errors")
     if rasterio and isinstance(error, rasterio.RasterioIOError):
         return _unreadable_image(" ".join(str(error).split()).rstrip("."))

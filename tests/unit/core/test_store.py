@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +165,26 @@ def test_3000_chips_a_second(tmp_path: Path) -> None:
             source.read(order[i : i + 8], 0)
         best = max(best, n / (time.thread_time() - start))
     assert best >= 3000
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_chips_of_s3_are_named_where_they_lie_there(tmp_path: Path, damaged: bool) -> None:
+    """Not by the folder of this pod that they were copied to."""
+    from rastervision.fastai_backend.backend.base import FastaiBackend
+
+    if damaged:
+        write(tmp_path, Part("train", 0, 1, 1), {"a": 2})
+        next(tmp_path.rglob("images.raw")).write_bytes(b"")
+    scenes = [SimpleNamespace(id="a")]
+    backend: Any = SimpleNamespace(
+        pipeline=SimpleNamespace(
+            chip_uri="s3://bucket/runs/run-1/chip",
+            chip_options=None,
+            dataset=SimpleNamespace(train_scenes=scenes, validation_scenes=[]),
+        ),
+        config=SimpleNamespace(sampling=None),
+        _store=tmp_path,
+    )
+    with pytest.raises(InputError, match=r"s3://bucket/runs/run-1/chip.*--rerun chip") as error:
+        FastaiBackend._chips(backend, "train")
+    assert str(tmp_path) not in str(error.value)

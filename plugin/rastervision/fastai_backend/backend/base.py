@@ -189,7 +189,13 @@ class FastaiBackend(Backend):
         ids = [s.id for s in scenes]
         sampling, options = self.config.sampling, self.pipeline.chip_options
         if sampling is None:
-            return StoredChips(self._store, group, ids)
+            try:
+                return StoredChips(self._store, group, ids)
+            except InputError as error:  # its folder is one in this pod
+                here, there = str(self._store), self.pipeline.chip_uri
+                what = str(error.what).replace(here, there)
+                where = error.where and error.where.replace(here, there)
+                raise InputError(what, where=where, fix=error.fix) from error
 
         def windows() -> WindowChips:
             return WindowChips(
