@@ -26,7 +26,7 @@ from rastervision.core.data import (
 from rastervision.core.data import scene as scene_module
 from rastervision.core.data.label_source import chip_classification_label_source as cell_labels
 from rastervision.core.evaluation import SemanticSegmentationEvaluator
-from rastervision.kubernetes import gdal
+from rastervision.kubernetes import corners, gdal
 from rastervision.kubernetes.places import place_by_pixels
 
 from rvk8s.contract import Env
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 def install() -> None:
     """Wrap Raster Vision's functions."""
     silence_georeference_warnings()
+    corners.install()
     _read_predictions_whole()
     _mask_in_pixels_of_the_crop()
     _give_labels_the_size_of_images()

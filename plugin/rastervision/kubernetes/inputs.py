@@ -281,7 +281,7 @@ class _Checker:
         windows = list(_spread(scene.extent))
         area = None
         if scene.aoi_polygons_bbox_coords and within_aoi:
-            # Raster Vision rounds its corners to whole pixels.
+            # Windows lie in it: pixels that its edge crosses are in none.
             area = unary_union(scene.aoi_polygons_bbox_coords).buffer(-1)
         for window in windows:
             labels, gone = scene.label_source.get_label_arr(window), replaced(source, window)

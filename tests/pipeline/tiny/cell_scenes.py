@@ -39,16 +39,13 @@ def scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_cells(path: Path, ids: np.ndarray, place: Affine = PLACE) -> None:
-    """Write a GeoJSON of squares with a class_id, one for each cell whose id isn't negative.
-
-    Their corners are pixels' centres, as Raster Vision writes cells and reads them.
-    """
+    """Write a GeoJSON of squares with a class_id, one for each cell whose id isn't negative."""
     to_degrees = Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
     features = []
     for row, column in np.argwhere(ids >= 0):
         top, left = int(row) * CELL, int(column) * CELL
         edges = [(0, 0), (CELL, 0), (CELL, CELL), (0, CELL), (0, 0)]
-        ring = [to_degrees.transform(*(place @ (left + x + 0.5, top + y + 0.5))) for x, y in edges]
+        ring = [to_degrees.transform(*(place @ (left + x, top + y))) for x, y in edges]
         properties = {"class_id": int(ids[row, column])}
         polygon = {"type": "Polygon", "coordinates": [ring]}
         features.append({"type": "Feature", "properties": properties, "geometry": polygon})

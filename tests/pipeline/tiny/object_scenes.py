@@ -43,13 +43,12 @@ def scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_boxes(path: Path, boxes: np.ndarray) -> None:
-    """Write a GeoJSON of squares with a class_name; their corners are pixels' centres, as Raster
-    Vision writes boxes and reads them."""
+    """Write a GeoJSON of squares with a class_name."""
     to_degrees = Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
     features = []
     for y0, x0, y1, x1, class_id in boxes.tolist():
         corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
-        ring = [to_degrees.transform(*(_PLACE @ (x + 0.5, y + 0.5))) for x, y in corners]
+        ring = [to_degrees.transform(*(_PLACE @ (x, y))) for x, y in corners]
         polygon = {"type": "Polygon", "coordinates": [ring]}
         properties = {"class_name": CLASSES[class_id]}
         features.append({"type": "Feature", "properties": properties, "geometry": polygon})
