@@ -69,9 +69,11 @@ def _convert_corners() -> None:
 
     @wraps(box_to_pixel)
     def to_pixel_or_window(self: Any, inp: Any, bbox: Box | None = None) -> Any:
-        """Boxes become windows, of whole pixels: the nearest, as no window may grow."""
+        """Boxes become windows, of whole pixels: the nearest."""
         found = box_to_pixel(self, inp, bbox)
-        return found.to_int() if isinstance(inp, Box) and self.round_pixels else found
+        if not isinstance(inp, Box) or not self.round_pixels:
+            return found
+        return Box(*(math.floor(value + 0.5 + _HALF) for value in found))
 
     RasterioCRSTransformer._map_to_pixel = to_pixel
     RasterioCRSTransformer._pixel_to_map = to_map
