@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rvk8s import chart, storage, takeover
@@ -21,7 +21,7 @@ from rvk8s.heartbeat import Beat, local_process, other_driver
 from rvk8s.parallel import Abandoned, within
 from rvk8s.plan import Plan, make_plan
 from rvk8s.project import Experiment
-from rvk8s.project.sources import sources
+from rvk8s.project.sources import Sources, sources
 from rvk8s.record_form import check_contract, check_form
 from rvk8s.run_options import RunOptions
 
@@ -43,6 +43,7 @@ class Submission:
         rendered: the objects.
         namespace: theirs.
         replaces: it goes on with a run that may have objects from before.
+        sources: the project's files that go with it.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class Submission:
     rendered: chart.Rendered
     namespace: str
     replaces: bool = False
+    sources: Sources = field(default_factory=Sources)
 
     @property
     def names(self) -> list[str]:
@@ -65,7 +67,9 @@ def prepare(experiment: Experiment, options: RunOptions, namespace: str) -> Subm
         InputError: the project's files cannot go with the run.
     """
     plan = make_plan(experiment, options)
-    return render(plan, sources(experiment), namespace, replaces=options.run_id is not None)
+    found = sources(experiment)
+    made = render(plan, found.files, namespace, replaces=options.run_id is not None)
+    return replace(made, sources=found)
 
 
 def render(

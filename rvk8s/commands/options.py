@@ -13,7 +13,7 @@ import click
 
 from rvk8s.commands.where import all_of, cluster_place, file_option, root_uri_option
 from rvk8s.contract import STAGES
-from rvk8s.streams import is_utf8, write_document
+from rvk8s.streams import is_utf8, tell, write_document
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan
@@ -282,6 +282,8 @@ def make_submissions(
             submissions.append(submit.prepare(one, run_options, where))
         except InputErrors as errors:
             raise located(errors, project, one, files, given_by(run_options)) from errors
+    for note in dict.fromkeys(note for one in submissions for note in one.sources.notes):
+        tell(f"note: {note}", err=True)
     return submissions
 
 

@@ -6,7 +6,8 @@ import ast
 import importlib.machinery
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rvk8s.errors import InputError
@@ -20,12 +21,33 @@ _NOT_SOURCES = {"__pycache__", "node_modules", "site-packages"}
 _NAME = re.compile(r"[^/\\:\s]+")
 
 
-def sources(experiment: Experiment) -> dict[str, str]:
-    """What configure imports in its pod: path below the project's folder -> text.
+#: Words of names that sound like a secret; a tokenizer is none.
+_SECRET = re.compile(
+    r"(^|[^a-z])(secrets?|credentials?|passwords?|passwd|tokens?|(api|private|access)_?keys?)"
+    r"([^a-z]|$)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files that go with a run.
+
+    Attributes:
+        files: path below the project's folder -> text.
+        notes: what a user may not expect of them, a line each.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def sources(experiment: Experiment) -> Sources:
+    """What configure imports in its pod.
 
     The module, all Python files of its folder and below (of a dotted module: of its top package),
     and what these import from the project. None of a dotted module that lies outside: it is in the
-    image.
+    image. Hidden files are those of editors and systems, and stay here.
 
     Raises:
         InputError: a file is not UTF-8 or cannot be read; they are too many for a ConfigMap; the
@@ -38,13 +60,14 @@ def sources(experiment: Experiment) -> dict[str, str]:
         fix = "move rvk8s.yaml above it, or put it in the image and write a dotted name"
         raise InputError(what, where=experiment.where, fix=fix)
     if module is None or not _is_below(module, folder):
-        return {}
+        return Sources()
     odd = [part for part in module.relative_to(folder).parts if not _NAME.fullmatch(part)]
     if odd:
         what = f"{odd[0]!r} has a space, a colon or a backslash, which cannot go to a cluster"
         raise InputError(what, where=experiment.where, fix="rename it")
     found: dict[str, str] = {}
-    todo = [module, *_neighbours(experiment.module, module, folder)]
+    beside = _Neighbours(folder)
+    todo = [module, *beside.of(experiment.module, module)]
     while todo:
         path = todo.pop()
         name = path.relative_to(folder).as_posix()
@@ -52,27 +75,62 @@ def sources(experiment: Experiment) -> dict[str, str]:
             found[name] = _read(path, name)
             todo += _imported(found[name], path, folder)
     _check_size(found, experiment)
-    return dict(sorted(found.items()))
+    notes = [*beside.notes, *(note for name in sorted(found) for note in _notes(folder, name))]
+    return Sources(dict(sorted(found.items())), tuple(notes))
 
 
-def _neighbours(name: str, module: Path, folder: Path) -> Iterator[Path]:
-    if name.endswith(".py") or "." not in name:
-        top = module.parent
-    else:
-        top = folder / name.partition(".")[0]
-    # A module beside rvk8s.yaml would take the whole repository: only what it imports, then.
-    if top != folder and _is_below(top, folder):
-        yield from _python_files(top)
+class _Neighbours:
+    """The Python files beside a module and below, and why some of them do not go."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.notes: list[str] = []
+
+    def of(self, name: str, module: Path) -> Iterator[Path]:
+        if name.endswith(".py") or "." not in name:
+            top = module.parent
+        else:
+            top = self._folder / name.partition(".")[0]
+        # A module beside rvk8s.yaml would take the whole repository: only what it imports, then.
+        if top != self._folder and _is_below(top, self._folder):
+            yield from self._python_files(top)
+
+    def _python_files(self, top: Path) -> Iterator[Path]:
+        for parent, folders, files in os.walk(top):
+            if "pyvenv.cfg" in files:
+                folders.clear()
+                continue
+            folders[:] = sorted(f for f in folders if _may_hold_sources(f))
+            for name in folders:
+                if os.path.islink(os.path.join(parent, name)):
+                    self._note(Path(parent, name), "is a link: only what is imported from it goes")
+            for name in sorted(files):
+                if name.endswith(".py") and _NAME.fullmatch(name) and not name.startswith("."):
+                    path = Path(parent, name)
+                    if path.is_file():
+                        yield path
+                    else:
+                        self._note(path, f"is {_kind(path)}, and does not go")
+
+    def _note(self, path: Path, text: str) -> None:
+        self.notes.append(f"{path.relative_to(self._folder).as_posix()} {text}")
 
 
-def _python_files(top: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(top):
-        folders[:] = sorted(f for f in folders if _may_hold_sources(f))
-        if "pyvenv.cfg" in files:
-            folders.clear()
-            continue
-        named = (file for file in files if file.endswith(".py") and _NAME.fullmatch(file))
-        yield from (Path(parent, file) for file in named)
+def _kind(path: Path) -> str:
+    """What a path is that is no file."""
+    if path.is_fifo():
+        return "a named pipe (FIFO)"
+    return "a link to nothing" if path.is_symlink() and not path.exists() else "no file"
+
+
+def _notes(folder: Path, name: str) -> Iterator[str]:
+    """What may surprise of a file that goes."""
+    target = os.path.realpath(folder / name)
+    if not Path(target).is_relative_to(os.path.realpath(folder)):
+        yield f"{name} is a link to {target}, outside of the project, and goes with its text"
+    if _SECRET.search(name):
+        who = "whoever may read ConfigMaps of the namespace"
+        yield f"{name} sounds like a secret, and goes to a ConfigMap: {who} can read it"
 
 
 def _may_hold_sources(folder: str) -> bool:

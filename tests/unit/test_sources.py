@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from said import says
+from said import check_lines, says
 
 from rvk8s import project
 from rvk8s.errors import InputError
@@ -25,6 +26,10 @@ def made(folder: Path, module: str, files: dict[str, str]) -> project.Experiment
     return experiment
 
 
+def files_of(experiment: project.Experiment) -> dict[str, str]:
+    return dict(sources.sources(experiment).files)
+
+
 def test_the_module_its_folder_and_what_they_import(tmp_path: Path) -> None:
     files = {
         "exp/one.py": f"import numpy\nfrom shared.scenes import draw\n{GET_CONFIG}",
@@ -41,7 +46,7 @@ def test_the_module_its_folder_and_what_they_import(tmp_path: Path) -> None:
         "shared/unused.py": "",
         "other/exp2.py": "",
     }
-    found = sources.sources(made(tmp_path, "exp/one.py", files))
+    found = files_of(made(tmp_path, "exp/one.py", files))
     assert sorted(found) == [
         *("exp/below/more.py", "exp/beside.py", "exp/one.py"),
         *("shared/__init__.py", "shared/colors.py", "shared/scenes.py"),
@@ -51,13 +56,13 @@ def test_the_module_its_folder_and_what_they_import(tmp_path: Path) -> None:
 
 def test_a_module_beside_the_file_takes_what_it_imports(tmp_path: Path) -> None:
     files = {"one.py": f"import two\n{GET_CONFIG}", "two.py": "", "three.py": "", "lib/a.py": ""}
-    assert sorted(sources.sources(made(tmp_path, "one.py", files))) == ["one.py", "two.py"]
+    assert sorted(files_of(made(tmp_path, "one.py", files))) == ["one.py", "two.py"]
 
 
 def test_copies_that_nothing_can_import_stay_here(tmp_path: Path) -> None:
     files = {"exp/one.py": GET_CONFIG, "exp/old copy.py": "", "exp/a:b.py": "", "exp/c d/e.py": ""}
     files |= {"exp/2019-lab/f.py": "", "exp/g-h.py": "", "exp/t\tu.py": "", "exp/v\\w.py": ""}
-    found = sources.sources(made(tmp_path, "exp/one.py", files))
+    found = files_of(made(tmp_path, "exp/one.py", files))
     assert sorted(found) == ["exp/2019-lab/f.py", "exp/g-h.py", "exp/one.py"]
 
 
@@ -70,7 +75,7 @@ def test_an_experiment_of_such_a_name_is_refused(tmp_path: Path) -> None:
 
 def test_of_a_dotted_name_its_top_package(tmp_path: Path) -> None:
     files = {"team/__init__.py": "", "team/exp/one.py": GET_CONFIG, "team/lib.py": "", "x.py": ""}
-    found = sources.sources(made(tmp_path, "team.exp.one", files))
+    found = files_of(made(tmp_path, "team.exp.one", files))
     assert sorted(found) == ["team/__init__.py", "team/exp/one.py", "team/lib.py"]
 
 
@@ -81,7 +86,7 @@ def test_what_is_installed_is_in_the_image(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(installed))
     folder = tmp_path / "project"
     folder.mkdir()
-    assert sources.sources(made(folder, "lib_of_team.one", {})) == {}
+    assert files_of(made(folder, "lib_of_team.one", {})) == {}
 
 
 def test_too_much_is_refused_with_the_largest(tmp_path: Path) -> None:
@@ -113,10 +118,62 @@ def test_a_way_round_to_a_file_below_is_made_straight(tmp_path: Path, module: st
     files = {"exp/one.py": f"import two\n{GET_CONFIG}", "two.py": ""}
     experiment = made(tmp_path, module.format(folder=tmp_path), files)
     assert experiment.module == "exp/one.py"
-    assert sorted(sources.sources(experiment)) == ["exp/one.py", "two.py"]
+    assert sorted(files_of(experiment)) == ["exp/one.py", "two.py"]
 
 
 def test_imports_are_found_behind_a_byte_order_mark(tmp_path: Path) -> None:
     text = f"\ufeffimport two\n{GET_CONFIG}"
-    found = sources.sources(made(tmp_path, "one.py", {"one.py": text, "two.py": ""}))
+    found = files_of(made(tmp_path, "one.py", {"one.py": text, "two.py": ""}))
     assert found == {"one.py": text, "two.py": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "made_as"),
+    [
+        (".#one.py", "link to nothing"),  # Emacs, while the file has unsaved changes
+        ("._one.py", "binary"),  # macOS, on file systems of others
+        (".one.py", "text"),
+        (".hidden/x.py", "text"),
+        ("__pycache__/x.py", "text"),
+        (".ipynb_checkpoints/one-checkpoint.py", "text"),
+    ],
+)
+def test_hidden_files_do_not_go(tmp_path: Path, name: str, made_as: str) -> None:
+    experiment = made(tmp_path, "exp/one.py", {"exp/one.py": GET_CONFIG})
+    path = tmp_path / "exp" / name
+    path.parent.mkdir(exist_ok=True)
+    if made_as == "link to nothing":
+        path.symlink_to("me@laptop.4711:1764600000")
+    else:
+        path.write_bytes(b"\0\5\x16\7\xff" if made_as == "binary" else b"")
+    found = sources.sources(experiment)
+    assert (list(found.files), found.notes) == (["exp/one.py"], ())
+
+
+def test_what_may_surprise_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    files = {"exp/one.py": GET_CONFIG, "exp/tokenizer.py": "", "exp/my_secrets.py": ""}
+    experiment = made(folder, "exp/one.py", files | {"exp/api_key.py": "", "lib/a.py": ""})
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "colors.py").write_text("BLUE = 1\n")
+    (folder / "exp" / "colors.py").symlink_to(tmp_path / "shared" / "colors.py")
+    (folder / "exp" / "inside.py").symlink_to(folder / "lib" / "a.py")
+    (folder / "exp" / "shared").symlink_to(tmp_path / "shared")
+    (folder / "exp" / "gone.py").symlink_to("nothing.py")
+    os.mkfifo(folder / "exp" / "pipe.py")
+    (folder / "exp" / "folder.py").mkdir()
+    found = sources.sources(experiment)
+    assert found.files["exp/colors.py"] == "BLUE = 1\n"
+    assert sorted(found.files) == [
+        *("exp/api_key.py", "exp/colors.py", "exp/inside.py", "exp/my_secrets.py", "exp/one.py"),
+        "exp/tokenizer.py",
+    ]
+    wanted = [
+        "exp/shared is a link: …imported…",
+        "exp/gone.py is a link to nothing, …not go",
+        "exp/pipe.py is a …FIFO…not go",
+        "exp/api_key.py …secret…",
+        f"exp/colors.py is a link to {tmp_path}/shared/colors.py, outside…",
+        "exp/my_secrets.py …secret…",
+    ]
+    check_lines(found.notes, wanted)
