@@ -38,6 +38,7 @@ class Stage:
         retries: how often it is started again after an exit code of 128 or more; None: as often as
             the engine does by itself, which is never on this machine.
         deadline_seconds: it is stopped after this time; None: never.
+        pool: of the nodes that it runs on, as the chart chose it; None on one machine.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage:
     ranks: int = 1
     retries: int | None = None
     deadline_seconds: int | None = None
+    pool: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -57,6 +59,7 @@ class Stage:
             "ranks": self.ranks,
             "retries": self.retries,
             "deadlineSeconds": self.deadline_seconds,
+            "pool": self.pool,
         }
 
     def to_values(self) -> dict[str, Any]:
@@ -79,6 +82,7 @@ class Stage:
             ranks=value["ranks"],
             retries=value["retries"],
             deadline_seconds=value["deadlineSeconds"],
+            pool=value.get("pool"),
         )
 
 

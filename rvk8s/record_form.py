@@ -113,6 +113,7 @@ _STAGE_LATER: dict[str, _Check] = {
     "givenBack": _count,
     "images": _list(_text),
 }
+_PLAN_STAGE_LATER: dict[str, _Check] = {"pool": _maybe(_text)}
 _PLAN_LATER: dict[str, _Check] = {"values": _maybe(_mapping)}
 
 
@@ -142,7 +143,7 @@ def check_form(value: Mapping[str, Any], where: str) -> None:
     plan = value["plan"]
     _check(plan, "plan.", where, _PLAN, _PLAN_LATER)
     for number, stage in enumerate(plan["stages"]):
-        _check(stage, f"plan.stages[{number}].", where, _PLAN_STAGE, {})
+        _check(stage, f"plan.stages[{number}].", where, _PLAN_STAGE, _PLAN_STAGE_LATER)
     names = [stage["name"] for stage in plan["stages"]]
     if names != [stage["name"] for stage in value["stages"]] or not names:
         raise InputError("its stages are not those of its plan", where=where, fix=_DAMAGED)

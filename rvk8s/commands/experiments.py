@@ -23,6 +23,6 @@ def experiments_command(file: str | None, output: str | None) -> None:
         ]
         print_output(output, documents, (experiment.name for experiment in project.experiments))
         return
-    from rvk8s.tables import console, experiments_table
+    from rvk8s.tables import experiments_table, show
 
-    console().print(experiments_table(project.experiments))
+    show(experiments_table(project.experiments))

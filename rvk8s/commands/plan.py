@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +22,7 @@ from rvk8s.streams import write_document
 
 if TYPE_CHECKING:
     from rvk8s.plan import Plan
+    from rvk8s.project.sources import Sources
 
 
 @click.command("plan", cls=PlanCommand)
@@ -41,11 +44,13 @@ def plan_command(output: str | None, **options: Any) -> None:
         _print_values(options)
         return
     asked = any(options[name] for name in CLUSTER_NAMES)
+    several = options["match"] is not None
     if asked or load_project(options["file"]).namespace:
-        plans = [submission.plan for submission in make_submissions(**options)]
+        found = make_submissions(**options)
+        show_plans([one.plan for one in found], output, several, [one.sources for one in found])
     else:
         plans = make_plans(**{k: v for k, v in options.items() if k not in CLUSTER_NAMES})
-    show_plans(plans, output, several=options["match"] is not None)
+        show_plans(plans, output, several)
 
 
 def print_plans(output: str | None, **options: Any) -> None:
@@ -53,17 +58,23 @@ def print_plans(output: str | None, **options: Any) -> None:
     show_plans(make_plans(**options), output, several=options["match"] is not None)
 
 
-def show_plans(plans: list[Plan], output: str | None, several: bool) -> None:
-    """Plans on stdout: as --output says (a list, where there may be several), else a table each."""
+def show_plans(
+    plans: list[Plan], output: str | None, several: bool, sources: Sequence[Sources] = ()
+) -> None:
+    """Plans on stdout: as --output says (a list, where there may be several), else a table each.
+
+    Args:
+        sources: the files that go with each to a cluster; none on one machine.
+    """
     if output:
         documents = [plan.to_dict() for plan in plans]
         names = [plan.run_id for plan in plans]
         print_output(output, documents if several else documents[0], names)
         return
-    from rvk8s.tables import console, plan_table
+    from rvk8s.tables import plan_tables, show
 
-    for plan in plans:
-        console().print(plan_table(plan))
+    for plan, its in zip_longest(plans, sources):
+        show(*plan_tables(plan, None if its is None else list(its.files)))
 
 
 def _print_values(options: dict[str, Any]) -> None:

@@ -68,9 +68,9 @@ def list_command(
         click.echo(f"no runs in {' or '.join(filter(None, parts))}", err=True)
         return
     from rvk8s.runs.tables import runs_table
-    from rvk8s.tables import console
+    from rvk8s.tables import show
 
-    console().print(runs_table(runs, with_namespace=all_namespaces))
+    show(runs_table(runs, with_namespace=all_namespaces))
 
 
 @click.command("status")
@@ -89,10 +89,10 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
     if watch and output:
         from rvk8s.runs.follow import each_change
 
-        def show(found: RunStatus) -> None:
+        def write(found: RunStatus) -> None:
             print_output(output, found.to_dict(), [found.run_id], several=True)
 
-        each_change(places, run, show)
+        each_change(places, run, write)
         return
     found, _ = places.find(run)
     if output:
@@ -100,11 +100,11 @@ def status_command(run: str, watch: bool, output: str | None, **where: Any) -> N
         return
     from rvk8s.cluster.conditions import ENDED
     from rvk8s.runs.status import LOST
-    from rvk8s.runs.tables import status_table
-    from rvk8s.tables import console
+    from rvk8s.runs.tables import status_tables
+    from rvk8s.tables import show
 
     if not watch or found.state in (*ENDED, LOST):
-        console().print(status_table(found))
+        show(*status_tables(found))
         return
     from rvk8s.runs.follow import until_ended
 

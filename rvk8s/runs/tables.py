@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from rvk8s.contract import State
 from rvk8s.runs.go_on import command
 from rvk8s.runs.record import RunRecord
 from rvk8s.runs.status import LOST, RunStatus, StageStatus
+from rvk8s.tables import Unfolded, columns, head
 from rvk8s.times import duration, seconds_since
 
 STYLES = {
@@ -26,7 +26,7 @@ STYLES = {
 def runs_table(runs: list[RunStatus], with_namespace: bool = False) -> RenderableType:
     """A row for each run."""
     first = ["NAMESPACE"] if with_namespace else []
-    table = _table(*first, "RUN", "STATE", "STAGE", "CREATED", "TIME")
+    table = columns(*first, "RUN", "STATE", "STAGE", "CREATED", "TIME")
     for run in runs:
         record = run.record
         table.add_row(
@@ -40,23 +40,23 @@ def runs_table(runs: list[RunStatus], with_namespace: bool = False) -> Renderabl
     return table
 
 
-def status_table(run: RunStatus) -> RenderableType:
+def status_tables(run: RunStatus) -> list[RenderableType]:
     """A run's head, a row for each stage, and why it failed."""
     record = run.record
-    head = Table(box=None, pad_edge=False, show_header=False)
-    head.add_column(style="bold")
-    head.add_column(overflow="fold")
-    head.add_row("Run", Text(run.run_id))
-    head.add_row("State", Text(run.state, style=STYLES[run.state]))
-    head.add_row("Folder", Text(run.uri))
-    head.add_row("Created", Text(record.plan.created))
+    rows: list[tuple[str, RenderableType]] = [
+        ("Run", Text(run.run_id)),
+        ("State", Text(run.state, style=STYLES[run.state])),
+        ("Folder", Unfolded(run.uri)),
+        ("Created", Text(record.plan.created)),
+    ]
     if (
         run.state == State.FAILED
         and record.message
         and not any(s.state == State.FAILED for s in run.stages)
     ):
-        head.add_row("Why", Text(record.message))
-    stages = _table("STAGE", "STATE", "SPLITS", "STARTED", "TIME", "")
+        rows.append(("Why", Text(record.message)))
+    rows += [("Note", Text(note)) for note in run.notes]
+    stages = columns("STAGE", "STATE", "SPLITS", "STARTED", "TIME", "", texts=[""])
     for stage in run.stages:
         stages.add_row(
             Text(stage.record.name),
@@ -66,12 +66,10 @@ def status_table(run: RunStatus) -> RenderableType:
             Text(duration(stage.seconds) or "-"),
             Text(_detail(stage)),
         )
-    for note in run.notes:
-        head.add_row("Note", Text(note))
-    parts: list[RenderableType] = [head, Text(), stages]
+    parts: list[RenderableType] = [head(rows), Text(), stages]
     if run.state in (State.FAILED, State.CANCELLED, LOST) and record.plan.go_on:
-        parts += [Text(), Text(f"Go on with: {command(record)}")]
-    return Group(*parts)
+        parts += [Text(), Unfolded(f"Go on with: {command(record)}")]
+    return parts
 
 
 def _detail(stage: StageStatus) -> str:
@@ -93,10 +91,3 @@ def _run_time(run: RunStatus) -> str:
         current = next((s for s in run.record.stages if s.state == State.RUNNING), None)
         seconds += seconds_since(current.started) if current else 0.0
     return duration(seconds)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -12,6 +12,7 @@
 {{- $train := eq $name "train" }}
 {{- $gpus := ternary (int64 ($given.gpus | default 0)) (int64 $shape.gpus) $train }}
 {{- $stage := dict "name" $name "gpus" $gpus "nodes" (int64 $shape.nodes) "ranks" (int64 $shape.ranks) }}
+{{- $_ := set $stage "pool" $shape.pool }}
 {{- $_ := set $stage "splits" (ternary 1 (int64 $shape.pods) $train) }}
 {{- $_ := set $stage "retries" (int64 ($given.retries | default 0)) }}
 {{- $_ := set $stage "deadlineSeconds" (ternary nil (int64 ($given.deadlineSeconds | default 0)) (not $given.deadlineSeconds)) }}
