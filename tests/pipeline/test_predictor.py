@@ -36,7 +36,7 @@ Program = Callable[..., None]
 @pytest.fixture(scope="module")
 def rastervision(table: Bench, tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Runs the rastervision program; it and all processes that it starts have Raster Vision
-    imported already (tiny/stage_server.py)."""
+    imported already (stage_server.py)."""
     folder = tmp_path_factory.mktemp("rastervision")
 
     def run(*args: str | Path) -> None:

@@ -1,6 +1,6 @@
 """The train stage with several ranks: real processes, gloo, on this machine.
 
-Where several trainings are broken the ranks are forks of their agent (tiny/forked_ranks.py).
+Where several trainings are broken the ranks are forks of their agent (forked_ranks.py).
 """
 
 from __future__ import annotations

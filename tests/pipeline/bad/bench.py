@@ -1,7 +1,7 @@
 """Runs `rvk8s run` on bad inputs and looks at what a user would see.
 
 The client and its engine are real processes. The stages that the engine starts are forked from
-tiny/stage_server.py: its command is replaced by one that asks for a fork, so that a row costs a
+stage_server.py: its command is replaced by one that asks for a fork, so that a row costs a
 second instead of Raster Vision's import.
 """
 

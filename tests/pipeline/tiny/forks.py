@@ -1,4 +1,4 @@
-"""A Launcher for tests: stages as forked children of tiny/stage_server.py."""
+"""A Launcher for tests: stages as forked children of stage_server.py."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StageServer:
     def _started(self) -> socket.socket:
         self._path.unlink(missing_ok=True)
         environ = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-        program = Path(__file__).with_name("stage_server.py")
+        program = Path(__file__).parents[2] / "stage_server.py"
         with (self._folder / "stages.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, str(program), str(self._path)],
