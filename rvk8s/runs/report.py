@@ -79,6 +79,23 @@ def _print_table(title: str, scores: dict[str, Any], console: Console) -> None:
     for value, label in _weighted(overall, unit):
         console.print(f"  {value}  {label}", highlight=False)
     console.print(f"  over {overall[units]:,} scored {units}", highlight=False)
+    if unit != "box" and (nothing := _says_nothing(scores["classes"], units)):
+        console.print(f"  {nothing}", style="bold red", highlight=False, markup=False)
+
+
+def _says_nothing(classes: list[dict[str, Any]], units: str) -> str | None:
+    """Why scores are worth nothing, however good they look; None where they may be right."""
+    true = [entry["name"] for entry in classes if entry["support"]]
+    # A precision is undefined where nothing is predicted as its class.
+    predicted = [entry["name"] for entry in classes if entry["precision"] is not None]
+    if len(predicted) == 1 and true:
+        return (
+            f"All {units} are predicted as {predicted[0]}: the model has learnt nothing else. "
+            "Look at the pictures, the labels and the learning rate."
+        )
+    if len(true) == 1:
+        return f"All scored {units} are {true[0]}: these scores say nothing of other classes."
+    return None
 
 
 def _weighted(overall: dict[str, Any], unit: str) -> list[tuple[str, str]]:

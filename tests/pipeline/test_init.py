@@ -10,6 +10,8 @@ import pytest
 import rasterio
 from bench import Bench
 from PIL import Image
+from rastervision.kubernetes import inputs
+from said import check_lines
 from scenes import write_area
 
 from rvk8s.plan import make_plan
@@ -26,7 +28,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def draw(folder: Path, size: int) -> None:
-    """Three scenes where the template looks for them: class 1, and its pixels are 1."""
+    """Three scenes where the template looks for them: of classes 1 and 0, as the pixels are."""
+    pixels = np.repeat(np.arange(size) < size // 2, size).reshape(size, size).astype(np.uint8)
     form = {"driver": "GTiff", "width": size, "height": size, "dtype": "uint8", "crs": "EPSG:32633"}
     form["transform"] = rasterio.Affine(0.5, 0, 370000, 0, -0.5, 5800000)
     for name in ("scene1", "scene2", "scene3"):
@@ -34,7 +37,7 @@ def draw(folder: Path, size: int) -> None:
             path = folder / "data" / kind / f"{name}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
             with rasterio.open(path, "w", count=bands, **form) as file:
-                file.write(np.ones((bands, size, size), np.uint8))
+                file.write(np.stack([pixels] * bands) + (kind == "images"))
 
 
 def scaffold(folder: Path, task: str = "segmentation") -> ModuleType:
@@ -61,6 +64,29 @@ def test_the_config_is_valid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     image = config.dataset.train_scenes[0].build(config.dataset.class_config)
     assert image.raster_source.shape == (64, 64, 3)
     assert image.label_source.get_label_arr().max() == 1
+
+
+def test_two_classes_need_one_edit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels of 0 and 1. With the background unlabelled, all would be building: macro F1 1."""
+    monkeypatch.chdir(folder)
+    path = folder / "experiments/segmentation.py"
+    five = path.read_text()
+    rest = five[five.index('    "road"') : five.index("# Pixels of this class teach nothing")]
+    two = five.replace(rest, "}\n")
+    for unlabelled, wanted in (
+        ("None", []),
+        ('"background"', ["class_config: only class building (1)…: UNLABELLED = None…"]),
+    ):
+        path.write_text(two.replace('= "unlabelled"', f"= {unlabelled}"))
+        get_config = scaffold(folder).get_config
+        config = get_config("kubernetes", "/runs", "data", ["scene1"], "mobilenet_v3_small", False)
+        config.update()
+        errors, warnings = inputs.check(config, gpus=0)
+        check_lines([str(error) for error in errors], wanted)
+        assert warnings == []
+    path.write_text(two)
+    with pytest.raises(ValueError, match="UNLABELLED"):
+        scaffold(folder).get_config("kubernetes", "/runs", "data", ["scene1"])
 
 
 def test_arguments_of_the_command_line_are_strings(folder: Path) -> None:

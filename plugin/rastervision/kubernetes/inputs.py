@@ -7,7 +7,7 @@ labels are looked at in windows spread over the scene, all of it where it is sma
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from rastervision.core.data import (
     SemanticSegmentationLabelSourceConfig,
     StatsTransformerConfig,
 )
-from rastervision.core.rv_pipeline import RVPipelineConfig
+from rastervision.core.rv_pipeline import ObjectDetectionConfig, RVPipelineConfig
 from rastervision.fastai_backend.backend.scenes import windows_of
 from rastervision.fastai_backend.chips import common_format
 from rastervision.fastai_backend.config import FastaiConfig
@@ -41,6 +41,7 @@ from rastervision.kubernetes.cells import (
 )
 from rastervision.kubernetes.failures import explain, one_line
 from rastervision.kubernetes.input_files import check_files, check_polygons
+from rastervision.kubernetes.label_checks import LabelCounts, shared_scenes
 from rastervision.kubernetes.name_checks import check_names
 from rastervision.kubernetes.nodata import misread, replaced
 from rastervision.kubernetes.objects import boxes_by_class, check_object_windows
@@ -98,8 +99,15 @@ def check(
     if ours is not None and not dataset.validation_scenes:
         fix = "give dataset.validation_scenes at least one scene: it scores every epoch"
         options.append(InputError("there is no validation scene", fix=fix))
-    checker = _Checker(dataset.class_config, bool(config.analyzers) and "analyze" in commands)
     learns = "chip" in commands or "train" in commands
+    labels = LabelCounts(
+        dataset.class_config,
+        getattr(config.backend, "solver", None),
+        of_objects=isinstance(config, ObjectDetectionConfig),
+        learns=learns,
+    )
+    analyze = bool(config.analyzers) and "analyze" in commands
+    checker = _Checker(dataset.class_config, labels, analyze)
     if learns:
         checker.labelled = backend_of_task(config)
     if ours is not None:
@@ -110,7 +118,8 @@ def check(
             checker.predicted = config.predict_options
     if checker.backend is not None:
         options += check_sampling(config)
-    checker.errors += [*options, *check_streaming(config)]
+    checker.errors += [*options, *labels.check_config(), *check_streaming(config)]
+    checker.warnings += shared_scenes(dataset)
     for scene in dataset.train_scenes:
         checker.check_scene(scene, "train", sampling_of(config, scene.id, checker.errors))
     for scene in dataset.validation_scenes:
@@ -136,7 +145,7 @@ class _Checker:
         analyze: scenes will be analyzed, for which Raster Vision opens them without transformers.
     """
 
-    def __init__(self, classes: ClassConfig, analyze: bool = False):
+    def __init__(self, classes: ClassConfig, labels: LabelCounts, analyze: bool = False):
         self.classes, self.analyze = classes, analyze
         #: Says which labels the task has, if something will chip or train.
         self.labelled: type[FastaiConfig] | None = None
@@ -150,9 +159,7 @@ class _Checker:
         self.format: _Format | None = None
         self.errors: list[InputError] = []
         self.warnings: list[str] = []
-        #: Training labels by class id, as far as they were looked at; None: none were.
-        self.seen: np.ndarray | None = None
-        self.sampled = False
+        self.labels = labels
         #: Scenes whose labels have no CRS, and are taken to lie on the pixels of their images.
         self.without_crs: list[str] = []
 
@@ -199,7 +206,8 @@ class _Checker:
             elif of_cells:
                 self._check_cells(built, where, group, sampling)
             elif isinstance(label, ObjectDetectionLabelSourceConfig):
-                self._count(boxes_by_class(built, len(self.classes), where), group)
+                boxes = boxes_by_class(built, len(self.classes), where)
+                self.labels.add(group, boxes, sampled=False)
                 if sampling is not None and fits and self.backend is not None:
                     self.warnings += check_object_windows(built, sampling, where)
         except Exception as error:  # noqa: BLE001 - whatever a scene raises is a line
@@ -213,22 +221,10 @@ class _Checker:
             self.warnings.append(what)
 
     def check_classes(self) -> None:
-        """Classes that no training label has: all is an error, one is only strange."""
-        if self.seen is None or self.errors:
-            return
-        null = self.classes.null_class_id if self.classes.null_class else None
-        real = [i for i in range(len(self.classes)) if i != null]
-        if not self.seen[real].any():
-            fix = "look at the label files and at the class config's names and colors"
-            what = "no training label has any class but the null class"
-            self.errors.append(InputError(what, fix=fix))
-            return
-        where = "in the parts of the training labels looked at" if self.sampled else "in training"
-        self.warnings += [
-            f"class {self.classes.names[i]} ({i}) does not occur {where}"
-            for i in real
-            if not self.seen[i]
-        ]
+        """Say what all labels together hold too little of."""
+        if not self.errors:
+            self.errors, warnings = self.labels.check()
+            self.warnings += warnings
 
     def _check_format(self, scene: Scene, group: str) -> None:
         """Raises InputError where a scene's chips are of another kind than the first scene's."""
@@ -278,12 +274,12 @@ class _Checker:
         counts = np.zeros(known, dtype=np.int64)
         others: set[int] = set()
         source, read_as = scene.label_source.raster_source, set[int]()
-        windows = list(_spread(scene.extent))
+        windows = _spread(scene.extent)
         area = None
         if scene.aoi_polygons_bbox_coords and within_aoi:
             # Windows lie in it: pixels that its edge crosses are in none.
             area = unary_union(scene.aoi_polygons_bbox_coords).buffer(-1)
-        for window in windows:
+        for window in self._label_windows(windows, scene.extent, group, counts):
             labels, gone = scene.label_source.get_label_arr(window), replaced(source, window)
             if area is not None:
                 here = _inside(area, window)
@@ -300,13 +296,22 @@ class _Checker:
             self.errors.append(InputError(what, where=where, fix=fix))
         elif error := misread(source, read_as, self.classes, self.ignored, where):
             self.errors.append(error)
-        self._count(counts, group, sampled=len(windows) > 1)
+        self.labels.add(group, counts, sampled=len(windows) > 1)
 
-    def _count(self, counts: np.ndarray, group: str, *, sampled: bool = False) -> None:
-        """Add to the labels by class that the training has; sampled: not all were looked at."""
-        if group == "train":
-            self.seen = counts + (0 if self.seen is None else self.seen)
-            self.sampled |= sampled
+    def _label_windows(
+        self, windows: Sequence[Box], extent: Box, group: str, counts: np.ndarray
+    ) -> Iterator[Box]:
+        """Windows of a scene's label, all of it if too few classes are in them.
+
+        Args:
+            counts: labels by class of the windows so far; the caller adds to it.
+        """
+        yield from windows
+        if len(windows) > 1:
+            for tile in _tiles(extent):
+                if not self.labels.lacks(group, counts):
+                    return
+                yield tile
 
     def _check_cells(
         self, scene: Scene, where: str, group: str, sampling: WindowSamplingConfig | None
@@ -316,7 +321,7 @@ class _Checker:
         check_background(scene, known, where)
         if sampling is not None and self._check_windows(scene, sampling, where):
             counts = cells_by_class(scene, sampling, known, where)
-            self._count(counts, group, sampled=sampling.method.value != "sliding")
+            self.labels.add(group, counts, sampled=sampling.method.value != "sliding")
         if group != "train" and self.predicted is not None:
             self.warnings += check_scored(scene, self.predicted, where)
 
@@ -341,7 +346,7 @@ def _replace_stats(source: RasterSourceConfig) -> None:
             _replace_stats(part)
 
 
-def _spread(extent: Box) -> Iterable[Box]:
+def _spread(extent: Box) -> Sequence[Box]:
     """The whole extent where it is small, else windows on a grid over it."""
     if max(extent.size) <= _WHOLE:
         return [Box(0, 0, extent.height, extent.width)]

@@ -164,6 +164,25 @@ def test_the_table_shows_raster_visions_figure_where_it_differs() -> None:
     ) in " ".join(text.split())
 
 
+@pytest.mark.parametrize(
+    ("matrix", "said"),
+    [
+        ([[9, 0, 0], [4, 0, 0], [0, 0, 0]], "are predicted as car"),
+        ([[9, 0, 0], [0, 0, 0], [5, 2, 0]], "are predicted as car"),
+        ([[8, 1, 0], [0, 0, 0], [5, 2, 0]], "are car: these scores"),
+        ([[8, 1, 0], [1, 3, 0], [5, 2, 0]], None),
+        ([[0, 0, 0], [0, 0, 0], [5, 2, 0]], None),
+    ],
+)
+def test_scores_that_say_nothing_are_said_in_red(matrix: list[list[int]], said: str | None) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=200, force_terminal=True, color_system="standard")
+    print_scores(scored({"a": np.array(matrix)}), console)
+    red = [line for line in out.getvalue().splitlines() if "\x1b[1;31m" in line]
+    assert len(red) == (said is not None)
+    assert said is None or said in red[0]
+
+
 #: Raster Vision's own convention for two classes: the null class is the background.
 TWO = {"names": ["building", "background"], "null_class": "background"}
 OWN = {"names": NAMES, "null_class": "null"}

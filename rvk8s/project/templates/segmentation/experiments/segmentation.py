@@ -42,7 +42,8 @@ CLASSES = {
     "unlabelled": "#000000",
 }
 # Pixels of this class teach nothing and are not scored. Its id also stands for missing imagery.
-UNLABELLED = "unlabelled"
+# None where every pixel of your labels has one of the other classes: take it out of CLASSES then.
+UNLABELLED: str | None = "unlabelled"
 
 # The bands to use, counted from 0. The pretrained backbone knows three; others are adapted.
 BANDS = [0, 1, 2]
@@ -95,6 +96,9 @@ def get_config(
     if missing:
         raise ValueError(f"no images of the validation scenes {missing} in {data_uri}/images")
 
+    if UNLABELLED not in (None, *CLASSES):
+        raise ValueError(f"UNLABELLED, {UNLABELLED!r}, is none of CLASSES")
+
     dataset = DatasetConfig(
         class_config=ClassConfig(
             names=list(CLASSES), colors=list(CLASSES.values()), null_class=UNLABELLED
@@ -114,7 +118,7 @@ def get_config(
             "num_epochs": int(num_epochs),
             "batch_sz": int(batch_sz),
             "lr": float(lr),
-            "ignore_class_index": list(CLASSES).index(UNLABELLED),
+            "ignore_class_index": None if UNLABELLED is None else list(CLASSES).index(UNLABELLED),
         },
     )
     return SemanticSegmentationConfig(
