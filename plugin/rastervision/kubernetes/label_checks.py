@@ -31,7 +31,7 @@ class LabelCounts:
     def __init__(self, classes: ClassConfig, solver: Any = None, *, of_objects: bool, learns: bool):
         self._classes, self._learns = classes, learns
         self._needed = 1 if of_objects or not learns else 2
-        null = classes.null_class_id if classes.null_class else None
+        self._null = null = classes.null_class_id if classes.null_class else None
         self._ignored = _ignored(solver, len(classes))
         self._idle = unscored_ids(classes.names, null, self._ignored) | _weightless(solver)
         if of_objects and null is not None:
@@ -76,9 +76,9 @@ class LabelCounts:
         found = self._found(train)
         if len(found) >= self._needed:
             return
-        if not found:
+        if set(found) <= {self._null}:
             what = "no training label has any class that is trained and scored"
-            if self._classes.null_class:
+            if self._null is not None:
                 what = "no training label has any class but the null class"
             fix = "look at the label files and at the class config's names and colors"
             yield InputError(what, fix=fix)
@@ -100,11 +100,10 @@ class LabelCounts:
         """Classes that no training label has."""
         parts = "train" in self._sampled
         where = "in the parts of the training labels looked at" if parts else "in training"
-        null = self._classes.null_class_id if self._classes.null_class else None
         return [
             f"class {self._classes.names[i]} ({i}) does not occur {where}"
             for i in range(len(self._classes))
-            if i != null and not train[i]
+            if i != self._null and not train[i]
         ]
 
     def _alone(self) -> list[str]:
