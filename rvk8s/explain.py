@@ -43,6 +43,12 @@ _SERVER_FAULT = re.compile(
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 #: The run's own ConfigMaps: its manifests and the project's files.
 _OWN_FILES = re.compile(r'configmap "([^"]+)-(?:stages|source)" not found')
+#: The random end of a pod's name, as Kubernetes makes it.
+_RANDOM = "[bcdfghjklmnpqrstvwxz2456789]{5}"
+_ACCESS = re.compile(rf"kube-api-access-{_RANDOM}\b")
+#: How admission begins, also a LimitRange's, and the list of all that it has against a pod.
+_FORBIDDEN = re.compile(r'pods "[^"]*" is forbidden')
+_SEVERAL = re.compile(r"are forbidden: \[(.*)\]")
 #: Events after which an earlier warning is of the past.
 _WENT_ON = {"SuccessfulCreate", "SuccessfulCreatePod", "Pulling", "Pulled", "Created", "Started"}
 #: Seconds after a pod should be gone from which its node is taken not to answer.
@@ -158,7 +164,7 @@ def event_trouble(events: Iterable[Object], beside: Iterable[Object] = ()) -> Tr
         beside: the pods of the run's driver, which stay while a stage waits.
     """
     for event in sorted(events, key=_event_order, reverse=True):
-        reason, text = event.get("reason") or "", _line(event.get("message"))
+        reason, text = event.get("reason") or "", _steady(event)
         if reason in _WENT_ON:
             return None
         if event.get("type") != "Warning":
@@ -257,6 +263,21 @@ def _event_order(event: Object) -> tuple[str, bool]:
     """By time, in whole seconds; of one second, what went well last."""
     time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
     return time[:19], event.get("reason") in _WENT_ON
+
+
+def _steady(event: Object) -> str:
+    """An event's message without what is different for each pod: a note must not change with it."""
+    text = _FORBIDDEN.sub("its pods are forbidden", _line(event.get("message")))
+    text = _ACCESS.sub("kube-api-access", text)
+    if several := _SEVERAL.search(text):  # in the order of a Go map
+        ordered = ", ".join(sorted(several[1].split(", ")))
+        text = text.replace(several[1], ordered)
+    name = (event.get("involvedObject") or {}).get("name")
+    if name:
+        # Of a Job its pods' names begin with its own, that of a pod has its own end.
+        base = re.sub(rf"(-\d+)?-{_RANDOM}$", "", name)
+        text = re.sub(rf"{re.escape(base)}(-\d+)?-{_RANDOM}\b", f"{base}-*", text)
+    return text
 
 
 def _line(text: object) -> str:
