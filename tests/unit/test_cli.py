@@ -62,6 +62,12 @@ def test_version(run: Run) -> None:
     assert run("--version") == (0, f"rvk8s {__version__}\n", "")
 
 
+def test_the_package_is_the_program(run: Run) -> None:
+    command = [sys.executable, "-m", "rvk8s", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == run("--version").out
+
+
 def test_no_command_is_the_help(run: Run) -> None:
     """As with kubectl and helm."""
     shown = run()

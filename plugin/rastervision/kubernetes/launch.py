@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rastervision.kubernetes import threads
 from rastervision.kubernetes.failures import chain
 
 from rvk8s.contract import Env, ExitCode
@@ -324,11 +325,7 @@ def _end_if_stuck(seconds: float) -> None:
 def _share_node(per_node: int, alone: bool) -> None:
     """The environment that the ranks inherit: each its part of the cores."""
     forget_node()
-    given = os.environ.get(Env.THREADS, "")
-    cores = int(given) if given.isdecimal() else len(os.sched_getaffinity(0))
-    threads = max(1, cores // per_node)
-    os.environ[Env.THREADS] = str(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    threads.share(per_node)
     if alone:
         # gloo would look for an address of the host's name, which need not have one.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

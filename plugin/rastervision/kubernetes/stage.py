@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rastervision.kubernetes import launch, marks
+from rastervision.kubernetes import launch, marks, threads
 from rastervision.kubernetes.context import Context
 from rastervision.kubernetes.failure_report import write_failed, write_termination_message
 from rastervision.kubernetes.failures import explain, one_line
@@ -50,7 +50,6 @@ _ORPHAN_GRACE = 8.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
 #: Endings of the files that a training leaves: checkpoints and bundles, also Raster Vision's own.
 _MODELS = (".pt", ".pth", ".zip")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class _Signalled(BaseException):
@@ -255,8 +254,8 @@ def _import_raster_vision(context: Context, work: Path) -> None:
     np.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
-        if threads := os.environ.get(Env.THREADS):
-            torch.set_num_threads(int(threads))
+        if number := os.environ.get(Env.THREADS):
+            torch.set_num_threads(int(number))
 
 
 def _fail(
@@ -366,9 +365,7 @@ def _fix_hash_seed(arguments: Sequence[str]) -> None:
 
 def _set_environment() -> None:
     """What libraries read when they are imported."""
-    for name in _THREAD_VARIABLES:
-        if threads := os.environ.get(Env.THREADS):
-            os.environ[name] = threads
+    threads.prepare()
     if os.environ.get(Env.GPUS) == "0":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Threads that spin while they wait steal the cores of the other splits, and of other pods: on

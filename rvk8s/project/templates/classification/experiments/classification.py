@@ -2,7 +2,7 @@
 
 Put the scenes where data_uri in rvk8s.yaml says:
 
-    data/images/NAME.tif        the image: any number of bands; uint8, uint16 or float32
+    data/images/NAME.tif        the image, or NAME.tiff: any number of bands; uint8, uint16, float32
     data/labels/NAME.geojson    its labels: polygons, each with a property class_name (or class_id)
 
 A cell has the class of the polygon that covers most of it, and BACKGROUND's where none covers
@@ -18,7 +18,7 @@ The last lines of a run say where the scores and the pictures lie.
 
 from __future__ import annotations
 
-from os.path import basename, join, splitext
+from os.path import join
 
 from rastervision.core.data import (
     ChipClassificationLabelSourceConfig,
@@ -35,7 +35,7 @@ from rastervision.core.rv_pipeline import (
     WindowSamplingConfig,
 )
 from rastervision.fastai_backend import FastaiChipClassificationConfig
-from rastervision.pipeline.file_system.utils import list_paths
+from rastervision.kubernetes.image_files import image_files
 
 # Name -> colour in the pictures. The order counts: the first class has class_id 0 in the labels.
 CLASSES = {
@@ -92,17 +92,18 @@ def get_config(
         batch_sz = 2 * ranks if test else 16
     if isinstance(validation, str):
         validation = validation.split(",")
-    names = sorted(
-        splitext(basename(path))[0] for path in list_paths(join(data_uri, "images"), ext=".tif")
-    )
-    missing = sorted(set(validation) - set(names))
+    images = image_files(join(data_uri, "images"))
+    missing = sorted(set(validation) - set(images))
     if missing:
         raise ValueError(f"no images of the validation scenes {missing} in {data_uri}/images")
 
+    def scene(name: str) -> SceneConfig:
+        return make_scene(name, images[name], join(data_uri, "labels", f"{name}.geojson"))
+
     dataset = DatasetConfig(
         class_config=ClassConfig(names=list(CLASSES), colors=list(CLASSES.values())),
-        train_scenes=[make_scene(name, data_uri) for name in names if name not in validation],
-        validation_scenes=[make_scene(name, data_uri) for name in validation],
+        train_scenes=[scene(name) for name in images if name not in validation],
+        validation_scenes=[scene(name) for name in validation],
     )
     # Cells side by side. For more training chips give a smaller stride.
     sampling = WindowSamplingConfig(size=CELL_SIZE, stride=CELL_SIZE)
@@ -129,14 +130,12 @@ def get_config(
     )
 
 
-def make_scene(name: str, data_uri: str) -> SceneConfig:
+def make_scene(name: str, image: str, label: str) -> SceneConfig:
     """An image and its labels."""
-    polygons = GeoJSONVectorSourceConfig(uris=join(data_uri, "labels", f"{name}.geojson"))
+    polygons = GeoJSONVectorSourceConfig(uris=label)
     return SceneConfig(
         id=name,
-        raster_source=RasterioSourceConfig(
-            uris=[join(data_uri, "images", f"{name}.tif")], channel_order=BANDS
-        ),
+        raster_source=RasterioSourceConfig(uris=[image], channel_order=BANDS),
         label_source=ChipClassificationLabelSourceConfig(
             vector_source=polygons,
             background_class_id=list(CLASSES).index(BACKGROUND),

@@ -2,7 +2,7 @@
 
 Put the scenes where data_uri in rvk8s.yaml says:
 
-    data/images/NAME.tif        the image: any number of bands; uint8, uint16 or float32
+    data/images/NAME.tif        the image, or NAME.tiff: any number of bands; uint8, uint16, float32
     data/labels/NAME.geojson    its labels: polygons, each with a property class_name (or class_id);
                                 the box around a polygon is what counts
 
@@ -17,7 +17,7 @@ with which score_thresh it does best: give that to the next run, -a score_thresh
 
 from __future__ import annotations
 
-from os.path import basename, join, splitext
+from os.path import join
 
 from rastervision.core.data import (
     ClassConfig,
@@ -34,7 +34,7 @@ from rastervision.core.rv_pipeline import (
     ObjectDetectionWindowSamplingConfig,
 )
 from rastervision.fastai_backend import FastaiObjectDetectionConfig
-from rastervision.pipeline.file_system.utils import list_paths
+from rastervision.kubernetes.image_files import image_files
 
 # Name -> colour in the pictures. The order counts: the first class has class_id 0 in the labels.
 CLASSES = {
@@ -91,17 +91,18 @@ def get_config(
         batch_sz = 2 * ranks if test else 8
     if isinstance(validation, str):
         validation = validation.split(",")
-    names = sorted(
-        splitext(basename(path))[0] for path in list_paths(join(data_uri, "images"), ext=".tif")
-    )
-    missing = sorted(set(validation) - set(names))
+    images = image_files(join(data_uri, "images"))
+    missing = sorted(set(validation) - set(images))
     if missing:
         raise ValueError(f"no images of the validation scenes {missing} in {data_uri}/images")
 
+    def scene(name: str) -> SceneConfig:
+        return make_scene(name, images[name], join(data_uri, "labels", f"{name}.geojson"))
+
     dataset = DatasetConfig(
         class_config=ClassConfig(names=list(CLASSES), colors=list(CLASSES.values())),
-        train_scenes=[make_scene(name, data_uri) for name in names if name not in validation],
-        validation_scenes=[make_scene(name, data_uri) for name in validation],
+        train_scenes=[scene(name) for name in images if name not in validation],
+        validation_scenes=[scene(name) for name in validation],
     )
     # Windows that overlap by half, so that each object lies whole in one. For large scenes with few
     # objects draw windows around these, and half as many of the background:
@@ -130,13 +131,11 @@ def get_config(
     )
 
 
-def make_scene(name: str, data_uri: str) -> SceneConfig:
+def make_scene(name: str, image: str, label: str) -> SceneConfig:
     """An image and its labels."""
-    polygons = GeoJSONVectorSourceConfig(uris=join(data_uri, "labels", f"{name}.geojson"))
+    polygons = GeoJSONVectorSourceConfig(uris=label)
     return SceneConfig(
         id=name,
-        raster_source=RasterioSourceConfig(
-            uris=[join(data_uri, "images", f"{name}.tif")], channel_order=BANDS
-        ),
+        raster_source=RasterioSourceConfig(uris=[image], channel_order=BANDS),
         label_source=ObjectDetectionLabelSourceConfig(vector_source=polygons),
     )

@@ -2,7 +2,7 @@
 
 Put the scenes where data_uri in rvk8s.yaml says:
 
-    data/images/NAME.tif    the image: any number of bands; uint8, uint16 or float32
+    data/images/NAME.tif    the image, or NAME.tiff: any number of bands; uint8, uint16 or float32
     data/labels/NAME.tif    its labels: one band of class ids, the same size as the image
 
 Set CLASSES below and the validation scenes in rvk8s.yaml, then
@@ -15,7 +15,7 @@ The last lines of a run say where the scores and the pictures lie.
 
 from __future__ import annotations
 
-from os.path import basename, join, splitext
+from os.path import join
 
 from rastervision.core.data import (
     ClassConfig,
@@ -31,7 +31,7 @@ from rastervision.core.rv_pipeline import (
     WindowSamplingConfig,
 )
 from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
-from rastervision.pipeline.file_system.utils import list_paths
+from rastervision.kubernetes.image_files import image_files
 
 # Name -> colour in the pictures. The order counts: the first class has id 0 in the labels.
 CLASSES = {
@@ -89,22 +89,26 @@ def get_config(
         batch_sz = 2 * ranks if test else 8
     if isinstance(validation, str):
         validation = validation.split(",")
-    names = sorted(
-        splitext(basename(path))[0] for path in list_paths(join(data_uri, "images"), ext=".tif")
-    )
-    missing = sorted(set(validation) - set(names))
+    images = image_files(join(data_uri, "images"))
+    missing = sorted(set(validation) - set(images))
     if missing:
         raise ValueError(f"no images of the validation scenes {missing} in {data_uri}/images")
 
     if UNLABELLED not in (None, *CLASSES):
         raise ValueError(f"UNLABELLED, {UNLABELLED!r}, is none of CLASSES")
 
+    labels = image_files(join(data_uri, "labels"))
+
+    def scene(name: str) -> SceneConfig:
+        label = labels.get(name, join(data_uri, "labels", f"{name}.tif"))
+        return make_scene(name, images[name], label)
+
     dataset = DatasetConfig(
         class_config=ClassConfig(
             names=list(CLASSES), colors=list(CLASSES.values()), null_class=UNLABELLED
         ),
-        train_scenes=[make_scene(name, data_uri) for name in names if name not in validation],
-        validation_scenes=[make_scene(name, data_uri) for name in validation],
+        train_scenes=[scene(name) for name in images if name not in validation],
+        validation_scenes=[scene(name) for name in validation],
     )
     # Windows side by side. For more chips give a smaller stride, or sample at random:
     # WindowSamplingConfig(method="random", size=CHIP_SIZE, max_windows=500)
@@ -130,14 +134,12 @@ def get_config(
     )
 
 
-def make_scene(name: str, data_uri: str) -> SceneConfig:
+def make_scene(name: str, image: str, label: str) -> SceneConfig:
     """An image and its labels."""
     return SceneConfig(
         id=name,
-        raster_source=RasterioSourceConfig(
-            uris=[join(data_uri, "images", f"{name}.tif")], channel_order=BANDS
-        ),
+        raster_source=RasterioSourceConfig(uris=[image], channel_order=BANDS),
         label_source=SemanticSegmentationLabelSourceConfig(
-            raster_source=RasterioSourceConfig(uris=[join(data_uri, "labels", f"{name}.tif")])
+            raster_source=RasterioSourceConfig(uris=[label])
         ),
     )
