@@ -125,6 +125,7 @@ class EpochLog(Callback):
         course: is filled with the rows.
         classes: name the columns.
         metric: holds what the validation has counted.
+        unscored: ids of the classes that have no score: they get no column.
         folder: the training's output folder.
         writer: TensorBoard's, or None.
         group: the ranks; all have the same history, rank 0 writes it.
@@ -137,11 +138,13 @@ class EpochLog(Callback):
         course: Course,
         classes: Classes,
         metric: TaskScores,
+        unscored: frozenset[int],
         folder: Path,
         writer: Any,
         group: Group,
     ):
         self.course, self.classes, self.metric = course, classes, metric
+        self.unscored = unscored
         self.folder, self.writer, self.group = folder, writer, group
 
     def before_epoch(self) -> None:
@@ -204,8 +207,9 @@ class EpochLog(Callback):
             "macro_f1": scores.macro_f1,
             "f_beta": scores.f_beta,
         }
-        for name, f1 in zip(self.classes.names, scores.f1, strict=True):
-            row[f"f1_{name}"] = f1
+        for index, (name, f1) in enumerate(zip(self.classes.names, scores.f1, strict=True)):
+            if index not in self.unscored:
+                row[f"f1_{name}"] = f1
         row.update(self.metric.more())
         row["seconds"] = round(time.monotonic() - self.started, 3)
         row["images_per_second"] = round(self.speed(self.trained), 3)

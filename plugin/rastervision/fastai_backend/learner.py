@@ -294,9 +294,10 @@ class Training:
         writer = self._tensorboard(course)
         group = self.group
         saver = Saver(course, spec, self.options, s, self.folder, self.sync, group.writes)
+        unscored = self.classes.unscored(self.ignore)
         cbs = [
             Place(course, s.seed, group.ranks.rank),
-            EpochLog(course, self.classes, learn.metrics[0], self.folder, writer, group),
+            EpochLog(course, self.classes, learn.metrics[0], unscored, self.folder, writer, group),
             saver,
         ]
         for phase in schedule.phases(s):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def register_plugin(registry: Registry) -> None:
     """Called by Raster Vision when it loads its plugins."""
-    from rastervision.kubernetes import corrections, mosaic
+    from rastervision.kubernetes import bundling, corrections, mosaic
     from rastervision.kubernetes.runner import KUBERNETES, KubernetesRunner
     from rastervision.kubernetes.s3 import StorageFileSystem, correct_request_payer
 
@@ -25,3 +25,4 @@ def register_plugin(registry: Registry) -> None:
     correct_request_payer()
     mosaic.install()
     corrections.install()
+    bundling.install()

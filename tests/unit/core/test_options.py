@@ -379,3 +379,12 @@ def test_one_chip_is_no_batch_to_normalise(train: Train, settings: Settings) -> 
 def test_bad_options_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrainSettings(**bad)
+
+
+def test_a_class_that_is_not_scored_has_no_column(train: Train, settings: Settings) -> None:
+    scored, ignored = (
+        {key for key in rows(train(settings(solver=solver), name))[0] if key.startswith("f1_")}
+        for name, solver in (("all", {}), ("less", {"ignore_class_index": 2}))
+    )
+    assert ignored < scored
+    assert len(scored - ignored) == 1
