@@ -180,7 +180,8 @@ def event_trouble(events: Iterable[Object], beside: Iterable[Object] = ()) -> Tr
         if reason in ("FailedMount", "FailedAttachVolume"):
             fix = "make what is missing, or look at `kubectl describe pod`"
             if own := _OWN_FILES.search(text):
-                fix = f"`rvk8s submit ... --run-id {own[1]}` makes the run's files anew"
+                again = f"`rvk8s submit ... --run-id {own[1]}`"
+                fix = f"{again} makes the run's files anew; install a schedule again"
             may_pass = "timed out" in text or "deadline exceeded" in text
             return Trouble(f"a pod cannot start: {text}; {fix}", waits=False, may_pass=may_pass)
         if reason.startswith("FailedCreate"):
@@ -192,6 +193,8 @@ def _not_made(text: str) -> Trouble:
     fix, waits = "look at the namespace's quotas, limits and admission policies", False
     if "serviceaccount" in text and "not found" in text:
         fix = "install helm/rvk8s-platform, or set serviceAccounts"
+    elif "because it is being terminated" in text:
+        fix = "the namespace is being deleted: submit the run in another one"
     elif "object is being deleted" in text:  # an earlier one of the same name
         fix, waits = "wait until that one is gone", True
     elif _SERVER_FAULT.search(text):

@@ -6,11 +6,12 @@ import logging
 import threading
 
 from rvk8s import storage
+from rvk8s.engines.log_file import shortened
 from rvk8s.errors import Rvk8sError
 
 #: Seconds between two uploads of a log that has grown.
 INTERVAL = 10.0
-#: Bytes of the log's end that are kept: a driver may warn for days that storage is away.
+#: Bytes from which on its middle is left out: a driver may warn for days that storage is away.
 _LIMIT = 1 << 20
 
 
@@ -32,7 +33,8 @@ class DriverLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._own += self.format(record).encode() + b"\n"
-        del self._own[:-_LIMIT]
+        if len(self._own) > _LIMIT:
+            self._own = bytearray(shortened(bytes(self._own), _LIMIT))
         self._written += 1
 
     def start(self, uri: str) -> None:
@@ -65,7 +67,9 @@ class DriverLog(logging.Handler):
             try:
                 if self._before is None:
                     self._before = _read(uri)
-                storage.write_bytes(uri, (self._before + bytes(self._own))[-_LIMIT:])
+                data = self._before + bytes(self._own)
+                data = shortened(data, _LIMIT) if len(data) > _LIMIT else data
+                storage.write_bytes(uri, data)
                 self._stored = written
             except (Rvk8sError, OSError) as error:
                 logging.getLogger(__name__).debug("%s is not stored: %s", uri, error)

@@ -119,7 +119,8 @@ class KubernetesLauncher:
         if self._run is None or self._run.stage.name != record.name:
             return False
         # Where nothing is heard of the pods, what was heard last may be over.
-        message, images = self._waits_for() or self._run.message, tuple(self._run.images)
+        message = self._waits_for() or self._run.message or self.logs.waits()
+        images = tuple(self._run.images)
         changed = (record.message, record.images) != (message, images or record.images)
         record.message, record.images = message, images or record.images
         return changed

@@ -6,6 +6,7 @@ The logs of a deleted pod are gone, so each is followed from its container's sta
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import threading
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rvk8s.cluster import Cluster, Object
+from rvk8s.cluster.api_server import NOTED_AFTER
 from rvk8s.cluster.log_lines import LONGEST, stamped
 from rvk8s.cluster.pod_state import container_of, has_ended, has_started
 from rvk8s.contract import Env, Label, RunLayout, split_of
@@ -22,6 +24,8 @@ from rvk8s.errors import ClusterUnavailable, Rvk8sError
 
 log = logging.getLogger(__name__)
 
+#: What a stage writes while it tries something again.
+_WAITS = re.compile(rb" WARNING (.*; trying again in \d+ s)$")
 #: Seconds before a log is asked for again after a fault; doubled up to the second number.
 _PAUSE, _LONGEST = 1.0, 15.0
 #: A pod that has ended is given up after a pause longer than this.
@@ -65,6 +69,7 @@ class PodLogs:
         self._cluster, self._layout, self._pods = cluster, layout, pods
         self._files: dict[str, LogFile] = {}
         self._followers: dict[str, threading.Thread] = {}
+        self._waiting: dict[str, tuple[float, str]] = {}  # pods -> since when, and for what
         self._stopped, self._hurry = threading.Event(), threading.Event()
         self._scratch = tempfile.TemporaryDirectory(prefix="rvk8s-logs-")
         self._uploader = threading.Thread(target=self._upload, name="log-upload", daemon=True)
@@ -92,6 +97,18 @@ class PodLogs:
             )
             self._followers[uid] = thread
             thread.start()
+
+    def waits(self) -> str | None:
+        """What a pod says that it waits for, where it has said nothing else for ten seconds.
+
+        Storage that is away for it may be there for us: only its log can say so.
+        """
+        alive = {pod["metadata"]["uid"] for pod in self._pods().values() if not has_ended(pod)}
+        now = time.monotonic()
+        for uid, (since, text) in list(self._waiting.items()):
+            if uid in alive and now - since >= NOTED_AFTER:
+                return f"a pod waits: {text}"
+        return None
 
     def settle(self, seconds: float, check: Callable[[], None] = lambda: None) -> None:
         """Wait until the logs of pods that have ended are read to their ends and stored.
@@ -155,6 +172,7 @@ class PodLogs:
                     if moment > resumed:
                         last, pause = moment, _PAUSE
                         section.add(text)
+                        self._note(uid, text)
                     if self._stopped.is_set():
                         return
                 if over:
@@ -165,6 +183,14 @@ class PodLogs:
                     return
             self._stopped.wait(pause)
             pause = min(pause * 2, _LONGEST)
+
+    def _note(self, uid: str, line: bytes) -> None:
+        found = _WAITS.search(line)
+        if found is None:
+            self._waiting.pop(uid, None)
+            return
+        since, _ = self._waiting.get(uid, (time.monotonic(), ""))
+        self._waiting[uid] = since, found[1].decode(errors="replace")
 
     def _upload(self) -> None:
         while not self._stopped.is_set():

@@ -123,7 +123,7 @@ class LogFile:
         self._written += 1
         if self._out.tell() > LIMIT:
             self._flush()
-            _shorten(self.path)
+            self.path.write_bytes(shortened(self.path.read_bytes(), LIMIT))
 
     def _flush(self) -> None:
         if self._out is not None:
@@ -175,20 +175,22 @@ def _section(path: Path, title: bytes) -> list[bytes] | None:
     return found
 
 
-def _shorten(path: Path) -> None:
-    """Keep the head and the end of a log, and say between them how many lines are left out.
+def shortened(data: bytes, limit: int) -> bytes:
+    """The head and the end of a log, and between them how many lines are left out.
 
     Each attempt keeps its own line, and says it for itself: by that its lines are found again.
+
+    Args:
+        limit: an eighth of it is kept from the log's beginning, half of it from its end.
     """
-    data = path.read_bytes()
-    first = _line_end(data, LIMIT // 8)
-    last = _line_end(data, max(len(data) - LIMIT // 2, first))
+    first = _line_end(data, limit // 8)
+    last = _line_end(data, max(len(data) - limit // 2, first))
     between, *attempts = ATTEMPT.split(data[first:last])
     gone = [_left_out(_lines(between))]
     for attempt in attempts:
         title, *lines = _lines(attempt)
         gone.append(title + b"\n" + _left_out(lines))
-    path.write_bytes(data[:first] + b"".join(gone) + data[last:])
+    return data[:first] + b"".join(gone) + data[last:]
 
 
 def _left_out(lines: list[bytes]) -> bytes:

@@ -359,3 +359,22 @@ def test_what_storage_has_is_not_lost_where_the_driver_ends_before_it_is_read(
     file.store()
     assert not file.behind
     assert Path(uri).read_bytes() == b"what an earlier driver stored\n"
+
+
+def test_what_a_pod_waits_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage that is away for it; until it writes something else, or has ended."""
+    monkeypatch.setattr(log_collector, "NOTED_AFTER", 0.2)
+    pods = Pods()
+    pods.add("a", "chip")
+    said = "2026-12-01 10:00:00,000 WARNING s3://b/r: S3 did not answer; trying again in 8 s"
+    with collect(pods, tmp_path) as logs:
+        logs.look()
+        pods.write("a", "begins", said)
+        until(lambda: logs.waits() is not None)
+        assert logs.waits() == "a pod waits: s3://b/r: S3 did not answer; trying again in 8 s"
+        pods.write("a", "goes on")
+        until(lambda: logs.waits() is None)
+        pods.write("a", said)
+        until(lambda: logs.waits() is not None)
+        pods.end("a")
+        assert logs.waits() is None

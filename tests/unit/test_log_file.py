@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 
 import pytest
 
-from rvk8s.engines import log_file
+from rvk8s.engines import driver_log, log_file
 
 
 def stored(file: log_file.LogFile) -> list[str]:
@@ -79,3 +80,19 @@ def test_a_shortened_log_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
         section.add(line)
     assert stored(second)[-1] == "line 199"
     assert stored(second).count("line 149") == 1
+
+
+def test_a_driver_s_log_keeps_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may warn for days that storage is away."""
+    monkeypatch.setattr(driver_log, "_LIMIT", 2000)
+    uri = str(tmp_path / "log.txt")
+    Path(uri).write_text("an earlier driver\n")
+    lines = driver_log.DriverLog("%(message)s")
+    for number in range(1000):
+        lines.emit(logging.makeLogRecord({"msg": f"line {number}"}))
+    lines.start(uri)
+    lines.finish(5)
+    first, *kept = Path(uri).read_text().splitlines()
+    assert (first, kept[0], kept[-1]) == ("an earlier driver", "line 0", "line 999")
+    assert [line for line in kept if line.endswith("lines are left out")]
+    assert Path(uri).stat().st_size < 2200
