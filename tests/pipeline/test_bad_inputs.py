@@ -138,6 +138,10 @@ CONFIGURE = {
         {"classes": NULL},
         spoil=spoil.only_null,
     ),
+    "labels of one class": Row(
+        ("the training labels have one class to learn, …field (0)…; …second class…",),
+        spoil=spoil.one_class,
+    ),
     "class without a name": Row(
         ("class_config.names: class 1…empty…",),
         {"classes": {"names": ["field", ""]}},

@@ -150,16 +150,6 @@ def test_a_run_that_is_there(name: str, table: Bench, done: Prepared) -> None:
     assert contents(run) == {k: v for k, v in before.items() if k.split("/")[0] not in forgotten}
 
 
-@pytest.mark.slow
-def test_an_empty_class_is_a_warning(table: Bench, tmp_path: Path) -> None:
-    data = table.scenes("empty-class")
-    spoil.one_class(data)
-    project = table.project("empty-class", {"raw_uri": str(data)})
-    found = table.run(project, "run", "tiny", "--root-uri", str(tmp_path / "runs"))
-    assert found.code == 0, found.text
-    assert re.search(r"^warning: .*house \(1\) .*training$", found.text, re.MULTILINE)
-
-
 def test_weights_that_cannot_be_downloaded(table: Bench, tmp_path: Path) -> None:
     project = table.project("pretrained", {"model": {"pretrained": True}})
     words = ["--root-uri", str(tmp_path / "runs")]

@@ -99,10 +99,10 @@ def test_labels_that_cannot_be_read(own_cells: Path) -> None:
     )
 
 
-def test_a_class_that_no_chip_has(own_cells: Path) -> None:
+def test_chips_of_one_class_alone(own_cells: Path) -> None:
     for name in ("train_a", "train_b"):
         cell_scenes.write_cells(own_cells / f"cells_{name}.json", truth(name) * 0)
-    check_lines(said(config_of(own_cells)), ["warning: …house (1)…training"])
+    check_lines(said(config_of(own_cells)), ["…one class to learn, class field (0)…"])
 
 
 def test_the_backend_of_another_task(cell_data: Path, config: SemanticSegmentationConfig) -> None:

@@ -75,6 +75,15 @@ def test_labels_hold_two_classes(
     check_lines(found, [f"{one}…" for one in wanted])
 
 
+@pytest.mark.parametrize(("sampled", "where"), [(False, "in training"), (True, "looked at")])
+def test_a_class_without_labels_is_a_warning(sampled: bool, where: str) -> None:
+    labels = counts(names=["a", "b", "c"])
+    labels.add("train", np.array([5, 5, 0, 0]), sampled=sampled)
+    errors, warnings = labels.check()
+    assert errors == []
+    check_lines(warnings, [f"class c (2)…{where}"])
+
+
 def test_one_class_of_objects_is_enough() -> None:
     labels = counts(objects=True, names=["car"])
     labels.add("train", np.array([3]), sampled=False)

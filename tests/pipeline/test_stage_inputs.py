@@ -255,18 +255,3 @@ def test_all_mistakes_at_once(server: StageServer, tiny_data: Path, tmp_path: Pa
         "train scene train_b",
         "label of validation scene val_a",
     ]
-
-
-def test_a_class_that_occurs_nowhere_is_a_warning(
-    server: StageServer, tiny_data: Path, tmp_path: Path
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(tiny_data, data)
-    for name in ("train_a", "train_b"):
-        _label(data, np.zeros((192, 192)), name)
-    plan = make_plan(tmp_path / "root", data)
-    write_run_json(plan)
-    launcher = ForkLauncher(plan, server, tmp_path / "logs")
-    assert launcher.run_one("configure") == 0
-    log = (launcher.logs / "configure-0.txt").read_text()
-    assert says(log, "…house (1)…training…")

@@ -77,9 +77,7 @@ class LabelCounts:
         if len(found) >= self._needed:
             return
         if set(found) <= {self._null}:
-            what = "no training label has any class that is trained and scored"
-            if self._null is not None:
-                what = "no training label has any class but the null class"
+            what = "no training label has any class but the null class"
             fix = "look at the label files and at the class config's names and colors"
             yield InputError(what, fix=fix)
             return
