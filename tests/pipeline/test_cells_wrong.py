@@ -69,11 +69,11 @@ def test_cells_outside_of_the_area_of_interest_are_not_scored(own_cells: Path) -
     [
         (
             lambda ids: np.where(ids == 1, 7, ids),
-            "train scene train_a: …ids 7, …class config…0 to 1; …class_id",
+            "label of train scene train_a: {own}/cells_train_a.json…ids…7; …0 to 1; …class_id",
         ),
         (
             lambda ids: np.pad(ids[:1, :1], ((40, 0), (40, 0)), constant_values=-1),
-            "train scene train_a: none…chips…label; …ioa_thresh…background_class_id",
+            "train scene train_a: {own}/cells_train_a.json…another place…192 x 192 pixels…; …",
         ),
         (
             lambda ids: ids * 0 - 1,

@@ -26,7 +26,7 @@ from rastervision.core.data import (
 from rastervision.core.data import scene as scene_module
 from rastervision.core.data.label_source import chip_classification_label_source as cell_labels
 from rastervision.core.evaluation import SemanticSegmentationEvaluator
-from rastervision.kubernetes import corners, gdal
+from rastervision.kubernetes import corners, gdal, vector_places
 from rastervision.kubernetes.places import place_by_pixels
 
 from rvk8s.contract import Env
@@ -38,6 +38,7 @@ def install() -> None:
     """Wrap Raster Vision's functions."""
     silence_georeference_warnings()
     corners.install()
+    vector_places.install()
     _read_predictions_whole()
     _mask_in_pixels_of_the_crop()
     _give_labels_the_size_of_images()

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window
 from rastervision.core.data import (
-    ChipClassificationLabelSourceConfig,
-    ClassInferenceTransformerConfig,
-    GeoJSONVectorSourceConfig,
-    LabelSourceConfig,
     RasterioSourceConfig,
     RasterSourceConfig,
-    SemanticSegmentationLabelSourceConfig,
 )
 from rastervision.core.data.utils.rasterio import get_aws_session
-from rastervision.kubernetes.failures import one_line
 from rastervision.pipeline.file_system import NotReadableError, download_if_needed
 
 from rvk8s import storage
@@ -38,28 +30,6 @@ def check_files(source: RasterSourceConfig, where: str) -> list[InputError]:
     return _each(source.uris, lambda uri: _check_file(uri, source, where))
 
 
-def check_polygons(
-    label: LabelSourceConfig | None, classes: Sequence[str], where: str
-) -> list[InputError]:
-    """Open every file of polygons that labels are made of; what is wrong with each.
-
-    Args:
-        classes: names of the classes that there are.
-
-    Raises:
-        StorageUnavailable: the storage that holds them does not answer.
-    """
-    if isinstance(label, SemanticSegmentationLabelSourceConfig):
-        label = label.raster_source
-    vectors = getattr(label, "vector_source", None)
-    if not isinstance(vectors, GeoJSONVectorSourceConfig):
-        return []
-    # Raster Vision reads cells from a file only where it has one; all else may be background.
-    of_cells = isinstance(label, ChipClassificationLabelSourceConfig)
-    strangers = partial(_unknown_names, source=vectors, classes=classes)
-    return _each(vectors.uris, lambda uri: _check_polygons(uri, where, of_cells, strangers))
-
-
 def _each(uris: str | list[str], check: Callable[[str], None]) -> list[InputError]:
     errors: list[InputError] = []
     for uri in [uris] if isinstance(uris, str) else uris:
@@ -70,55 +40,9 @@ def _each(uris: str | list[str], check: Callable[[str], None]) -> list[InputErro
     return errors
 
 
-def _check_polygons(
-    uri: str, where: str, of_cells: bool, strangers: Callable[[Any], list[str]]
-) -> None:
-    import geopandas
-
-    path = _local(uri, where)
-    try:
-        found = geopandas.read_file(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        text = one_line(error).partition(": ")[2].replace(path, uri)
-        fix = "is it complete, and GeoJSON? write it again"
-        raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
-    if of_cells and not len(found):
-        fix = "leave the scene out, or write its labels"
-        raise InputError(f"{uri} holds no feature", where=where, fix=fix)
-    if names := strangers(found):
-        listed = ", ".join(repr(name) for name in names[:5]) + (", ..." if names[5:] else "")
-        fix = "name them in the class config, or map them with a ClassInferenceTransformer"
-        raise InputError(f"{uri} names classes that there are not: {listed}", where=where, fix=fix)
-
-
-def _unknown_names(
-    found: Any, source: GeoJSONVectorSourceConfig, classes: Sequence[str]
-) -> list[str]:
-    """Names of classes in a table of features that Raster Vision would take for none.
-
-    It looks at class_id, then at class_name, then at label (ClassInferenceTransformer); features of
-    which nothing is known are left out without a word.
-    """
-    infer = [t for t in source.transformers if isinstance(t, ClassInferenceTransformerConfig)]
-    if any(t.class_id_to_filter or t.default_class_id is not None for t in infer):
-        return []
-    mapped = {old for t in infer for old in t.class_name_mapping or {}}
-    names: set[str] = set()
-    for feature in found.drop(columns="geometry").to_dict("records"):
-        if _given(feature.get("class_id")) is None:
-            name = _given(feature.get("class_name")) or _given(feature.get("label"))
-            names.update([] if name is None else [str(name)])
-    return sorted(names - mapped - set(classes))
-
-
-def _given(value: Any) -> Any:
-    """A table's value, None where there is none."""
-    return None if value is None or value != value else value  # NaN is unlike itself
-
-
 def _check_file(uri: str, source: RasterioSourceConfig, where: str) -> None:
     stream = source.allow_streaming and storage.is_s3(uri)
-    path = uri if stream else _local(uri, where)
+    path = uri if stream else local_file(uri, where)
     try:
         with (
             rasterio.Env(session=get_aws_session() if stream else None),
@@ -141,7 +65,7 @@ def _check_file(uri: str, source: RasterioSourceConfig, where: str) -> None:
         raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
 
 
-def _local(uri: str, where: str) -> str:
+def local_file(uri: str, where: str) -> str:
     """The path of a file; a remote one is downloaded to Raster Vision's cache.
 
     Raises:

@@ -40,7 +40,7 @@ from rastervision.kubernetes.cells import (
     check_scored,
 )
 from rastervision.kubernetes.failures import explain, one_line
-from rastervision.kubernetes.input_files import check_files, check_polygons
+from rastervision.kubernetes.input_files import check_files
 from rastervision.kubernetes.label_checks import LabelCounts, shared_scenes
 from rastervision.kubernetes.name_checks import check_names
 from rastervision.kubernetes.nodata import misread, replaced
@@ -55,6 +55,8 @@ from rastervision.kubernetes.option_checks import (
 from rastervision.kubernetes.places import check_area, compare_places, parts
 from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
+from rastervision.kubernetes.vector_places import check_vector_places
+from rastervision.kubernetes.vectors import check_areas, check_vectors
 from shapely.ops import unary_union
 
 from rvk8s.errors import InputError, Rvk8sError, StorageUnavailable
@@ -185,7 +187,10 @@ class _Checker:
             what = f"has no label_source for {of_task.task}"
             self.errors.append(InputError(what, where=where, fix=fix))
         else:
-            self.errors += check_polygons(label, self.classes.names, f"label of {where}")
+            errors, warnings = check_vectors(label, self.classes, f"label of {where}")
+            self.errors += errors
+            self.warnings += warnings
+        self.errors += check_areas(scene.aoi_uris, f"area of interest of {where}")
         if len(self.errors) > before:
             return
         try:
@@ -196,6 +201,7 @@ class _Checker:
                 self._check_format(built, group)
             if in_files and compare_places(built, where):
                 self.without_crs.append(where)
+            self.warnings += check_vector_places(built, scene, where)
             check_area(built, scene.aoi_uris or (), where)
             self._check_pixels(built, where)
             of_cells = isinstance(label, ChipClassificationLabelSourceConfig)
