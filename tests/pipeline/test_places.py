@@ -16,6 +16,7 @@ from placed import (
     SIDE,
     WIDTH,
     areas,
+    checker_of,
     image_of,
     labels_of,
     said,
@@ -88,7 +89,7 @@ def test_sources_that_transformers_give_one_pixel_type(tmp_path: Path) -> None:
         assert said(scene(MultiRasterSourceConfig(raster_sources=parts), label)) == []
     assert stats[0].stats_uri, "the check changes no config"
     # The analyze stage, where there is one, reads them without transformers.
-    analyzing = inputs._Checker(CLASSES, analyze=True)
+    analyzing = checker_of(CLASSES, analyze=True)
     for parts in (floats, bytes_):
         analyzing.check_scene(
             scene(MultiRasterSourceConfig(raster_sources=parts), label), "train", None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from placed import CLASSES, HEIGHT, IMAGE, LEFT, SIDE, TOP, WIDTH, image_of, write
+from placed import CLASSES, HEIGHT, IMAGE, LEFT, SIDE, TOP, WIDTH, checker_of, image_of, write
 from pyproj import Transformer
 from rastervision.core.data import (
     BufferTransformerConfig,
@@ -23,7 +23,6 @@ from rastervision.core.data import (
     SceneConfig,
     SemanticSegmentationLabelSourceConfig,
 )
-from rastervision.kubernetes import inputs
 from said import check_lines
 
 Feature = dict[str, Any]
@@ -76,7 +75,7 @@ def of_objects(uri: str, **options: Any) -> LabelSourceConfig:
 
 
 def said(image: RasterioSourceConfig, label: LabelSourceConfig | None, area: Any = None) -> Any:
-    checker = inputs._Checker(CLASSES)
+    checker = checker_of(CLASSES)
     one = SceneConfig(id="one", raster_source=image, label_source=label, aoi_uris=area)
     checker.check_scene(one, "train", None)
     return [*map(str, checker.errors), *(f"warning: {line}" for line in checker.warnings)]

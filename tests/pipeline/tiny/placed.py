@@ -21,6 +21,7 @@ from rastervision.core.data import (
 )
 from rastervision.core.rv_pipeline import WindowSamplingConfig
 from rastervision.kubernetes import inputs
+from rastervision.kubernetes.label_checks import LabelCounts
 
 LEFT, TOP, SIDE = 366_000, 5_808_000, 0.5
 HEIGHT, WIDTH = 150, 190
@@ -59,8 +60,12 @@ def scene(image: RasterSourceConfig, label: str, area: str | None = None) -> Sce
     return SceneConfig(id="one", raster_source=image, label_source=source, aoi_uris=aoi_uris)
 
 
+def checker_of(classes: ClassConfig, *, analyze: bool = False) -> inputs._Checker:
+    return inputs._Checker(classes, LabelCounts(classes, of_objects=False, learns=False), analyze)
+
+
 def said(one: SceneConfig, sampling: WindowSamplingConfig | None = None) -> list[str]:
-    checker = inputs._Checker(CLASSES)
+    checker = checker_of(CLASSES)
     checker.check_scene(one, "train", sampling)
     return [str(error) for error in checker.errors]
 
