@@ -34,8 +34,8 @@ COMMANDS = {
     "status": ("runs", "Show how a run is doing."),
     "logs": ("runs", "Show what the stages of a run wrote."),
     "wait": ("control", "Wait until a run has come to a point."),
-    "cancel": ("control", "Stop a run on a cluster."),
-    "delete": ("control", "Remove a run's objects from the cluster."),
+    "cancel": ("control", "Stop a run."),
+    "delete": ("control", "Remove a run."),
 }
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from rvk8s.commands.local_control import (
+    all_or_none,
+    cancel_here,
+    confirm,
+    delete_here,
+    local_runs,
+)
 from rvk8s.commands.options import Duration, runs_argument
 from rvk8s.commands.run import raise_failures
 from rvk8s.commands.where import cluster_place, file_option, find_places, root_uri_option
-from rvk8s.contract import ExitCode
 from rvk8s.streams import tell
 
 if TYPE_CHECKING:
@@ -21,35 +26,6 @@ if TYPE_CHECKING:
     from rvk8s.errors import Rvk8sError
     from rvk8s.runs.cluster_runs import ClusterRun
     from rvk8s.runs.control import ToDelete
-    from rvk8s.runs.status import RunStatus
-
-_Found = TypeVar("_Found", "ClusterRun", "RunStatus", "ToDelete")
-
-
-def confirm(question: str) -> None:
-    """Ask on stderr; goes on where the answer is yes.
-
-    Raises:
-        Exit: it is no; says that nothing was done.
-        InputError: nobody answers: stdin is no terminal, and at its end.
-        Interrupted: Ctrl-C or Ctrl-D.
-    """
-    from rvk8s.errors import InputError, Interrupted
-
-    fix = "give --yes to go on without a question"
-    silent = InputError("nothing was done: stdin has no answer", fix=fix)
-    if sys.stdin is None:  # closed
-        raise silent
-    try:
-        answer = click.confirm(question, err=True)
-    except click.Abort:
-        tell("", err=True)  # the question's line has no end yet
-        if not sys.stdin.isatty():
-            raise silent from None
-        raise Interrupted("nothing was done: interrupted") from None
-    if not answer:
-        tell("nothing was done", err=True)
-        raise click.exceptions.Exit(ExitCode.FAILED)
 
 
 @click.command("wait")
@@ -78,7 +54,7 @@ def wait_command(runs: tuple[str, ...], target: str, timeout: float | None, **wh
 
     reached, began = follow.condition(target), time.monotonic()
     places = find_places(**where)
-    found = _all_or_none(lambda run: places.find(run)[0], runs)
+    found = all_or_none(lambda run: places.find(run)[0], runs)
     failures: list[tuple[str, Rvk8sError]] = []
     for run_id in [one.run_id for one in found]:
         try:
@@ -92,18 +68,23 @@ def wait_command(runs: tuple[str, ...], target: str, timeout: float | None, **wh
 @click.command("cancel")
 @runs_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask where RUN is the beginning of an id.")
+@root_uri_option
 @file_option
 @cluster_place
 def cancel_command(runs: tuple[str, ...], yes: bool, **where: Any) -> None:
-    """Stop each RUN on its cluster; finished stages stay finished.
+    """Stop each RUN on its cluster, or on this machine; finished stages stay finished.
 
-    `rvk8s submit ... --run-id RUN` goes on with it. Where one of several is not there or has ended,
-    none is stopped.
+    `rvk8s submit ... --run-id RUN`, or `rvk8s run` with it, goes on. Where one of several is not
+    there or has ended, none is stopped.
     """
     from rvk8s.errors import Rvk8sError
     from rvk8s.runs import cluster_runs, control
 
-    places = find_places(None, on_cluster=True, **where)
+    here = local_runs(runs, where)
+    if here is not None:
+        cancel_here(here, runs, yes)
+        return
+    places = find_places(on_cluster=True, **where)
     cluster = places.cluster
     assert cluster is not None
 
@@ -114,7 +95,7 @@ def cancel_command(runs: tuple[str, ...], yes: bool, **where: Any) -> None:
         control.check_cancellable(found)
         return found
 
-    found = _all_or_none(look, runs)
+    found = all_or_none(look, runs)
     ids = [one.run_id for one in found]
     if not yes and set(ids) - set(runs):
         confirm(f"Stop {', '.join(ids)}?")
@@ -150,15 +131,19 @@ def cancel_command(runs: tuple[str, ...], yes: bool, **where: Any) -> None:
 def delete_command(runs: tuple[str, ...], results: bool, yes: bool, **where: Any) -> None:
     """Remove the objects of each RUN from the cluster, and end it if it is running.
 
-    What it has written stays in the storage, unless --results is given. Where one of several is not
-    there, nothing is removed.
+    What it has written stays in the storage, unless --results is given; a run of this machine has
+    nothing else. Where one of several is not there, nothing is removed.
     """
     from rvk8s.runs import control
 
+    here = local_runs(runs, where)
+    if here is not None:
+        delete_here(here, results, yes)
+        return
     places = find_places(on_cluster=True, **where)
     cluster = places.cluster
     assert cluster is not None
-    found = _all_or_none(lambda run: control.to_delete(places, cluster, run, results), runs)
+    found = all_or_none(lambda run: control.to_delete(places, cluster, run, results), runs)
     ids = [one.run_id for one in found]
     if results and not yes:
         folders = ", ".join(one.folder for one in found)
@@ -211,24 +196,3 @@ def _delete_all(
             again = shlex.join(["rvk8s", "delete", one.run_id, "--results", *where])
             tell(f"{one.folder} is left; to delete it: `{again}`", err=True)
     return failures
-
-
-def _all_or_none(look: Callable[[str], _Found], runs: Sequence[str]) -> list[_Found]:
-    """What is found of several runs, each once.
-
-    Raises:
-        InputErrors, InputError: what is wrong with some of them.
-    """
-    from rvk8s.errors import InputError, InputErrors
-
-    found: dict[str, _Found] = {}
-    wrong: dict[str, InputError] = {}
-    for run in runs:
-        try:
-            one = look(run)
-            found.setdefault(one.run_id, one)
-        except InputError as error:
-            wrong.setdefault(str(error), error)
-    if wrong:
-        raise InputErrors(list(wrong.values())) if len(wrong) > 1 else next(iter(wrong.values()))
-    return list(found.values())

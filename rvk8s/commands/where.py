@@ -78,7 +78,7 @@ cluster_place = all_of(
 )
 
 
-def _root_uri(given: str | None, file: str | None) -> str:
+def root_uri_of(given: str | None, file: str | None) -> str:
     """--root-uri, else the rootUri of rvk8s.yaml; absolute."""
     from rvk8s import project
     from rvk8s.errors import InputError
@@ -124,9 +124,9 @@ def find_places(
         path = Path(file) if file else project.find()
         namespace = project.namespace_of(path)
         on_cluster = namespace is not None
-        found = project.root_uri_of(path) if on_cluster else _root_uri(None, file)
+        found = project.root_uri_of(path) if on_cluster else root_uri_of(None, file)
     else:
-        found = None if root_uri is None else _root_uri(root_uri, file)
+        found = None if root_uri is None else root_uri_of(root_uri, file)
         if on_cluster and namespace is None:
             namespace = _file_namespace(file)
     guess = not on_cluster and storage.is_s3(found or "") and is_there()

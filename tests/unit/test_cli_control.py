@@ -15,7 +15,7 @@ from said import says
 from rvk8s.cli import rvk8s
 from rvk8s.cluster import Object, objects
 from rvk8s.commands import control as commands
-from rvk8s.commands.control import confirm
+from rvk8s.commands.local_control import confirm
 from rvk8s.errors import ClusterUnavailable, InputError, Interrupted
 from rvk8s.runs import cluster_runs, control
 from rvk8s.runs.cluster_runs import ClusterRun
@@ -83,6 +83,7 @@ class Several:
 def invoke(cluster: Several, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
     places = SimpleNamespace(cluster=cluster, root_uri=None)
     monkeypatch.setattr(commands, "find_places", lambda *_, **__: places)
+    monkeypatch.setattr(commands, "local_runs", lambda runs, where: None)
     monkeypatch.setattr(cluster_runs, "find", cluster.find)
     return CliRunner().invoke(rvk8s, words)
 

@@ -65,7 +65,7 @@ FROZEN = {
         *WHERE,
     ],
     "wait": ["RUN...", "--for WHAT", "--timeout TIME", *RUNS],
-    "cancel": ["RUN...", "-y/--yes", "-f/--file FILE", *WHERE],
+    "cancel": ["RUN...", "-y/--yes", *RUNS],
     "delete": ["RUN...", "--results", "-y/--yes", *RUNS],
 }
 
