@@ -144,8 +144,10 @@ def check_form(value: Mapping[str, Any], where: str) -> None:
     _check(plan, "plan.", where, _PLAN, _PLAN_LATER)
     for number, stage in enumerate(plan["stages"]):
         _check(stage, f"plan.stages[{number}].", where, _PLAN_STAGE, _PLAN_STAGE_LATER)
-    names = [stage["name"] for stage in plan["stages"]]
-    if names != [stage["name"] for stage in value["stages"]] or not names:
+    planned, recorded = (
+        [stage["name"] for stage in stages] for stages in (plan["stages"], value["stages"])
+    )
+    if recorded and recorded != planned:
         raise InputError("its stages are not those of its plan", where=where, fix=_DAMAGED)
 
 

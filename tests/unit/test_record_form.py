@@ -82,7 +82,10 @@ FORMS = {
     "seconds as a text": (_changed("stages", 1, "seconds", value="4"), "stages[1].seconds is"),
     "endless splits": (_changed("stages", 1, "splits", value=10**9), "stages[1].splits is"),
     "no splits": (_changed("plan", "stages", 1, "splits", value=0), "plan.stages[1].splits is"),
-    "stages of another plan": (_changed("stages", value=[]), "stages are not"),
+    "stages of another plan": (
+        lambda document: document["stages"].reverse(),
+        "stages are not",
+    ),
     "a key less": (lambda document: document["plan"].pop("args"), "no plan.args"),
 }
 TEXTS = {
