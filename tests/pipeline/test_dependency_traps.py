@@ -151,3 +151,31 @@ def test_albumentations_does_not_ask_the_network() -> None:
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
     )
     assert done.stdout == "0\n"
+
+
+@pytest.mark.parametrize("crs", [31468, 27700, 4267])
+@pytest.mark.parametrize("given", [None, "ON", "OFF"])
+def test_stages_transform_without_the_network(crs: int, given: str | None) -> None:
+    """With PROJ_NETWORK=ON, as conda sets it, and no internet PROJ gives infinity for these."""
+    code = (
+        "from rastervision.kubernetes import stage; stage._set_environment();"
+        f"import pyproj; crs = pyproj.CRS({crs});"
+        "west, south, east, north = crs.area_of_use.bounds;"
+        "to = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform;"
+        "x, y = to((west + east) / 2, (south + north) / 2); print(abs(x) + abs(y) < 1e8)"
+    )
+    environ = {k: v for k, v in os.environ.items() if k != "PROJ_NETWORK"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environ, **({"PROJ_NETWORK": given} if given else {})},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True\n"
+
+
+def test_the_images_of_stages_keep_proj_off_the_network() -> None:
+    dockerfile = (Path(__file__).parents[2] / "docker" / "Dockerfile").read_text()
+    stage = dockerfile.partition("FROM base AS stage")[2]
+    assert "PROJ_NETWORK=OFF" in stage

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyproj.network
 from rasterio.transform import from_origin
 from rastervision.core.box import Box
 from rastervision.core.data import RasterioCRSTransformer, utils
@@ -98,9 +99,16 @@ def _finite(transformer: Any, found: tuple[Any, Any], given: tuple[Any, Any]) ->
         raise InputError(
             f"the coordinates {at} have no finite place between the image's CRS and "
             f"{transformer.map_crs}",
-            fix="look at the CRS of the image and at the coordinates of what lies on it",
+            fix=mend_endless("look at the CRS of the image and at what lies on it"),
         )
     return (x, y) if x.ndim else (float(x), float(y))
+
+
+def mend_endless(fix: str) -> str:
+    """Return what to do about coordinates that are not finite."""
+    if not pyproj.network.is_network_enabled():
+        return fix
+    return "set PROJ_NETWORK=OFF: with ON, PROJ needs the internet for many a CRS"
 
 
 def _round_boxes_to_the_nearest() -> None:

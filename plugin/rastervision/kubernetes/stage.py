@@ -373,6 +373,9 @@ def _set_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     os.environ.setdefault("MPLBACKEND", "Agg")
+    # conda turns it on. Without a way to the internet PROJ gives infinity then for EPSG:31468 and
+    # others that have grids there; and the same run would have other places in other pods.
+    os.environ["PROJ_NETWORK"] = "OFF"
     if not sys.stderr.isatty():
         # Progress bars would fill the log; progress.json has the numbers.
         os.environ.setdefault("TQDM_DISABLE", "1")

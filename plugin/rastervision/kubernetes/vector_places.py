@@ -158,4 +158,4 @@ def _refuse_endless(found: geopandas.GeoDataFrame, transformer: CRSTransformer, 
     fix = "write longitudes and latitudes, or name the file's CRS in it"
     if (np.abs(at[lost]) <= (90, 180)).all():
         fix = f"latitude and longitude are swapped: {_SWAPPED}"
-    raise InputError(what, fix=fix)
+    raise InputError(what, fix=corners.mend_endless(fix))
