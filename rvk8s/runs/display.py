@@ -181,7 +181,8 @@ class LiveTable:
         self._record = record
 
     def render(self) -> Group:
-        head = Text(f"{self._plan.run_id}  {self._plan.run_uri}", style="bold", overflow="fold")
+        # The id on a line of its own, which 80 columns always have room for.
+        head = Text(f"{self._plan.run_id}\n{self._plan.run_uri}", style="bold", overflow="fold")
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
