@@ -15,8 +15,8 @@ from cluster.controlplane import ControlPlane
 from s3server import S3Server
 
 from rvk8s import storage
-from rvk8s.contract import DRIVER, State, now
-from rvk8s.plan import Plan
+from rvk8s.contract import DRIVER, STAGES, State, now
+from rvk8s.plan import Plan, Stage
 from rvk8s.runs.record import RunRecord
 
 __all__ = ["client"]
@@ -189,7 +189,8 @@ def test_where_no_namespace_is_named_the_kubeconfig_s_is_asked(
 
 def stored(root: str, run_id: str, state: State = State.FAILED) -> Plan:
     """A run as the storage has it: it failed, or goes on under another driver."""
-    plan = Plan(run_id, "one", "one.py", "/p", {}, root, (), created="2026-11-23T10:10:10Z")
+    stages = tuple(Stage(name, splits=2 if name == "chip" else 1) for name in STAGES)
+    plan = Plan(run_id, "one", "one.py", "/p", {}, root, stages, created="2026-11-23T10:10:10Z")
     record = RunRecord.of_plan(plan, "kubernetes")
     record.state, record.driver = state, "job-of-another-namespace"
     storage.write_json(plan.layout.run_json, record.to_dict())
