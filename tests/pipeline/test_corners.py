@@ -52,6 +52,9 @@ PLACES = {
     "turned": ("EPSG:32633", Affine(0.4, 0.3, 366_000, 0.3, -0.4, 5_808_000)),
     "degrees": ("EPSG:4326", Affine(1e-5, 0, 13.4, 0, -2e-5, 52.5)),
     "mercator": ("EPSG:3857", Affine(1.2, 0, 1_490_000, 0, -1.2, 6_890_000)),
+    "datum of Bessel": ("EPSG:31468", Affine(0.2, 0, 4_468_000, 0, -0.2, 5_333_000)),
+    "datum of Airy": ("EPSG:27700", Affine(0.25, 0, 400_000, 0, -0.3, 300_000)),
+    "datum of Switzerland": ("EPSG:2056", Affine(0.1, 0, 2_600_000, 0, -0.1, 1_200_000)),
     "no CRS": (None, Affine(0.5, 0, 1000, 0, -0.7, 2000)),
     "no place": (None, Affine.identity()),
 }
@@ -112,10 +115,14 @@ def in_pixels(place: str, image: RasterioSourceConfig, uri: str | Path) -> list[
 
     crs, at = PLACES[place]
     back = pyproj.Transformer.from_crs(4326, crs or 4326, always_xy=True).transform
+    there = pyproj.Transformer.from_crs(crs or 4326, 4326, always_xy=True).transform
     inverse = ~at
 
     def point(x: Any, y: Any) -> Any:
-        x, y = back(np.asarray(x), np.asarray(y)) if crs else (np.asarray(x), np.asarray(y))
+        x, y = np.asarray(x), np.asarray(y)
+        if crs:
+            first = np.array(back(x, y))
+            x, y = 2 * first - back(*there(*first))  # PROJ's own way back is off by a millimetre
         at_c, at_f = x - at.c, y - at.f
         return (inverse.a * at_c + inverse.b * at_f, inverse.d * at_c + inverse.e * at_f)
 
