@@ -311,7 +311,8 @@ def _python_files(folder: Path, module: str) -> list[str]:
         near = near.parent
     namesakes = (path for path in near.glob("*/*.py") if path.name == Path(module).name)
     found = [*near.glob("*.py"), *namesakes]
-    return sorted(os.path.relpath(path, folder) for path in found)
+    files = (path for path in found if path.is_file() and not path.name.startswith("."))
+    return sorted(os.path.relpath(path, folder) for path in files)
 
 
 def _below(module: str, folder: Path) -> str:

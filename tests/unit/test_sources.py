@@ -177,3 +177,11 @@ def test_what_may_surprise_is_named(tmp_path: Path) -> None:
         "exp/my_secrets.py …secret…",
     ]
     check_lines(found.notes, wanted)
+
+
+def test_a_pipe_is_no_module_and_not_proposed(tmp_path: Path) -> None:
+    (tmp_path / "exp").mkdir()
+    os.mkfifo(tmp_path / "exp" / "one.py")
+    with pytest.raises(InputError) as refused:
+        made(tmp_path, "exp/one.py", {})
+    assert says(str(refused.value), "…no file exp/one.py…; give a path…")
