@@ -23,6 +23,7 @@ from placed import (
     scene,
     write,
 )
+from rasterio import Affine
 from rastervision.core.box import Box
 from rastervision.core.data import (
     CastTransformerConfig,
@@ -282,3 +283,16 @@ def test_prediction_windows_that_leave_gaps(
     except ValueError:
         fits = False
     assert fits == (message is None)
+
+
+def test_images_and_labels_that_are_turned(tmp_path: Path) -> None:
+    """rasterio reads their windows from another place."""
+    turned = Affine(0.4, 0.3, 366_000, 0.3, -0.4, 5_808_000)
+    image = RasterioSourceConfig(uris=write(tmp_path / "turned.tif", IMAGE, transform=turned))
+    label = write(tmp_path / "turned-label.tif", LABEL[None], transform=turned)
+    lines = said(scene(image, label))
+    assert len(lines) == 2
+    assert all("is rotated" in line and "gdalwarp" in line for line in lines)
+    exact = Affine(0.5, 1e-9, 366_000, 1e-9, -0.5, 5_808_000)
+    image = RasterioSourceConfig(uris=write(tmp_path / "image.tif", IMAGE, transform=exact))
+    assert said(scene(image, write(tmp_path / "label.tif", LABEL[None], transform=exact))) == []

@@ -48,6 +48,7 @@ def _check_file(uri: str, source: RasterioSourceConfig, where: str) -> None:
             rasterio.Env(session=get_aws_session() if stream else None),
             rasterio.open(path) as image,
         ):
+            _check_upright(image, uri, where)
             count = image.count
             bands = source.channel_order or ()
             outside = [band for band in bands if not 0 <= band < count]
@@ -63,6 +64,16 @@ def _check_file(uri: str, source: RasterioSourceConfig, where: str) -> None:
         text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         fix = "is it complete, and a GeoTIFF? copy it again"
         raise InputError(f"{uri} cannot be read: {text}", where=where, fix=fix) from error
+
+
+def _check_upright(image: rasterio.DatasetReader, uri: str, where: str) -> None:
+    """Raise InputError for a turned image: rasterio reads windows of it from another place, if it
+    may read beyond the edges, as Raster Vision does (1.3.11: every pixel of a window was wrong)."""
+    at = image.transform
+    off = max(abs(at.b) * image.height, abs(at.d) * image.width)
+    if off > 0.01 * min(abs(at.a), abs(at.e)):
+        fix = "turn it north up, with gdalwarp for one"
+        raise InputError(f"{uri} is rotated, and windows would be misread", where=where, fix=fix)
 
 
 def local_file(uri: str, where: str) -> str:
