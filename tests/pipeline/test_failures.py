@@ -59,6 +59,64 @@ def test_known(error: BaseException, code: int, text: str) -> None:
     assert says(str(found), f"…{text}…")
 
 
+_GONE = "DataLoader worker (pid(s) 7) exited unexpectedly"
+_SHM_FULL = "It is possible that dataloader's workers are out of shared memory. Please try"
+
+
+def _gone(cause: BaseException) -> Exception:
+    try:
+        raise RuntimeError(_GONE) from cause
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (
+            _gone(
+                RuntimeError(
+                    f"DataLoader worker (pid 7) is killed by signal: Bus error. {_SHM_FULL}"
+                )
+            ),
+            12,
+            "/dev/shm…shmPerGpu…data.num_workers",
+        ),
+        (
+            RuntimeError("unable to write to file </torch_7_1_0>: No space left on device (28)"),
+            12,
+            "/dev/shm",
+        ),
+        (RuntimeError("unable to allocate shared memory(shm) for file"), 12, "/dev/shm"),
+        (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), 12, "/dev/shm"),
+        (
+            RuntimeError("NCCL error: Error while creating shared memory segment /dev/shm/nccl-x"),
+            12,
+            "/dev/shm",
+        ),
+        (
+            _gone(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")),
+            12,
+            "killed…more memory…data.num_workers",
+        ),
+        (
+            _gone(
+                RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ")
+            ),
+            1,
+            "(Segmentation fault)…log",
+        ),
+        (_gone(TimeoutError()), 1, "has ended…log…data.num_workers 0"),
+        (RuntimeError("received 0 items of ancdata"), 1, "too many open files…ulimit"),
+    ],
+)
+def test_why_a_worker_of_the_loader_has_ended(error: BaseException, code: int, text: str) -> None:
+    found = explain(error, ("solver.batch_sz", 8))
+    assert found
+    assert found.exit_code == code
+    assert says(str(found), f"…{text}…")
+
+
 def test_out_of_memory_with_the_smallest_batch() -> None:
     found = explain(MemoryError(), ("solver.batch_sz", 1))
     assert found
@@ -70,6 +128,7 @@ def test_unknown_errors_stay_unknown() -> None:
     assert explain(RuntimeError("CUDA error: device-side assert triggered")) is None
     assert explain(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")) is None
     assert explain(KeyError("x"), ("solver.batch_sz", 8)) is None
+    assert explain(PermissionError(errno.EACCES, "Permission denied", "/dev/shm/x")) is None
 
 
 def _while_handling(first: BaseException, hidden: bool = False) -> Exception:

@@ -129,11 +129,25 @@ def _classifier(spec: ModelSpec, pretrained: bool) -> nn.Module:
         raise InputError(
             f"the pretrained weights of {spec.backbone} can't be downloaded: {e}",
             where="model.pretrained",
-            fix="set it to false, or model.pretrained_uri to a file that you have",
+            fix=_other_ways(spec.backbone),
         ) from e
     if dilate and basic:
         _dilate_basic_blocks(network)
     return network
+
+
+def _other_ways(backbone: str) -> str:
+    """How to train without a download; names the file that torchvision looks for."""
+    from torchvision.models import get_model_weights
+
+    ways = "set it to false (-a pretrained false, where get_config has that argument)"
+    default = getattr(get_model_weights(backbone), "DEFAULT", None)
+    if default is None:
+        return f"{ways}, or model.pretrained_uri to a file that you have"
+    place = f"{torch.hub.get_dir()}/checkpoints"
+    return (
+        f"{ways}, model.pretrained_uri to a file that you have, or put {default.url} into {place}"
+    )
 
 
 def _dilate_basic_blocks(network: nn.Module) -> None:

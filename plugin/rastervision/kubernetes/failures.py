@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rastervision.fastai_backend.out_of_memory import is_out_of_memory, of_gpu
+from rastervision.kubernetes.data_workers import explain_worker
 
 from rvk8s import storage
 from rvk8s.contract import Env, RunLayout, writer_of
@@ -43,6 +44,9 @@ def explain(error: BaseException, batch_size: tuple[str, int] | None = None) -> 
     for one in links:
         if isinstance(one, Rvk8sError):
             return one
+    # Before the others: of its reasons "exited unexpectedly" has none, and shm is no disk.
+    if worker := explain_worker(links):
+        return worker
     raised_from = list(chain(error, handled=False))
     for kind in (_memory, _gpu, _full, _storage, _unreadable):
         for one in links:

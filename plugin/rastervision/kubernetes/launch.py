@@ -187,7 +187,9 @@ def run(launch: Launch, stage: str, folder: Path) -> None:
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise Interrupted("interrupted") from None
-        raise Preempted("ended by SIGTERM; a restart goes on from here") from None
+        raise Preempted(
+            "ended by SIGTERM; a restart goes on from the last checkpoint, or anew without one"
+        ) from None
     except (RendezvousError, DistError) as error:
         what = " ".join(str(error).split())
         raise RanksLost(f"{launch.nodes} nodes did not find or lost each other: {what}") from error
@@ -247,7 +249,11 @@ def _failed(rank: int, failure: ProcessFailure, world_size: int, gpus: bool) -> 
         message += f"{timeout():.0f} s ({Env.RANKS_TIMEOUT}), or after a CUDA error: "
         message += "its log says which"
         return RankFailed(message, ExitCode.RETRYABLE, lost=True)
-    hint = " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
+    hints = {
+        signal.SIGKILL: " (out of memory?)",
+        signal.SIGBUS: " (out of shared memory, /dev/shm?)",
+    }
+    hint = next((hint for number, hint in hints.items() if failure.exitcode == -number), "")
     return RankFailed(message + hint, 128 - failure.exitcode)
 
 

@@ -291,7 +291,10 @@ def _known(
     # Whatever the error: in the middle of torch.save a signal ends as torch's complaint about half
     # a file, and others may make an error of their own of it.
     if signal.SIGTERM in signalled:
-        return Preempted("ended by SIGTERM; a restart goes on from here")
+        training = context is not None and context.stage == "train"
+        resumes = "goes on from the last checkpoint, or anew without one"
+        what = resumes if training else "goes on from here"
+        return Preempted(f"ended by SIGTERM; a restart {what}")
     if signalled or isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted")
     if launch.is_rank() and (lost := launch.lost(error)):
