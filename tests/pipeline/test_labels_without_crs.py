@@ -16,6 +16,7 @@ from placed import (
     LABEL,
     WIDTH,
     areas,
+    checker_of,
     image_of,
     labels_of,
     said,
@@ -24,7 +25,7 @@ from placed import (
 )
 from rastervision.core.data import RasterioSourceConfig
 from rastervision.core.rv_pipeline import WindowSamplingConfig
-from rastervision.kubernetes import corrections, inputs
+from rastervision.kubernetes import corrections
 
 from rvk8s.contract import Env
 
@@ -54,7 +55,7 @@ def test_labels_without_a_crs_lie_on_the_pixels(
     image = RasterioSourceConfig(uris=write(tmp_path / "image.tif", IMAGE, **place), bbox=bbox)
     plain = scene(image, write(tmp_path / "plain.tif", LABEL[None], **{"crs": None, **label}))
     known = scene(image, write(tmp_path / "known.tif", LABEL[None], **place))
-    checker = inputs._Checker(CLASSES)
+    checker = checker_of(CLASSES)
     for group in ("train", "validation", "test"):
         checker.check_scene(plain, group, None)
     checker.check_scene(known, "train", None)

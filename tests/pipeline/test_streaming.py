@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import scenes
+from placed import checker_of
 from rastervision.core.box import Box
 from rastervision.core.data import (
     ClassConfig,
@@ -24,7 +25,7 @@ from rastervision.core.data import (
 )
 from rastervision.core.rv_pipeline import SemanticSegmentationConfig, WindowSamplingConfig
 from rastervision.fastai_backend import FastaiSemanticSegmentationConfig
-from rastervision.kubernetes import gdal, inputs, streaming
+from rastervision.kubernetes import gdal, streaming
 from rastervision.kubernetes.failures import explain
 from s3server import S3Server
 from said import says
@@ -139,12 +140,11 @@ def test_what_is_read_again_or_by_forked_processes_is_downloaded(bucket: str, pr
 
 @pytest.mark.parametrize("layout", ["tiles", "strips"])
 def test_the_check_downloads_nothing(bucket: str, proxy: Proxy, layout: str) -> None:
-    checker = inputs._Checker(CLASSES)
+    checker = checker_of(CLASSES)
     one = scene(f"{bucket}/{layout}.tif", f"{bucket}/label.tif")
     checker.check_scene(one, "train", None)
     assert checker.errors == []
-    assert checker.seen is not None
-    assert checker.seen.all()
+    assert checker.labels._counts["train"].all()
     # A window of strips takes whole rows.
     most = {"tiles": 0.5, "strips": 0.9}[layout]
     assert proxy.received < most * 4 * SIZE * SIZE
@@ -158,7 +158,7 @@ def test_the_check_finds_what_is_wrong(bucket: str, proxy: Proxy, s3: S3Server) 
         ("missing", r"s3://imagery/missing\.tif .*not exist; .*URI"),
         ("cut", r"s3://imagery/cut\.tif cannot be read: .*; .*complete"),
     ):
-        checker = inputs._Checker(CLASSES)
+        checker = checker_of(CLASSES)
         checker.check_scene(scene(f"{bucket}/{name}.tif"), "train", None)
         (error,) = checker.errors
         assert re.search(message, str(error))
@@ -281,7 +281,7 @@ def test_a_server_that_goes_away(
         read(f"{bucket}/strips.tif", Box(0, 0, 64, 64), tmp_path)
     assert isinstance(explain(at_first.value), StorageUnavailable)
     with pytest.raises(StorageUnavailable):
-        inputs._Checker(CLASSES).check_scene(scene(f"{bucket}/strips.tif"), "train", None)
+        checker_of(CLASSES).check_scene(scene(f"{bucket}/strips.tif"), "train", None)
 
 
 @pytest.mark.parametrize(
