@@ -13,6 +13,7 @@ import warnings
 from functools import cache, wraps
 from typing import Any
 
+from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rastervision.core import predictor
 from rastervision.core.box import Box
@@ -20,6 +21,7 @@ from rastervision.core.data import (
     ChipClassificationLabelSourceConfig,
     ObjectDetectionGeoJSONStore,
     ObjectDetectionLabels,
+    RasterioCRSTransformer,
     RasterioSource,
     SemanticSegmentationLabelStore,
 )
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 def install() -> None:
     """Wrap Raster Vision's functions."""
     silence_georeference_warnings()
+    _place_on_local_grids()
     corners.install()
     vector_places.install()
     _read_predictions_whole()
@@ -55,6 +58,19 @@ def silence_georeference_warnings() -> None:
     on the pixels of their images.
     """
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+def _place_on_local_grids() -> None:
+    """A site's own grid (LOCAL_CS) has no longitudes: its coordinates are those of the map."""
+    init = RasterioCRSTransformer.__init__
+
+    @wraps(init)
+    def place(self: Any, transform: Any, image_crs: Any, *args: Any, **kwargs: Any) -> None:
+        if image_crs is not None and CRS(image_crs).type_name == "Engineering CRS":
+            args, kwargs = (), {**kwargs, "map_crs": image_crs}
+        init(self, transform, image_crs, *args, **kwargs)
+
+    RasterioCRSTransformer.__init__ = place  # type: ignore[method-assign]
 
 
 def _read_predictions_whole() -> None:

@@ -27,6 +27,11 @@ def check_files(source: RasterSourceConfig, where: str) -> list[InputError]:
     """
     if not isinstance(source, RasterioSourceConfig):
         return []
+    if not source.uris:
+        return [InputError("its source has no file", where=where, fix="give uris at least one")]
+    if source.channel_order is not None and not len(source.channel_order):
+        fix = "name its bands, counted from 0, or leave it out"
+        return [InputError("its channel_order is empty", where=where, fix=fix)]
     return _each(source.uris, lambda uri: _check_file(uri, source, where))
 
 

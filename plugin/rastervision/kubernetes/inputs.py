@@ -42,7 +42,7 @@ from rastervision.kubernetes.cells import (
 from rastervision.kubernetes.failures import explain, one_line
 from rastervision.kubernetes.input_files import check_files
 from rastervision.kubernetes.label_checks import LabelCounts, shared_scenes
-from rastervision.kubernetes.name_checks import check_names
+from rastervision.kubernetes.name_checks import check_colors, check_names
 from rastervision.kubernetes.nodata import misread, replaced
 from rastervision.kubernetes.objects import boxes_by_class, check_object_windows
 from rastervision.kubernetes.option_checks import (
@@ -52,6 +52,7 @@ from rastervision.kubernetes.option_checks import (
     check_sampling,
     sampling_of,
 )
+from rastervision.kubernetes.pixel_checks import check_image_pixels, check_label_source
 from rastervision.kubernetes.places import check_area, compare_places, parts
 from rastervision.kubernetes.streaming import check as check_streaming
 from rastervision.kubernetes.streaming import raster_sources, streamed_for_check
@@ -90,6 +91,8 @@ def check(
     if not isinstance(config, RVPipelineConfig):
         return [], []
     dataset = config.dataset
+    if errors := check_colors(dataset.class_config):
+        return errors, []  # nothing can be built with them
     options = [*check_names(dataset), *check_backend(config, gpus, ranks)]
     if commands is None:
         commands = config.backend.filter_commands(["analyze", "chip", "train", "predict", "eval"])
@@ -109,7 +112,7 @@ def check(
         learns=learns,
     )
     analyze = bool(config.analyzers) and "analyze" in commands
-    checker = _Checker(dataset.class_config, labels, analyze)
+    checker = _Checker(dataset.class_config, labels, analyze=analyze)
     if learns:
         checker.labelled = backend_of_task(config)
     if ours is not None:
@@ -147,7 +150,9 @@ class _Checker:
         analyze: scenes will be analyzed, for which Raster Vision opens them without transformers.
     """
 
-    def __init__(self, classes: ClassConfig, labels: LabelCounts, analyze: bool = False):
+    def __init__(
+        self, classes: ClassConfig, labels: LabelCounts | None = None, *, analyze: bool = False
+    ):
         self.classes, self.analyze = classes, analyze
         #: Says which labels the task has, if something will chip or train.
         self.labelled: type[FastaiConfig] | None = None
@@ -161,7 +166,7 @@ class _Checker:
         self.format: _Format | None = None
         self.errors: list[InputError] = []
         self.warnings: list[str] = []
-        self.labels = labels
+        self.labels = labels or LabelCounts(classes, of_objects=False, learns=False)
         #: Scenes whose labels have no CRS, and are taken to lie on the pixels of their images.
         self.without_crs: list[str] = []
 
@@ -242,16 +247,15 @@ class _Checker:
         common_format([self.format, found])
 
     def _check_pixels(self, scene: Scene, where: str) -> None:
-        """Raises no error for a scene that has pixels in any of its files."""
-        for source in parts(scene.raster_source):
+        """Add an error for a scene that has no pixels in any of its files, or pixels of no data
+        that nothing says to be so."""
+        sources = list(parts(scene.raster_source))
+        for source in sources:
             source.raster_transformers = []
-            if any(source[window].any() for window in _spread(source.extent)):
-                return
-        if not any(
-            source[window].any()
-            for source in parts(scene.raster_source)
-            for window in _tiles(source.extent)
-        ):
+            self.errors += check_image_pixels(source, _spread(source.extent), where)
+        if any(source[window].any() for source in sources for window in _spread(source.extent)):
+            return
+        if not any(source[window].any() for source in sources for window in _tiles(source.extent)):
             fix = "leave the scene out, or look at the file and its channel_order"
             self.errors.append(InputError("all its pixels are nodata (0)", where=where, fix=fix))
 
@@ -281,6 +285,7 @@ class _Checker:
         others: set[int] = set()
         source, read_as = scene.label_source.raster_source, set[int]()
         windows = _spread(scene.extent)
+        check_label_source(scene, windows, where)
         area = None
         if scene.aoi_polygons_bbox_coords and within_aoi:
             # Windows lie in it: pixels that its edge crosses are in none.

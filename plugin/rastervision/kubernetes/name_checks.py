@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from PIL import ImageColor
+
 from rvk8s.errors import InputError
 from rvk8s.names import fault_of_name
 
 if TYPE_CHECKING:
-    from rastervision.core.data import DatasetConfig
+    from rastervision.core.data import ClassConfig, DatasetConfig
 
 
 def check_names(dataset: DatasetConfig) -> list[InputError]:
@@ -39,6 +41,22 @@ def check_names(dataset: DatasetConfig) -> list[InputError]:
         if fault:
             what, fix = fault
             errors.append(InputError(what, where=where, fix=fix))
+    return errors
+
+
+def check_colors(classes: ClassConfig) -> list[InputError]:
+    """What is wrong with the colours of classes, a line each."""
+    errors = []
+    for name, color in zip(classes.names, classes.colors or (), strict=False):
+        try:
+            if isinstance(color, str):
+                ImageColor.getrgb(color)
+        except ValueError:
+            where, fix = (
+                f"class_config.colors: {name}",
+                "give a name of CSS, such as red, or #rrggbb",
+            )
+            errors.append(InputError(f"{color!r} is no colour", where=where, fix=fix))
     return errors
 
 

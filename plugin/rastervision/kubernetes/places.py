@@ -13,6 +13,7 @@ from rastervision.core.data import (
     RasterSource,
     Scene,
 )
+from rastervision.kubernetes.pixel_checks import check_places_of_files
 
 from rvk8s.errors import InputError
 
@@ -36,9 +37,6 @@ def compare_places(scene: Scene, where: str) -> bool:
     if on_map == [True, False]:  # of another size: else it was placed when the scene was built
         what = f"the image has {shapes} pixels and no CRS"
         raise InputError(what, where=where, fix=f"{fix}, or give it its CRS")
-    if on_map == [False, True]:
-        what = "its label says where on a map it lies, its image does not"
-        raise InputError(what, where=where, fix="give both their place, or none")
     if size == label_size if not any(on_map) else _covers(scene, label_size):
         return place_by_pixels(image, label)
     if size != label_size:
@@ -55,9 +53,15 @@ def place_by_pixels(image: RasterSource, label: RasterSource | None) -> bool:
 
     Returns:
         Whether the label is such a file, of the image's size.
+
+    Raises:
+        InputError: the label has a CRS, and its image has none.
     """
     source, target = _primary(image), None if label is None else _primary(label)
-    if source is None or target is None or not _lacks_crs(source, target):
+    if source is None or target is None:
+        return False
+    check_places_of_files(source, target)
+    if not _lacks_crs(source, target):
         return False
     target._crs_transformer = source.crs_transformer
     return True

@@ -21,7 +21,6 @@ from rastervision.core.data import (
 )
 from rastervision.core.rv_pipeline import WindowSamplingConfig
 from rastervision.kubernetes import inputs
-from rastervision.kubernetes.label_checks import LabelCounts
 
 LEFT, TOP, SIDE = 366_000, 5_808_000, 0.5
 HEIGHT, WIDTH = 150, 190
@@ -61,7 +60,7 @@ def scene(image: RasterSourceConfig, label: str, area: str | None = None) -> Sce
 
 
 def checker_of(classes: ClassConfig, *, analyze: bool = False) -> inputs._Checker:
-    return inputs._Checker(classes, LabelCounts(classes, of_objects=False, learns=False), analyze)
+    return inputs._Checker(classes, analyze=analyze)
 
 
 def said(one: SceneConfig, sampling: WindowSamplingConfig | None = None) -> list[str]:

@@ -110,7 +110,7 @@ def metres_of_pixel(scene: Scene) -> float | None:
     Raster Vision's transformers give longitude and latitude.
     """
     transformer = scene.raster_source.crs_transformer
-    if isinstance(transformer, IdentityCRSTransformer):
+    if isinstance(transformer, IdentityCRSTransformer) or transformer.map_crs != "epsg:4326":
         return None
     height, width = scene.extent.size
     ends = (width // 2, height // 2), (width // 2 + 1, height // 2)
