@@ -178,7 +178,10 @@ def delete(cluster: Cluster, run: ToDelete) -> list[str]:
 
 
 def _is_driver(item: Object) -> bool:
-    return bool(item["metadata"]["labels"].get(Label.COMPONENT) == "driver")
+    """Whether an object is a driver's Job; its pods and its Lease have the label, too."""
+    return bool(
+        item["kind"] == "Job" and item["metadata"]["labels"].get(Label.COMPONENT) == "driver"
+    )
 
 
 def _is_of(item: Object, driver: str | None, known: Collection[str] = ()) -> bool:
