@@ -79,7 +79,7 @@ ROWS = {
     "no model bundle at bundle": Row(
         spoil.no_bundle,
         ("--rerun", "bundle"),
-        "stage bundle: {run}/train/model-bundle.zip…not exist…--rerun STAGE",
+        "stage bundle: {run}/train/model-bundle.zip…not exist…--rerun train",
     ),
     "chips missing at train": Row(
         spoil.no_chips,

@@ -369,10 +369,10 @@ def test_a_test_is_small_but_for_what_is_given(
     elif "examples" in path:
         more = {**more, "raw_uri": str(dubai_raw)}
     else:
-        images = tmp_path / "images"
-        images.mkdir()
-        for scene in ("6_10", "7_10"):
-            (images / f"{scene}.tif").touch()
+        for kind in ("images", "labels"):
+            (tmp_path / kind).mkdir()
+            for scene in ("6_10", "7_10"):
+                (tmp_path / kind / f"{scene}.tif").touch()
         more = {**more, "data_uri": str(tmp_path)}
     for ranks in (1, 2, 3, 4, 8, 12):
         config = get_config("local", root_uri=str(tmp_path), test=True, ranks=ranks, **more)
